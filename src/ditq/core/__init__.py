@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, the only file I/O, and the platform's set-up."""

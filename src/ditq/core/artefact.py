@@ -1,0 +1,166 @@
+"""The only file I/O of ditq: every read explains its failure, every write is whole or absent.
+
+A write goes to a temporary name beside its target and is renamed when it is complete, so that a kill at any
+moment leaves the old file or the new one, never half of one. Nothing here unpickles.
+"""
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from ditq.core.errors import UserError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, with its suffix, that replaces `path` when the block succeeds.
+
+    Folders are made as needed. On any failure, an interrupt included, the temporary file is removed and `path`
+    is as it was. Raises UserError when the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; NaN and infinity are refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes named arrays as an uncompressed npz, atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Writes one array as npy, atomically."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def write_safetensors(path: str | Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named arrays as safetensors, atomically; metadata values are strings, as the format wants."""
+    with replacing(path) as temporary:
+        mx.save_safetensors(str(temporary), dict(arrays), {"format": "mlx", **(metadata or {})})
+
+
+def write_png(path: str | Path, image: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a uint8 picture (height, width, 3) as PNG, atomically, with `metadata` as UTF-8 text chunks."""
+    info = PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_itxt(key, value)
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file."""
+    return _reading(path, lambda p: p.read_text(encoding="utf-8"), UnicodeDecodeError, "UTF-8 text")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file."""
+    return _reading(path, lambda p: json.loads(p.read_text(encoding="utf-8")), ValueError, "JSON")
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file by name; object arrays are refused, so nothing is ever unpickled."""
+
+    def read(p: Path) -> dict[str, np.ndarray]:
+        with np.load(p, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an npz archive")
+            return {name: file[name] for name in file.files}
+
+    return _reading(path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays")
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    """The arrays (read lazily, when first used) and the metadata of a safetensors file."""
+
+    def read(p: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+        _check_safetensors_size(p)
+        arrays, metadata = mx.load(str(p), format="safetensors", return_metadata=True)  # pyright: ignore
+        return arrays, metadata
+
+    return _reading(path, read, (ValueError, RuntimeError), "a complete safetensors file")
+
+
+def read_image(path: str | Path) -> tuple[np.ndarray, dict[str, str]]:
+    """A picture as uint8 (height, width, 3), and its text metadata."""
+
+    def read(p: Path) -> tuple[np.ndarray, dict[str, str]]:
+        with Image.open(p) as image:
+            text = {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
+            return np.asarray(image.convert("RGB")), text
+
+    return _reading(path, read, (UnidentifiedImageError, ValueError), "a picture")
+
+
+def _reading(path: str | Path, read: Callable[[Path], Any], malformed: Any, expected: str) -> Any:
+    path = Path(path)
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise UserError(str(path), got="no such file", expected=expected) from error
+    except IsADirectoryError as error:
+        raise UserError(str(path), got="a folder", expected=expected) from error
+    except malformed as error:
+        raise UserError(str(path), got=f"a file that cannot be read ({error})", expected=expected) from error
+    except OSError as error:
+        raise UserError(str(path), got=error.strerror or error, expected=expected) from error
+
+
+def _check_safetensors_size(path: Path) -> None:
+    """Compares the file's length with what its header promises: loading is lazy, so a cut file would fail much later."""
+    with open(path, "rb") as file:
+        length = file.read(8)
+        size = int.from_bytes(length, "little")
+        total = os.fstat(file.fileno()).st_size
+        if len(length) < 8 or size > total - 8:
+            raise ValueError(f"its header is cut off at {total:,} bytes")
+        header = json.loads(file.read(size))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + size + max(ends, default=0) != total:
+        raise ValueError(f"it holds {total:,} bytes of {8 + size + max(ends, default=0):,}; copy or download it again")
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(str(path), got=f"cannot be written ({error.strerror or error})", remedy="choose another place or free some space")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
