@@ -64,8 +64,8 @@ def stability_weights(config: MMDiTConfig, seed: int = 0) -> dict[str, np.ndarra
     return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
-def diffusers_model(config: MMDiTConfig, stability: dict[str, np.ndarray]) -> SD3Transformer2DModel:
-    """The `diffusers` transformer with the same weights, converted by `diffusers`' own code."""
+def diffusers_model(config: MMDiTConfig, stability: dict[str, np.ndarray] | None = None) -> SD3Transformer2DModel:
+    """The `diffusers` transformer of this shape, with weights (if given) converted by `diffusers`' own code."""
     model = SD3Transformer2DModel(
         sample_size=16, patch_size=config.patch_size, in_channels=config.vae_latent_dim,
         num_layers=config.depth_multimodal, attention_head_dim=config.hidden_size // config.num_heads,
@@ -74,8 +74,9 @@ def diffusers_model(config: MMDiTConfig, stability: dict[str, np.ndarray]) -> SD
         out_channels=config.vae_latent_dim, pos_embed_max_size=config.max_latent_resolution,
         dual_attention_layers=config.dual_attention_blocks, qk_norm="rms_norm" if config.use_qk_norm else None,
     )  # fmt: skip
-    tensors = {name: torch.from_numpy(value.copy()) for name, value in stability.items()}
-    model.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(tensors))
+    if stability is not None:
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in stability.items()}
+        model.load_state_dict(convert_sd3_transformer_checkpoint_to_diffusers(tensors))
     return model.eval()
 
 
@@ -87,3 +88,11 @@ def to_mlx(weights: dict[str, np.ndarray]) -> dict[str, mx.array]:
 def state_arrays(model: torch.nn.Module) -> dict[str, mx.array]:
     """A torch module's state as MLX arrays, as its safetensors file would hold it."""
     return {name: mx.array(value.numpy()) for name, value in model.state_dict().items()}
+
+
+def inputs(config: MMDiTConfig, batch: int, height: int, width: int, seed: int = 1) -> tuple[np.ndarray, ...]:
+    """Random latents (NHWC), 7 text tokens and pooled text of the config's sizes."""
+    rng = np.random.default_rng(seed)
+    shapes = [(batch, height, width, config.vae_latent_dim), (batch, 7, config.token_level_text_embed_dim)]
+    shapes.append((batch, config.pooled_text_embed_dim))
+    return tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
