@@ -1,0 +1,1 @@
+"""Parts of `scripts/train_mini.py`: data set, latents, networks, training loops, export and quality gate."""

@@ -1,0 +1,157 @@
+"""The networks of `mini`: SD3's transformer, word-level text encoder, linear image encoder, decoder and classifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TEXT_DIM, CHANNELS, FACTOR, GRID = 128, 16, 8, 16
+
+
+def transformer() -> SD3Transformer2DModel:
+    """SD3's MMDiT with 5.1 M parameters, initialised as DiT is (adaLN-zero)."""
+    model = SD3Transformer2DModel(
+        sample_size=GRID, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=4,
+        attention_head_dim=32, num_attention_heads=6, caption_projection_dim=192,
+        joint_attention_dim=TEXT_DIM, pooled_projection_dim=TEXT_DIM, pos_embed_max_size=16,
+    )  # fmt: skip
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+            if "norm" in name or name == "proj_out":
+                nn.init.zeros_(module.weight)
+            if "embedder.linear" in name:
+                nn.init.normal_(module.weight, std=0.02)
+    return model
+
+
+class TextEncoder(nn.Module):
+    """Word embeddings: `tokens` [batch, 8, 128] (with position and layer norm) and their sum `pooled` [batch, 128]."""
+
+    def __init__(self, words: int, length: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(words, TEXT_DIM)
+        self.position = nn.Embedding(length, TEXT_DIM)
+        self.norm = nn.LayerNorm(TEXT_DIM)
+        nn.init.normal_(self.token.weight, std=0.3)
+        nn.init.normal_(self.position.weight, std=0.1)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        words = self.token(ids)
+        pooled = (words * (ids != 0).unsqueeze(-1)).sum(1)
+        return self.norm(words + self.position.weight), pooled
+
+
+class Latents:
+    """The linear image code: 8x8x3 patches in [-1, 1] times a 192x16 matrix, and its linear inverse."""
+
+    def __init__(self, mean: np.ndarray, matrix: np.ndarray) -> None:
+        self.mean, self.matrix = mean, matrix
+
+    @classmethod
+    def fit(cls, pictures: np.ndarray) -> Latents:
+        """PCA of all patches; each channel over the root of its deviation, then one scale for unit variance.
+
+        The root keeps the order of importance (a whitened code would make noise of the last channels as costly as
+        the mean colour) and still lets the transformer see the small ones.
+        """
+        flat = np.concatenate([_patches(part).reshape(-1, 192) for part in np.array_split(pictures, 32)])
+        mean = flat.mean(0)
+        covariance = (flat - mean).T @ (flat - mean) / len(flat)
+        values, vectors = np.linalg.eigh(covariance.astype(np.float64))
+        std = np.sqrt(values[::-1][:CHANNELS])
+        matrix = vectors[:, ::-1][:, :CHANNELS] / np.sqrt(std) / np.sqrt(np.mean(std))
+        return cls(mean.astype(np.float32), matrix.astype(np.float32))
+
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        """Latents float32 [batch, 16, 16, channels] of uint8 pictures [batch, 128, 128, 3]."""
+        return (_patches(pictures) - self.mean) @ self.matrix
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Least-squares pictures, uint8 [batch, 128, 128, 3]: what the code holds, without a decoder's knowledge."""
+        patches = latents @ np.linalg.pinv(self.matrix) + self.mean
+        count, rows, columns, _ = patches.shape
+        grid = patches.reshape(count, rows, columns, FACTOR, FACTOR, 3).transpose(0, 1, 3, 2, 4, 5)
+        return to_uint8(grid.reshape(count, rows * FACTOR, columns * FACTOR, 3))
+
+
+def _patches(pictures: np.ndarray) -> np.ndarray:
+    count, height, width, _ = pictures.shape
+    grid = pictures.reshape(count, height // FACTOR, FACTOR, width // FACTOR, FACTOR, 3).transpose(
+        0, 1, 3, 2, 4, 5
+    )
+    return grid.reshape(count, height // FACTOR, width // FACTOR, -1).astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(pictures: np.ndarray) -> np.ndarray:
+    """uint8 of pictures in [-1, 1]."""
+    return np.clip(np.round((pictures + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def as_torch(latents: np.ndarray) -> Tensor:
+    """float32 [batch, channels, height, width] of NHWC latents."""
+    return torch.from_numpy(np.ascontiguousarray(latents.transpose(0, 3, 1, 2))).float()
+
+
+class Residual(nn.Module):
+    """x + conv(silu(conv(silu(x)))), 3x3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+class Decoder(nn.Module):
+    """Pictures [batch, 3, 128, 128] in about [-1, 1] from latents [batch, 16, 16, 16]; 1x1 convs + pixel shuffles upsample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(CHANNELS, 96, 3, padding=1)
+        self.block1 = Residual(96)
+        self.up1 = nn.Conv2d(96, 48 * 4, 1)
+        self.block2 = Residual(48)
+        self.block3 = Residual(48)
+        self.up2 = nn.Conv2d(48, 32 * 4, 1)
+        self.block4 = Residual(32)
+        self.conv_out = nn.Conv2d(32, 3 * 4, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.block1(self.conv_in(z))
+        x = F.pixel_shuffle(self.up1(F.silu(x)), 2)
+        x = self.block3(self.block2(x))
+        x = F.pixel_shuffle(self.up2(F.silu(x)), 2)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.block4(x))), 2)
+
+
+class Classifier(nn.Module):
+    """Object and background logits of pictures [batch, 3, 128, 128]; `features` gives the maps of its four stages."""
+
+    def __init__(self, objects: int, backgrounds: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 5, stride=2, padding=2)
+        self.conv2 = nn.Conv2d(32, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(64, 96, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv2d(96, 160, 3, stride=2, padding=1)
+        self.object = nn.Linear(160 * 2, objects)
+        self.background = nn.Linear(160 * 2, backgrounds)
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = F.relu(conv(x))
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        last = self.features(x)[-1]
+        pooled = torch.cat([last.mean((2, 3)), last.amax((2, 3))], 1)
+        return self.object(pooled), self.background(pooled)

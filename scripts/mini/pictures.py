@@ -1,0 +1,135 @@
+"""Training of the two small convolutional networks: the latent decoder and the classifier that judges pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mini import data, flow, nets, sample
+
+Network = TypeVar("Network", bound=nn.Module)
+_LATENT_NOISE = 0.15  # the decoder must forgive the errors of sampling and of quantization
+
+
+def train_decoder(folder: Path, pictures: np.ndarray, code: nets.Latents, minutes: float) -> dict[str, float]:
+    """PSNR in dB of the trained decoder and of the linear one; writes `decoder.pt` and `decoder.png`."""
+    decoder = _resumed(nets.Decoder(), folder / "decoder.pt").to(memory_format=torch.channels_last)
+    rng = np.random.default_rng()
+    optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.0, betas=(0.9, 0.98))
+    for rate in _rates(minutes, 2e-3):
+        _set_rate(optimizer, rate)
+        wanted = pictures[rng.integers(len(pictures), size=8)]
+        z = nets.as_torch(code.encode(wanted))
+        z = z + torch.randn_like(z) * _LATENT_NOISE * torch.rand(len(z), 1, 1, 1)
+        _descend(
+            _picture_loss(decoder(z.contiguous(memory_format=torch.channels_last)), _images(wanted)),
+            optimizer,
+        )
+    flow.write_torch(folder / "decoder.pt", decoder.state_dict())
+    some = pictures[:: len(pictures) // 96][:96]
+    latents = code.encode(some)
+    ours, linear = sample.decode(decoder, latents), code.decode(latents)
+    sample.grid(np.stack([some[:32], ours[:32]], 1).reshape(-1, *some.shape[1:]), 8).save(
+        folder / "decoder.png"
+    )
+    return {"decoder_psnr": psnr(ours, some), "linear_psnr": psnr(linear, some)}
+
+
+def _picture_loss(got: Tensor, wanted: Tensor) -> Tensor:
+    """L1 of the pixels and of their differences to the right and below: the second term asks for crisp edges."""
+    error = got - wanted
+    return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+
+
+def train_classifier(
+    folder: Path, pictures: np.ndarray, code: nets.Latents, decoder: nets.Decoder, minutes: float
+) -> dict[str, float]:
+    """Accuracies on held-out combinations, rendered and decoded; writes `classifier.pt`."""
+    items = data.pictures()
+    labels = torch.tensor([[item.object, item.background] for item in items])
+    held_out = np.array([item.held_out for item in items])
+    decoded = np.concatenate(
+        [sample.decode(decoder, code.encode(part)) for part in np.array_split(pictures, 64)]
+    )
+    network = _resumed(nets.Classifier(len(data.OBJECTS), 13), folder / "classifier.pt")
+    rng = np.random.default_rng()
+    known = np.flatnonzero(~held_out)
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    for rate in _rates(minutes, 1e-3):
+        _set_rate(optimizer, rate)
+        rows = rng.choice(known, 32)
+        source = pictures if rng.random() < 0.5 else decoded
+        objects, backgrounds = network(_augmented(_images(source[rows])))
+        wanted = labels[rows]
+        loss = F.cross_entropy(objects, wanted[:, 0], label_smoothing=0.05)
+        _descend(loss + F.cross_entropy(backgrounds, wanted[:, 1], label_smoothing=0.05), optimizer)
+    flow.write_torch(folder / "classifier.pt", network.state_dict())
+    report = {}
+    for name, source in {"rendered": pictures, "decoded": decoded}.items():
+        guesses = classify(network, source[held_out])
+        right = guesses == labels[torch.from_numpy(held_out)].numpy()
+        report |= {
+            f"{name}_object": float(right[:, 0].mean()),
+            f"{name}_background": float(right[:, 1].mean()),
+        }
+    return report
+
+
+def _augmented(images: Tensor) -> Tensor:
+    """Shifted by up to 12 px (the edge repeated), blurred, brightened and noisy copies."""
+    count, size = len(images), images.shape[-1]
+    padded = F.pad(images, (12, 12, 12, 12), mode="replicate")
+    x, y = torch.randint(0, 25, (2,)).tolist()
+    images = padded[:, :, y : y + size, x : x + size]
+    blurred = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    images = torch.lerp(images, blurred, torch.rand(count, 1, 1, 1))
+    images = images * (1 + 0.1 * torch.randn(count, 1, 1, 1)) + 0.1 * torch.randn(count, 3, 1, 1)
+    return images + 0.15 * torch.rand(count, 1, 1, 1) * torch.randn_like(images)
+
+
+def classify(network: nets.Classifier, pictures: np.ndarray) -> np.ndarray:
+    """The most probable object and background of uint8 pictures: int64 [batch, 2]."""
+    with torch.no_grad():
+        parts = [network(_images(part)) for part in np.array_split(pictures, max(1, len(pictures) // 32))]
+    return np.concatenate([np.stack([logits.argmax(1).numpy() for logits in part], 1) for part in parts])
+
+
+def psnr(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 pictures, over all of them."""
+    error = np.square(got.astype(np.float32) - wanted.astype(np.float32)).mean()
+    return float(10 * np.log10(255**2 / error))
+
+
+def _images(pictures: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _rates(minutes: float, peak: float) -> Iterator[float]:
+    """A learning rate for every step until the time is over: constant, then linear to zero from the middle on."""
+    start = time.monotonic()
+    while (gone := (time.monotonic() - start) / 60 / minutes) < 1:
+        yield peak * min(1.0, 2 * (1 - gone))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _resumed(network: Network, path: Path) -> Network:
+    if path.exists():
+        network.load_state_dict(torch.load(path, weights_only=True))
+    return network

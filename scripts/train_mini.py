@@ -1,0 +1,100 @@
+"""Trains the embedded text-to-image model `mini` from nothing: data, transformer, decoder, classifier, export.
+
+    python scripts/train_mini.py data --out mini-run            # render the pictures, fit the linear code
+    python scripts/train_mini.py flow --out mini-run            # the transformer; resumes after an interruption
+    python scripts/train_mini.py decoder --out mini-run         # crisp pictures from latents
+    python scripts/train_mini.py classifier --out mini-run      # the judge of the quality gate
+
+Each step writes into the folder `--out` and reads what the steps before it left there.
+Needs PyTorch, diffusers, Pillow, resvg-py (and npm for the emoji): none of it is needed to use the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from mini import data, flow, nets, pictures, sample
+
+
+def make_data(args: argparse.Namespace) -> None:
+    """Writes `pictures.npy`, `code.npz` and an overview."""
+    icons = data.read_icons(args.icons) if args.icons else data.fetch_icons()
+    rendered = data.render(icons)
+    code = nets.Latents.fit(rendered)
+    np.save(args.out / "pictures.npy", rendered)
+    np.savez(args.out / "code.npz", mean=code.mean, matrix=code.matrix)
+    some = rendered[:: len(rendered) // 64][:64]
+    sample.grid(some, 8).save(args.out / "data.png")
+    sample.grid(code.decode(code.encode(some)), 8).save(args.out / "data_linear.png")
+    print(f"{len(rendered)} pictures in {args.out}")
+
+
+def load_data(folder: Path) -> tuple[np.ndarray, nets.Latents]:
+    """The pictures uint8 [count, 128, 128, 3] and the linear code that `data` wrote."""
+    with np.load(folder / "code.npz", allow_pickle=False) as arrays:
+        code = nets.Latents(arrays["mean"], arrays["matrix"])
+    return np.load(folder / "pictures.npy", allow_pickle=False), code
+
+
+def train_flow(args: argparse.Namespace) -> None:
+    """Trains transformer and text encoder until the schedule ends."""
+    rendered, code = load_data(args.out)
+    schedule = flow.Schedule(stable=args.stable_minutes * 60, decay=args.decay_minutes * 60)
+    latents = np.concatenate([code.encode(part) for part in np.array_split(rendered, 32)])
+    trainer = flow.Trainer(args.out, latents, code, schedule)
+    trainer.run()
+    print(f"{trainer.step} steps in {trainer.seconds:.0f} s")
+
+
+def train_decoder(args: argparse.Namespace) -> None:
+    """Trains the decoder of latents and reports its PSNR."""
+    report(args.out, "decoder", pictures.train_decoder(args.out, *load_data(args.out), args.minutes))
+
+
+def train_classifier(args: argparse.Namespace) -> None:
+    """Trains the classifier on rendered and decoded pictures and reports its held-out accuracy."""
+    decoder = nets.Decoder()
+    decoder.load_state_dict(torch.load(args.out / "decoder.pt", weights_only=True))
+    scores = pictures.train_classifier(args.out, *load_data(args.out), decoder, args.minutes)
+    report(args.out, "classifier", scores)
+
+
+def report(folder: Path, name: str, scores: dict) -> None:
+    """Prints the scores and writes them to `<name>.json`."""
+    text = json.dumps(scores, indent=2)
+    (folder / f"{name}.json").write_text(text + "\n")
+    print(text)
+
+
+STEPS = {"data": make_data, "flow": train_flow, "decoder": train_decoder, "classifier": train_classifier}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(required=True)
+    for name, function in STEPS.items():
+        step = steps.add_parser(name, help=(function.__doc__ or "").strip())
+        step.set_defaults(run=function)
+        step.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run")
+        step.add_argument("--threads", type=int, default=2, help="CPU threads")
+    steps.choices["data"].add_argument("--icons", type=Path, help="unpacked icons.json instead of `npm pack`")
+    steps.choices["flow"].add_argument("--stable-minutes", type=float, default=70.0, help="time at full rate")
+    steps.choices["flow"].add_argument(
+        "--decay-minutes", type=float, default=20.0, help="time of the final decay"
+    )
+    for name in ("decoder", "classifier"):
+        steps.choices[name].add_argument("--minutes", type=float, default=8.0, help="time to train")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
