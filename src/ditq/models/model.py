@@ -27,12 +27,15 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model is sampled when the user does not say: picture side in pixels, Euler steps, guidance, sigma shift."""
+    """How a model is sampled when the user does not say."""
 
     size: int
+    """Side of the square picture, in pixels."""
     steps: int
     guidance: float
     shift: float
+    schedule: str
+    """A name of `ditq.sampling.SCHEDULES`."""
 
 
 class TextToImage(Protocol):

@@ -1,0 +1,126 @@
+"""`python -m src.generate`: prompts to PNG files."""
+
+import argparse
+import json
+import math
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx.utils import tree_flatten
+from tqdm import tqdm
+
+import ditq
+from ditq.cli.flags import (
+    DTYPES,
+    add_model_flags,
+    add_output_flags,
+    add_prompt_flags,
+    add_sampler_flags,
+    model_from,
+    parser,
+    prompts_from,
+    settings_from,
+)
+from ditq.cli.run import run
+from ditq.core.artefact import read_image, write_png
+from ditq.core.errors import UserError
+from ditq.generation import Settings, generate
+from ditq.models import TextToImage
+from ditq.models.mmdit import MMDiT
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to make: where it goes, and the text that its PNG will carry."""
+
+    path: Path
+    prompt: str
+    seed: int
+    metadata: dict[str, str]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and draws the pictures."""
+    flags = parser(
+        "Draw pictures from prompts and write them as PNG files, each with its prompt, seed and settings inside.",
+        'python -m src.generate --model mini "a fox in the snow" --out pictures',
+    )
+    add_prompt_flags(flags)
+    add_model_flags(flags)
+    add_sampler_flags(flags)
+    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
+    add_output_flags(flags, default="pictures")
+    args = flags.parse_args(argv)
+    run(lambda: draw(args))
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Writes the pictures that are not there yet, and prints where they are."""
+    prompts = prompts_from(args)
+    if args.batch_size < 1:
+        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    model = model_from(args)
+    settings = settings_from(args, model)
+    jobs = plan(args, model, settings, prompts)
+    todo = remaining(jobs, args.force, args.resume)
+    batches = math.ceil(len(todo) / args.batch_size)
+    if args.dry_run:
+        print(forecast(args, model, settings, todo, batches))
+        return
+    started = time.perf_counter()
+    if todo:
+        with tqdm(total=batches * settings.steps, unit="step", desc=model.name) as bar:
+            words, seeds = [job.prompt for job in todo], [job.seed for job in todo]
+            pictures = generate(model, words, seeds, settings, args.batch_size, lambda: bar.update() and None)
+            for job, picture in zip(todo, pictures, strict=True):
+                write_png(job.path, picture, job.metadata)
+    seconds = time.perf_counter() - started
+    if args.json:
+        found = [{"path": str(job.path), "prompt": job.prompt, "seed": job.seed} for job in jobs]
+        print(json.dumps({"pictures": found, "drawn": len(todo), "seconds": round(seconds, 3)}, ensure_ascii=False))
+        return
+    kept = f", {len(jobs) - len(todo)} kept" if len(todo) < len(jobs) else ""
+    size = f"{settings.width}x{settings.height}"
+    print(f"{len(todo)} drawn{kept}, {size}, {settings.steps} steps, {seconds:.1f} s: {jobs[0].path}", end="")
+    print(f" ... {jobs[-1].path.name}" if len(jobs) > 1 else "")
+
+
+def plan(args: argparse.Namespace, model: TextToImage, settings: Settings, prompts: list[str]) -> list[Job]:
+    """One job per prompt; picture i has seed `--seed` + i, so that it can be drawn again by itself."""
+    common = {"model": model.name, **settings.as_text(), "software": f"ditq {ditq.__version__}"}
+    jobs = []
+    for i, prompt in enumerate(prompts):
+        seed = args.seed + i
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
+        jobs.append(Job(args.out / f"{i:04d}_{slug}.png", prompt, seed, {"prompt": prompt, "seed": str(seed), **common}))
+    return jobs
+
+
+def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
+    """The jobs still to be drawn. Raises UserError when a picture is there, or (resuming) was drawn otherwise."""
+    there = [job for job in jobs if job.path.exists()]
+    if force or not there:
+        return jobs
+    if not resume:
+        raise UserError(str(there[0].path), got="a file from an earlier run", remedy="use --resume, --force or another --out")
+    for job in there:
+        text = read_image(job.path)[1]
+        for field, wanted in job.metadata.items():
+            if field != "software" and text.get(field) != wanted:
+                got = f"{field} {text.get(field, 'absent')!r}"
+                raise UserError(str(job.path), got=got, expected=repr(wanted), remedy="use --force or another --out")
+    return [job for job in jobs if job not in there]
+
+
+def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job], batches: int) -> str:
+    """What a run would compute and need, in a line or two; nothing is loaded for it."""
+    parameters = sum(array.size for _, array in tree_flatten(MMDiT(model.config).parameters()))
+    width = DTYPES[args.dtype or "float16"].size
+    disk = len(todo) * settings.width * settings.height * 3 / 1e6
+    return (
+        f"would draw {len(todo)} pictures of {settings.width}x{settings.height} with {model.name}: {batches} batches of "
+        f"{args.batch_size} x {settings.steps} steps; transformer {parameters / 1e6:,.1f} M parameters, "
+        f"{parameters * width / 1e9:.2f} GB as {args.dtype or 'float16'}; at most {disk:.1f} MB of PNG in {args.out}"
+    )

@@ -1,0 +1,94 @@
+"""`mini` behind the interface of every model."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ditq.core.artefact import read_safetensors
+from ditq.core.errors import UserError
+from ditq.models.loading import load_weights_into
+from ditq.models.mini.networks import Decoder, TextEncoder
+from ditq.models.mini.words import Words
+from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.model import Conditioning, Defaults
+
+M = TypeVar("M", bound=nn.Module)
+MINI = MMDiTConfig(
+    num_heads=6,
+    depth_multimodal=4,
+    hidden_size_override=192,
+    max_latent_resolution=16,
+    pooled_text_embed_dim=128,
+    token_level_text_embed_dim=128,
+)
+WEIGHTS = Path(__file__).with_name("mini.safetensors")
+
+
+class Mini:
+    """Draws one of a few dozen things on one of a dozen backgrounds, 128x128 pixels, in seconds on a laptop's CPU.
+
+    Implements `ditq.models.TextToImage`. The file holds `transformer.*`, `text_encoder.*`, `decoder.*` and
+    `classifier.*` in float16, and the vocabulary as JSON in its metadata; `scripts/train_mini.py` writes it.
+    """
+
+    name = "mini"
+    config = MINI
+    defaults = Defaults(size=128, steps=28, guidance=3.0, shift=1.0, schedule="uniform")
+    factor = 8
+
+    def __init__(self, path: Path | None = None, dtype: mx.Dtype | None = None):
+        self.path = path or WEIGHTS
+        self.dtype = dtype or mx.float32
+        self._transformer: MMDiT | None = None
+
+    def encode(self, prompts: list[str]) -> Conditioning:
+        """The conditioning of the prompts; warns of words that `mini` does not know."""
+        ids = self.words.ids(prompts)
+        encoder = TextEncoder(len(self.words.known), self.words.length, MINI.pooled_text_embed_dim)
+        tokens, pooled = self._filled(encoder, "text_encoder", mx.float32)(mx.array(ids))
+        return Conditioning(tokens, pooled)
+
+    def transformer(self) -> MMDiT:
+        """The diffusion transformer, loaded on the first call and kept."""
+        if self._transformer is None:
+            self._transformer = self._filled(MMDiT(MINI), "transformer", self.dtype)
+        return self._transformer
+
+    def decode(self, latents: Float[mx.array, "batch height width channels"]) -> UInt8[np.ndarray, "batch rows columns 3"]:
+        """The pictures of final latents."""
+        pixels = self._decoder(latents.astype(mx.float32))
+        return np.array(mx.clip(mx.round((pixels + 1) * 127.5), 0, 255).astype(mx.uint8))
+
+    @cached_property
+    def words(self) -> Words:
+        """The vocabulary of the weights' file."""
+        metadata = self._file[1]
+        try:
+            words = json.loads(metadata["words"])
+            return Words(tuple(words["known"]), words["aliases"], words["length"])
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise UserError(str(self.path), got="no vocabulary", expected="a file that train_mini.py exported") from error
+
+    @cached_property
+    def _file(self) -> tuple[dict[str, mx.array], dict[str, str]]:
+        return read_safetensors(self.path)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return self._filled(Decoder(), "decoder", mx.float32)
+
+    def _filled(self, module: M, part: str, dtype: mx.Dtype) -> M:
+        prefix = f"{part}."
+        weights = {
+            key.removeprefix(prefix): value.astype(dtype)
+            for key, value in self._file[0].items()
+            if key.startswith(prefix)
+        }
+        load_weights_into(module, weights, f"{self.path} ({part})")
+        return module
