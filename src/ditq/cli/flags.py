@@ -6,10 +6,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ditq.core.artefact import read_text
+from ditq.calibration import prompt_lines
 from ditq.core.errors import UserError
 from ditq.generation import Settings, settings_for
 from ditq.models import MODELS, TextToImage, load
+from ditq.models.cost import parameter_count, sampling_seconds
 from ditq.sampling import SCHEDULES
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -40,10 +41,11 @@ def _dashed(arg: str) -> str:
     return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
 
 
-def add_model_flags(flags: argparse.ArgumentParser) -> None:
+def add_model_flags(flags: argparse.ArgumentParser, default: str) -> None:
     """--model, --model-path, --dtype, --text-encoders."""
     group = flags.add_argument_group("model")
-    group.add_argument("--model", default="mini", choices=list(MODELS), help="which model (default: mini, embedded)")
+    help_text = f"which model (default: {default}; mini is embedded and needs no download)"
+    group.add_argument("--model", default=default, choices=list(MODELS), help=help_text)
     group.add_argument("--model-path", type=Path, metavar="DIR", help="a local folder in place of the download")
     group.add_argument("--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)")
     group.add_argument(
@@ -56,11 +58,30 @@ def model_from(args: argparse.Namespace) -> TextToImage:
     return load(args.model, args.model_path, DTYPES[args.dtype] if args.dtype else None, args.text_encoders)
 
 
-def add_sampler_flags(flags: argparse.ArgumentParser) -> None:
+def model_forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int) -> str:
+    """Memory of the transformer and a rough time for its denoise steps, for --dry-run."""
+    parameters, dtype = parameter_count(model.config), args.dtype or "float16"
+    height, width = settings.height // model.factor, settings.width // model.factor
+    seconds = sampling_seconds(model, pictures, settings.steps, settings.guidance > 1, height, width)
+    return (
+        f"transformer: {parameters / 1e6:,.1f} M parameters, {parameters * DTYPES[dtype].size / 1e9:.2f} GB as {dtype}; "
+        f"denoising: {_duration(seconds)} or more by this device's matrix speed"
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = seconds / 3600, seconds / 60
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+def add_sampler_flags(flags: argparse.ArgumentParser, steps: int | None = None, guidance: float | None = None) -> None:
     """--steps, --cfg-weight, --size, --shift, --schedule, --negative, --seed."""
     group = flags.add_argument_group("sampling (default: the model's own)")
-    group.add_argument("--steps", type=int, metavar="N", help="Euler steps")
-    group.add_argument("--cfg-weight", type=float, metavar="W", help="guidance; 1 or less runs the prompt alone")
+    told = [f" (default: {value})" if value is not None else "" for value in (steps, guidance)]
+    group.add_argument("--steps", "--num-steps", type=int, default=steps, metavar="N", help=f"Euler steps{told[0]}")
+    group.add_argument(
+        "--cfg-weight", type=float, default=guidance, metavar="W", help=f"guidance; 1 or less: none{told[1]}"
+    )
     group.add_argument("--size", metavar="PIXELS", help="side of the picture, or WIDTHxHEIGHT")
     group.add_argument("--shift", type=float, help="sigma shift")
     group.add_argument("--schedule", choices=list(SCHEDULES), help="grid of the noise levels")
@@ -91,15 +112,19 @@ def add_prompt_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--prompts-file", type=Path, metavar="FILE", help="one prompt per line; # starts a comment line")
 
 
+def prompts_in(path: Path) -> list[str]:
+    """The prompts of a file. Raises UserError when there are none."""
+    prompts = prompt_lines(path)
+    if not prompts:
+        raise UserError(str(path), got="no prompts", expected="one prompt per line")
+    return prompts
+
+
 def prompts_from(args: argparse.Namespace) -> list[str]:
     """The prompts of the command line, then those of the file. Raises UserError when there are none."""
     prompts = list(args.prompts)
     if args.prompts_file is not None:
-        lines = [line.strip() for line in read_text(args.prompts_file).splitlines()]
-        from_file = [line for line in lines if line and not line.startswith("#")]
-        if not from_file:
-            raise UserError(str(args.prompts_file), got="no prompts", expected="one prompt per line")
-        prompts += from_file
+        prompts += prompts_in(args.prompts_file)
     if not prompts:
         raise UserError("prompts", got="none", remedy='give some in quotes, or --prompts-file FILE')
     if any(not prompt.strip() for prompt in prompts):
@@ -107,12 +132,9 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
-def add_output_flags(flags: argparse.ArgumentParser, default: str) -> None:
-    """--out, --force, --resume, --dry-run, --json."""
-    group = flags.add_argument_group("output")
-    group.add_argument(
-        "--out", "--output-dir", type=Path, default=Path(default), metavar="DIR", help=f"folder (default: {default})"
-    )
+def add_run_flags(flags: argparse.ArgumentParser) -> None:
+    """--force, --resume, --dry-run, --json: how a run meets an earlier one, and what it prints."""
+    group = flags.add_argument_group("run")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
     again.add_argument("--resume", action="store_true", help="keep what an earlier run finished, and go on")

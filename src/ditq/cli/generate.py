@@ -8,27 +8,24 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx.utils import tree_flatten
-from tqdm import tqdm
-
 import ditq
 from ditq.cli.flags import (
-    DTYPES,
     add_model_flags,
-    add_output_flags,
     add_prompt_flags,
+    add_run_flags,
     add_sampler_flags,
+    model_forecast,
     model_from,
     parser,
     prompts_from,
     settings_from,
 )
+from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.artefact import read_image, write_png
 from ditq.core.errors import UserError
 from ditq.generation import Settings, generate
 from ditq.models import TextToImage
-from ditq.models.mmdit import MMDiT
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         'python -m src.generate --model mini "a fox in the snow" --out pictures',
     )
     add_prompt_flags(flags)
-    add_model_flags(flags)
+    add_model_flags(flags, default="mini")
     add_sampler_flags(flags)
     flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
-    add_output_flags(flags, default="pictures")
+    flags.add_argument(
+        "--out", "--output-dir", type=Path, default=Path("pictures"), metavar="DIR", help="folder (default: pictures)"
+    )
+    add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: draw(args))
 
@@ -71,9 +71,9 @@ def draw(args: argparse.Namespace) -> None:
         return
     started = time.perf_counter()
     if todo:
-        with tqdm(total=batches * settings.steps, unit="step", desc=model.name) as bar:
+        with Progress(batches * settings.steps, "step", model.name) as bar:
             words, seeds = [job.prompt for job in todo], [job.seed for job in todo]
-            pictures = generate(model, words, seeds, settings, args.batch_size, lambda: bar.update() and None)
+            pictures = generate(model, words, seeds, settings, args.batch_size, bar.advance)
             for job, picture in zip(todo, pictures, strict=True):
                 write_png(job.path, picture, job.metadata)
     seconds = time.perf_counter() - started
@@ -115,12 +115,10 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
 
 
 def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job], batches: int) -> str:
-    """What a run would compute and need, in a line or two; nothing is loaded for it."""
-    parameters = sum(array.size for _, array in tree_flatten(MMDiT(model.config).parameters()))
-    width = DTYPES[args.dtype or "float16"].size
+    """What a run would compute and need, in two lines; no weights are loaded for it."""
+    size = f"{settings.width}x{settings.height}"
     disk = len(todo) * settings.width * settings.height * 3 / 1e6
     return (
-        f"would draw {len(todo)} pictures of {settings.width}x{settings.height} with {model.name}: {batches} batches of "
-        f"{args.batch_size} x {settings.steps} steps; transformer {parameters / 1e6:,.1f} M parameters, "
-        f"{parameters * width / 1e9:.2f} GB as {args.dtype or 'float16'}; at most {disk:.1f} MB of PNG in {args.out}"
+        f"would draw {len(todo)} pictures of {size} with {model.name} in {batches} batches of {settings.steps} steps\n"
+        f"{model_forecast(args, model, settings, len(todo))}; at most {disk:.1f} MB of PNG in {args.out}"
     )

@@ -6,6 +6,7 @@ moment leaves the old file or the new one, never half of one. Nothing here unpic
 
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -82,6 +83,15 @@ def write_png(path: str | Path, image: np.ndarray, metadata: Mapping[str, str] |
         info.add_itxt(key, value)
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+
+
+def remove(*paths: Path) -> None:
+    """Removes files and whole folders; what is not there is no error."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_text(path: str | Path) -> str:

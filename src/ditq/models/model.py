@@ -20,6 +20,10 @@ class Conditioning:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def rows(self, indices: list[int]) -> "Conditioning":
+        """The conditioning of the prompts at `indices`, repeated where they repeat."""
+        return Conditioning(self.tokens[mx.array(indices)], self.pooled[mx.array(indices)])
+
     def __getitem__(self, rows: slice) -> "Conditioning":
         """The conditioning of a slice of the prompts."""
         return Conditioning(self.tokens[rows], self.pooled[rows])
@@ -46,6 +50,8 @@ class TextToImage(Protocol):
     defaults: Defaults
     factor: int
     """Pixels per latent cell along one side."""
+    text_tokens: int
+    """Text tokens per prompt."""
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; the text encoders are loaded for this call and freed after it."""

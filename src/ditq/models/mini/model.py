@@ -41,6 +41,7 @@ class Mini:
     config = MINI
     defaults = Defaults(size=128, steps=28, guidance=3.0, shift=1.0, schedule="uniform")
     factor = 8
+    text_tokens = 8
 
     def __init__(self, path: Path | None = None, dtype: mx.Dtype | None = None):
         self.path = path or WEIGHTS

@@ -1,0 +1,1 @@
+from ditq.calibration.config import *  # noqa: F403

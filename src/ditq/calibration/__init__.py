@@ -1,0 +1,25 @@
+"""Calibration data: what really flows through a model along its denoising trajectories."""
+
+from ditq.calibration import config
+from ditq.calibration.collect import PointRecipe, collect_points, parts_of
+from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images
+from ditq.calibration.points import PointSet, read_points
+from ditq.calibration.prompts import default_prompts, prompt_lines
+from ditq.calibration.trajectories import Trajectories, record, selected_steps
+
+__all__ = [
+    "CONTENTS",
+    "ImageRecipe",
+    "PointRecipe",
+    "PointSet",
+    "Trajectories",
+    "collect_images",
+    "collect_points",
+    "config",
+    "default_prompts",
+    "parts_of",
+    "prompt_lines",
+    "read_points",
+    "record",
+    "selected_steps",
+]

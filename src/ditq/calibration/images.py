@@ -1,0 +1,126 @@
+"""A folder of whole trajectories, one per picture: what the weight and the activation track replay.
+
+    manifest.json                     kind, version, model, sampler settings, sigmas, one prompt and seed per image
+    conditioning.npz                  tokens, pooled (distinct prompts + 1, ...) float32: the last row is the negative
+    samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, timestep, sigma, step_index, image_id
+    images/{image:04d}.png            the picture, for the eye
+    latents/{image:04d}.npy           the final latents, float16
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+import ditq
+from ditq.calibration.trajectories import Trajectories, record
+from ditq.core import plan
+from ditq.core.artefact import write_npy, write_npz, write_png
+from ditq.core.errors import UserError
+from ditq.generation import Settings
+from ditq.models.model import TextToImage
+
+KIND, VERSION = "ditq.calibration_images", 1
+CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents")
+"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How many pictures, from which seed on, and how many at once."""
+
+    num_images: int = 50
+    seed: int = 0
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected="at least 1")
+
+
+def collect_images(
+    model: TextToImage,
+    prompts: Sequence[str],
+    recipe: ImageRecipe,
+    settings: Settings,
+    folder: Path,
+    resume: bool = False,
+    on_step: Callable[[int], None] = lambda steps: None,
+) -> int:
+    """Fills `folder` with what this module describes; returns the number of pictures that were still to be made.
+
+    Picture i has seed `recipe.seed + i` and prompt i modulo their number. A picture's PNG is written last: where it
+    is, the picture is done, and a resumed run passes over it. Raises UserError when the folder was begun with other
+    settings.
+    """
+    distinct = list(prompts)[: recipe.num_images]
+    rows = [i % len(distinct) for i in range(recipe.num_images)]
+    plan.begin(folder / "manifest.json", _manifest(model, [distinct[row] for row in rows], recipe, settings), resume)
+    todo = _unfinished(folder, recipe)
+    on_step((recipe.num_images - len(todo)) * settings.steps)
+    if not todo:
+        return 0
+    conditioning = model.encode([*distinct, settings.negative])
+    arrays = {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
+    write_npz(folder / "conditioning.npz", {name: np.array(a, np.float32) for name, a in arrays.items()})
+    shape = (settings.height // model.factor, settings.width // model.factor, model.config.vae_latent_dim)
+    batches = record(
+        model.transformer(),
+        conditioning.rows([rows[i] for i in todo]),
+        conditioning[-1:],
+        [recipe.seed + i for i in todo],
+        settings,
+        np.arange(settings.steps),
+        shape,
+        recipe.batch_size,
+        lambda: on_step(recipe.batch_size),
+    )
+    for start, batch in zip(range(0, len(todo), recipe.batch_size), batches, strict=True):
+        _write_batch(model, folder, todo[start : start + recipe.batch_size], batch, settings)
+    return len(todo)
+
+
+def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "producer": f"ditq {ditq.__version__}",
+        "model": model.name,
+        **asdict(recipe),
+        "num_steps": settings.steps,
+        "cfg_weight": settings.guidance,
+        **{key: value for key, value in asdict(settings).items() if key not in ("steps", "guidance")},
+        "prompts": prompts,
+        "seeds": [recipe.seed + i for i in range(recipe.num_images)],
+        "sigmas": settings.sigmas.tolist(),
+    }
+
+
+def _unfinished(folder: Path, recipe: ImageRecipe) -> list[int]:
+    """The pictures of every batch that is not complete."""
+    todo = []
+    for start in range(0, recipe.num_images, recipe.batch_size):
+        batch = range(start, min(start + recipe.batch_size, recipe.num_images))
+        if not all((folder / "images" / f"{i:04d}.png").exists() for i in batch):
+            todo += batch
+    return todo
+
+
+def _write_batch(model: TextToImage, folder: Path, images: list[int], batch: Trajectories, settings: Settings) -> None:
+    pictures = model.decode(mx.array(batch.final))
+    for image, xs, final, picture in zip(images, batch.x, batch.final, pictures, strict=True):
+        for step, x in enumerate(xs):
+            sigma = np.float32(settings.sigmas[step])
+            sample = {
+                "x": x[None].astype(np.float16),
+                "timestep": np.float32(1000) * sigma,
+                "sigma": sigma,
+                "step_index": np.int32(step),
+                "image_id": np.int32(image),
+            }
+            write_npz(folder / "samples" / f"{image:04d}_{step:03d}.npz", sample)
+        write_npy(folder / "latents" / f"{image:04d}.npy", final.astype(np.float16))
+        write_png(folder / "images" / f"{image:04d}.png", picture)

@@ -1,0 +1,99 @@
+"""The Phase 1 calibration file: shuffled (x, timestep) points of many trajectories, with their prompts' conditioning.
+
+    xs (points, height, width, channels) float16      ts (points,) float32, 1000 sigma
+    prompt_indices (points,) int32                    step_indices, trajectory_indices (points,) int32
+    cs (prompts, 2, text_tokens, text_dim) float32    cs_pooled (prompts, 2, pooled_dim) float32; rows: prompt, negative
+    prompts (prompts,) text                           cfg_scale () float32
+    __meta__ JSON text: kind, version, producer, model, sampler settings, seed
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float16, Float32, Int32
+
+from ditq.core.artefact import read_npz, write_npz
+from ditq.core.errors import UserError
+from ditq.models.model import Conditioning
+
+KIND, VERSION = "ditq.calibration_points", 1
+
+
+@dataclass(frozen=True)
+class PointSet:
+    """Calibration points in the order of their shuffle."""
+
+    xs: Float16[np.ndarray, "points height width channels"]
+    ts: Float32[np.ndarray, "points"]
+    prompt_indices: Int32[np.ndarray, "points"]
+    step_indices: Int32[np.ndarray, "points"]
+    trajectory_indices: Int32[np.ndarray, "points"]
+    cs: Float32[np.ndarray, "prompts 2 text_tokens text_dim"]
+    cs_pooled: Float32[np.ndarray, "prompts 2 pooled_dim"]
+    prompts: list[str]
+    cfg_scale: float
+    meta: dict[str, Any]
+    """What made the points: `model`, the sampler's settings, `seed`."""
+
+    def __len__(self) -> int:
+        return len(self.ts)
+
+    def conditioning(self, prompt: int) -> Conditioning:
+        """Two rows, the prompt's and the negative's: what guidance needs."""
+        return Conditioning(mx.array(self.cs[prompt]), mx.array(self.cs_pooled[prompt]))
+
+
+def write_points(path: str | Path, points: PointSet) -> None:
+    """Writes the file that this module describes, atomically and without pickling."""
+    meta = {"kind": KIND, "version": VERSION, **points.meta}
+    arrays = {name: getattr(points, name) for name in _ARRAYS}
+    text = {"prompts": np.array(points.prompts), "__meta__": np.array(json.dumps(meta))}
+    write_npz(path, {**arrays, **text, "cfg_scale": np.float32(points.cfg_scale)})
+
+
+def read_points(path: str | Path) -> PointSet:
+    """The points of a Phase 1 file. Raises UserError when it is another kind of file, or its arrays do not agree."""
+    arrays = read_npz(path)
+    absent = [name for name in (*_ARRAYS, "prompts", "cfg_scale", "__meta__") if name not in arrays]
+    if absent:
+        raise UserError(str(path), got=f"no {', '.join(absent)}", expected="a calibration file of sample_cali_data")
+    meta = _meta(path, arrays["__meta__"])
+    points, prompts = len(arrays["ts"]), len(arrays["prompts"])
+    for name in _ARRAYS:
+        array, length = arrays[name], prompts if name.startswith("cs") else points
+        dtype, axes = _ARRAYS[name]
+        if array.dtype != dtype or array.ndim != axes or len(array) != length:
+            got = f"{name} {array.dtype}{array.shape}"
+            raise UserError(str(path), got=got, expected=f"{np.dtype(dtype)}, {axes} axes, {length} rows")
+    if points and arrays["prompt_indices"].max() >= prompts:
+        raise UserError(str(path), got=f"prompt index {arrays['prompt_indices'].max()}", expected=f"below {prompts}")
+    rest = {name: arrays[name] for name in _ARRAYS}
+    return PointSet(**rest, prompts=arrays["prompts"].tolist(), cfg_scale=float(arrays["cfg_scale"]), meta=meta)
+
+
+def _meta(path: str | Path, text: np.ndarray) -> Mapping[str, Any]:
+    try:
+        meta = json.loads(str(text))
+    except json.JSONDecodeError as error:
+        raise UserError(str(path), got="a __meta__ that is not JSON", expected=KIND) from error
+    found = (meta.pop("kind", None), meta.pop("version", None))
+    if found != (KIND, VERSION):
+        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    return meta
+
+
+_ARRAYS = {
+    "xs": (np.float16, 4),
+    "ts": (np.float32, 1),
+    "prompt_indices": (np.int32, 1),
+    "step_indices": (np.int32, 1),
+    "trajectory_indices": (np.int32, 1),
+    "cs": (np.float32, 4),
+    "cs_pooled": (np.float32, 3),
+}
+"""Name, dtype and number of axes of each numeric array."""

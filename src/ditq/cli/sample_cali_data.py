@@ -1,0 +1,95 @@
+"""`python -m src.calibration_sample_generation.sample_cali_data`: Phase 1, the calibration points of TaQ-DiT's recipe."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from ditq.calibration import PointRecipe, collect_points, config, default_prompts, parts_of
+from ditq.cli.flags import add_model_flags, add_run_flags, model_forecast, model_from, parser, prompts_in
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import remove
+from ditq.core.errors import UserError
+from ditq.models import TextToImage
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and collects the points."""
+    flags = parser(
+        "Run denoising trajectories and keep a few evenly spread steps of each: the calibration set of TaQ-DiT.",
+        "python -m src.calibration_sample_generation.sample_cali_data --model mini --output DiT_cali_data.npz",
+    )
+    flags.add_argument(
+        "--output", type=Path, default=Path("DiT_cali_data.npz"), metavar="FILE", help="default: DiT_cali_data.npz"
+    )
+    group = flags.add_argument_group("recipe")
+    numbers = {
+        "--num-fid-samples": (config.NUM_FID_SAMPLES, "trajectories"),
+        "--num-sampling-steps": (config.NUM_SAMPLING_STEPS, "Euler steps of each"),
+        "--num-selected-steps": (config.NUM_SELECTED_STEPS, "steps that are kept, evenly spread"),
+        "--seed": (config.SEED, "seed of the first trajectory and of the shuffle"),
+        "--batch-size": (1, "trajectories at once; guidance doubles it"),
+    }
+    for flag, (default, meaning) in numbers.items():
+        group.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
+    group.add_argument("--cfg-weight", "--cfg-scale", type=float, default=config.CFG_SCALE, metavar="W", help="guidance (default: 1.5)")
+    group.add_argument("--latent-size", type=int, metavar="CELLS", help="side of the latents (default: 32, for mini 16)")
+    group.add_argument("--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)")
+    add_model_flags(flags, default=config.MODEL)
+    add_run_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: collect(args))
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Writes the calibration file and prints what is in it."""
+    model = model_from(args)
+    recipe = _recipe(args, model)
+    prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
+    if args.dry_run:
+        print(_forecast(args, model, recipe, prompts))
+        return
+    if args.output.exists() and not args.force:
+        raise UserError(str(args.output), got="a file from an earlier run", remedy="use --force or another --output")
+    if args.force:
+        remove(parts_of(args.output))
+    started = time.perf_counter()
+    with Progress(recipe.trajectories * recipe.steps, "step", model.name) as bar:
+        points = collect_points(model, prompts, recipe, args.output, args.resume, bar.advance)
+    seconds, size = time.perf_counter() - started, args.output.stat().st_size
+    if args.json:
+        facts = {"output": str(args.output), "points": len(points), "xs": list(points.xs.shape), "bytes": size}
+        print(json.dumps({**facts, "prompts": len(points.prompts), "seconds": round(seconds, 3)}))
+        return
+    print(
+        f"{len(points):,} points ({recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps), "
+        f"x {points.xs.shape[1:]}, {len(points.prompts)} prompts, {size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
+    )
+
+
+def _recipe(args: argparse.Namespace, model: TextToImage) -> PointRecipe:
+    side = args.latent_size
+    if side is None:
+        side = min(config.LATENT_SIZE, model.defaults.size // model.factor)
+    return PointRecipe(
+        trajectories=args.num_fid_samples,
+        steps=args.num_sampling_steps,
+        selected=args.num_selected_steps,
+        cfg_scale=args.cfg_weight,
+        latent_size=side,
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
+
+
+def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe, prompts: list[str]) -> str:
+    settings = recipe.settings(model)
+    count = min(len(prompts), recipe.trajectories)
+    latents = recipe.points * recipe.latent_size**2 * model.config.vae_latent_dim * 2
+    text = 4 * count * 2 * (model.text_tokens * model.config.token_level_text_embed_dim + model.config.pooled_text_embed_dim)
+    return (
+        f"would collect {recipe.points:,} points: {recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} "
+        f"steps, {count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
+        f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete"
+    )

@@ -1,0 +1,39 @@
+"""A long run's plan on disk, so that resuming it with other settings is an error and not a mixture."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ditq.core.artefact import read_json, write_json
+from ditq.core.errors import UserError
+
+
+def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
+    """Writes `plan` to `path`, or checks it against the one that is there.
+
+    Raises UserError when a plan is there and `resume` is false, or when it differs: the field is named.
+    """
+    if not path.exists():
+        write_json(path, dict(plan))
+        return
+    if not resume:
+        raise UserError(str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place")
+    earlier = read_json(path)
+    for field in [*plan, *(field for field in earlier if field not in plan)]:
+        if earlier.get(field) != plan.get(field):
+            raise UserError(
+                f"cannot resume {path.parent}: {field}",
+                got=repr(plan.get(field)),
+                expected=f"{earlier.get(field)!r} as in the earlier run",
+                remedy="use the same settings, --force or another place",
+            )
+
+
+def digest(*parts: str | bytes) -> str:
+    """Sixteen hexadecimal digits that stand for the parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little") + data)
+    return sha.hexdigest()[:16]
