@@ -1,0 +1,74 @@
+"""The embedded model: its file, its interface, its errors."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from ditq.core.artefact import read_safetensors, write_safetensors
+from ditq.core.errors import UserError
+from ditq.generation import generate, settings_for
+from ditq.models import load
+from ditq.models.mini.model import WEIGHTS
+
+
+def test_weights_fit_the_package():
+    assert WEIGHTS.stat().st_size <= 16e6
+    weights, metadata = read_safetensors(WEIGHTS)
+    assert {array.dtype for array in weights.values()} == {mx.float16}
+    assert {key.split(".")[0] for key in weights} == {"transformer", "text_encoder", "decoder", "classifier"}
+    words = json.loads(metadata["words"])
+    targets = {word for alias in words["aliases"].values() for word in alias.split()}
+    assert targets <= set(words["known"])
+
+
+def test_parts_are_loaded_when_first_used_and_kept():
+    model = load("mini")
+    assert model.transformer() is model.transformer()
+    dtypes = {array.dtype for _, array in tree_flatten(model.transformer().parameters())}
+    assert dtypes == {mx.float32}
+    assert load("mini", dtype=mx.float16).transformer().context_embedder.weight.dtype == mx.float16
+
+
+def test_conditioning_is_one_row_per_prompt():
+    conditioning = load("mini").encode(["a fox in the snow", "a car", ""])
+    assert conditioning.tokens.shape == (3, 8, 128) and conditioning.pooled.shape == (3, 128)
+    assert mx.abs(conditioning.pooled[2]).max().item() == 0
+    assert len(conditioning[:2]) == 2
+
+
+def test_a_prompt_decides_the_picture():
+    model = load("mini")
+    settings = settings_for(model, steps=12)
+    prompts = ["a fox in the snow", "a frog on a black background"]
+    snow, black = generate(model, prompts, [0, 0], settings, batch_size=2)
+    assert snow.shape == (128, 128, 3) and snow.dtype == np.uint8
+    assert snow[:8].mean() > 120 and black[:8].mean() < 60
+    orange = (snow[..., 0].astype(int) - snow[..., 2]) > 80
+    green = (black[..., 1].astype(int) - black[..., 0]) > 80
+    assert orange.sum() > 300 and green.sum() > 300
+
+
+def test_fp16_transformer_draws_the_same_picture():
+    prompts, seeds = ["a fox in the snow"], [0]
+    pictures = [
+        next(generate(model, prompts, seeds, settings_for(model, steps=12)))
+        for model in (load("mini"), load("mini", dtype=mx.float16))
+    ]
+    error = np.mean((pictures[0].astype(float) - pictures[1]) ** 2)
+    assert 10 * np.log10(255**2 / max(error, 1e-9)) > 30
+
+
+def test_a_foreign_or_truncated_file_is_refused(tmp_path):
+    write_safetensors(tmp_path / "other.safetensors", {"x": mx.zeros(1)})
+    with pytest.raises(UserError, match="no vocabulary"):
+        load("mini", tmp_path / "other.safetensors").encode(["a fox"])
+    with pytest.raises(UserError, match=r"other.safetensors \(transformer\): got \d+ missing"):
+        load("mini", tmp_path / "other.safetensors").transformer()
+    (tmp_path / "cut.safetensors").write_bytes(WEIGHTS.read_bytes()[:100_000])
+    with pytest.raises(UserError, match="cut.safetensors: got a file that cannot be read"):
+        load("mini", tmp_path / "cut.safetensors").encode(["a fox"])
+    with pytest.raises(UserError, match="no such file"):
+        load("mini", tmp_path / "none.safetensors").transformer()
