@@ -4,6 +4,8 @@
     python scripts/train_mini.py flow --out mini-run            # the transformer; resumes after an interruption
     python scripts/train_mini.py decoder --out mini-run         # crisp pictures from latents
     python scripts/train_mini.py classifier --out mini-run      # the judge of the quality gate
+    python scripts/train_mini.py gate --out mini-run            # held-out prompts, judged; a grid of 64 pictures
+    python scripts/train_mini.py export --out mini-run          # the file that the package ships (needs ditq)
 
 Each step writes into the folder `--out` and reads what the steps before it left there.
 Needs PyTorch, diffusers, Pillow, resvg-py (and npm for the emoji): none of it is needed to use the model.
@@ -17,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mini import data, flow, nets, pictures, sample
+
+from mini import data, flow, gate, nets, pictures, sample, trained
 
 
 def make_data(args: argparse.Namespace) -> None:
@@ -57,10 +60,23 @@ def train_decoder(args: argparse.Namespace) -> None:
 
 def train_classifier(args: argparse.Namespace) -> None:
     """Trains the classifier on rendered and decoded pictures and reports its held-out accuracy."""
-    decoder = nets.Decoder()
-    decoder.load_state_dict(torch.load(args.out / "decoder.pt", weights_only=True))
+    decoder = trained.load_network(nets.Decoder(), args.out / "decoder.pt")
     scores = pictures.train_classifier(args.out, *load_data(args.out), decoder, args.minutes)
     report(args.out, "classifier", scores)
+
+
+def judge(args: argparse.Namespace) -> None:
+    """Draws held-out prompts and counts what the classifier recognises."""
+    report(
+        args.out, "gate", gate.gate(args.out, args.count, args.guidance, args.steps, args.shift, args.seed)
+    )
+
+
+def export_weights(args: argparse.Namespace) -> None:
+    """Writes the float16 weights as one safetensors file."""
+    from mini.export import export  # the only step that needs ditq and MLX
+
+    report(args.out, "export", export(args.out, args.target))
 
 
 def report(folder: Path, name: str, scores: dict) -> None:
@@ -70,7 +86,14 @@ def report(folder: Path, name: str, scores: dict) -> None:
     print(text)
 
 
-STEPS = {"data": make_data, "flow": train_flow, "decoder": train_decoder, "classifier": train_classifier}
+STEPS = {
+    "data": make_data,
+    "flow": train_flow,
+    "decoder": train_decoder,
+    "classifier": train_classifier,
+    "gate": judge,
+    "export": export_weights,
+}
 
 
 def main() -> None:
@@ -90,6 +113,12 @@ def main() -> None:
     )
     for name in ("decoder", "classifier"):
         steps.choices[name].add_argument("--minutes", type=float, default=8.0, help="time to train")
+    flags = {"count": 280, "guidance": 3.0, "steps": 28, "shift": 1.0, "seed": 0}
+    for name, value in flags.items():
+        steps.choices["gate"].add_argument(f"--{name}", type=type(value), default=value)
+    steps.choices["export"].add_argument(
+        "--target", type=Path, default=Path("src/ditq/models/mini/mini.safetensors")
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

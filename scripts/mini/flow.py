@@ -160,7 +160,7 @@ def write_torch(path: Path, state: dict) -> None:
 def _optimizer(module: nn.Module, rate: float) -> torch.optim.AdamW:
     matrices, others = [], []
     for name, parameter in module.named_parameters():
-        decays = parameter.ndim > 1 and name.startswith("transformer")
+        decays = parameter.ndim > 1 and name.startswith("transformer") and "pos_embed.pos_embed" not in name
         (matrices if decays else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)

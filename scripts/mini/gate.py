@@ -1,0 +1,48 @@
+"""The quality gate: does a classifier that knows only rendered pictures see what held-out prompts asked for?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mini import data, nets, pictures, sample, trained
+
+
+def held_out_prompts(count: int) -> list[data.Picture]:
+    """What is asked for: every held-out combination in turn, in the three sizes."""
+    pairs = [
+        (obj, place) for obj in range(len(data.OBJECTS)) for place in range(13) if data.held_out(obj, place)
+    ]
+    sizes = list(data.SIZES)
+    return [data.Picture(*pairs[i % len(pairs)], sizes[i // len(pairs) % 3], 0) for i in range(count)]
+
+
+def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, seed: int) -> dict:
+    """Accuracies by size, and the objects that failed; writes `gate.png`, 64 pictures, and their prompts."""
+    model, text = trained.load_flow(folder)
+    model, text = trained.rounded(model), trained.rounded(text)
+    decoder = trained.load_network(nets.Decoder(), folder / "decoder.pt")
+    judge = trained.load_network(nets.Classifier(len(data.OBJECTS), 13), folder / "classifier.pt")
+    asked = held_out_prompts(count)
+    prompts = [data.caption(item.object, item.background, item.size) for item in asked]
+    latents = []
+    for number, part in enumerate(np.array_split(np.array(prompts), max(1, count // 32))):
+        latents.append(sample.sample(model, text, part.tolist(), seed + number, steps, guidance, shift))
+    drawn = sample.decode(decoder, np.concatenate(latents))
+    right = pictures.classify(judge, drawn) == np.array([[item.object, item.background] for item in asked])
+    shown = np.arange(count)[:: max(1, count // 64)][:64]
+    sample.grid(drawn[shown], 8).save(folder / "gate.png")
+    failed = [
+        f"{prompt}: {'background' if hit[0] else 'object'}"
+        for prompt, hit in zip(prompts, right, strict=True)
+        if not hit.all()
+    ]
+    by_size = {
+        size or "medium": float(right[[item.size == size for item in asked], 0].mean()) for size in data.SIZES
+    }
+    return {
+        "pictures": count, "guidance": guidance, "steps": steps, "shift": shift, "seed": seed,
+        "object": float(right[:, 0].mean()), "background": float(right[:, 1].mean()), "object_by_size": by_size,
+        "failed": failed, "shown": [prompts[row] for row in shown],
+    }  # fmt: skip
