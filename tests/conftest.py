@@ -1,0 +1,27 @@
+"""Every test checks the shapes and types that `ditq` declares, computes in float32, and starts from the same seeds."""
+
+import os
+import sys
+
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+import src  # noqa: E402, F401
+import tests.typechecking  # noqa: E402, F401
+
+assert "ditq" not in sys.modules, "ditq was imported before its shapes could be checked"
+install_import_hook("ditq", "tests.typechecking.typechecker")
+import ditq  # noqa: E402, F401, I001
+import mlx.core as mx  # noqa: E402, I001
+import numpy as np  # noqa: E402, I001
+
+
+@pytest.fixture(autouse=True)
+def _same_seeds():
+    mx.random.seed(0)
+    np.random.seed(0)
