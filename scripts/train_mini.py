@@ -1,11 +1,11 @@
-"""Trains the embedded text-to-image model `mini` from nothing: data, transformer, decoder, classifier, export.
+"""Trains the embedded text-to-image model `mini` from nothing: data, transformer, decoder, export.
 
-    python scripts/train_mini.py data --out mini-run            # render the pictures, fit the linear code
-    python scripts/train_mini.py flow --out mini-run            # the transformer; resumes after an interruption
-    python scripts/train_mini.py decoder --out mini-run         # crisp pictures from latents
-    python scripts/train_mini.py classifier --out mini-run      # the judge of the quality gate
-    python scripts/train_mini.py gate --out mini-run            # held-out prompts, judged; a grid of 64 pictures
-    python scripts/train_mini.py export --out mini-run          # the file that the package ships (needs ditq)
+    python scripts/train_mini.py data --out mini-run         # render the pictures, fit the linear code
+    python scripts/train_mini.py flow --out mini-run         # the transformer; resumes after an interruption
+    python scripts/train_mini.py decoder --out mini-run      # crisp pictures from latents
+    python scripts/train_mini.py classifier --out mini-run   # the judge of the quality gate
+    python scripts/train_mini.py gate --out mini-run         # held-out prompts, judged; a grid of 64 pictures
+    python scripts/train_mini.py export --out mini-run       # the file that the package ships (needs ditq)
 
 Each step writes into the folder `--out` and reads what the steps before it left there.
 Needs PyTorch, diffusers, Pillow, resvg-py (and npm for the emoji): none of it is needed to use the model.
@@ -79,6 +79,13 @@ def export_weights(args: argparse.Namespace) -> None:
     report(args.out, "export", export(args.out, args.target))
 
 
+def draw_curve(args: argparse.Namespace) -> None:
+    """Draws the loss of the training over its steps."""
+    from mini.curve import draw  # the only step that needs matplotlib
+
+    report(args.out, "curve", draw(args.out))
+
+
 def report(folder: Path, name: str, scores: dict) -> None:
     """Prints the scores and writes them to `<name>.json`."""
     text = json.dumps(scores, indent=2)
@@ -93,6 +100,7 @@ STEPS = {
     "classifier": train_classifier,
     "gate": judge,
     "export": export_weights,
+    "curve": draw_curve,
 }
 
 

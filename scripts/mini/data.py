@@ -1,6 +1,7 @@
 """The `mini` data set: one emoji on one background, and the captions that describe it.
 
-The objects are Microsoft's Fluent emoji (flat), MIT licensed, from the npm package `@iconify-json/fluent-emoji-flat`.
+The objects are Microsoft's Fluent emoji (flat), MIT licensed, from the npm package
+`@iconify-json/fluent-emoji-flat`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ ALIASES = {
     "pine": "tree", "fir": "tree", "toadstool": "mushroom", "automobile": "car", "muffin": "cupcake",
     "tiny": "small", "little": "small", "big": "large", "huge": "large", "giant": "large",
     "ocean": "water", "sea": "water", "underwater": "under water", "sand": "beach", "field": "meadow",
-    "grass": "meadow", "dark": "black", "dusk": "sunset", "winter": "snow", "snowy": "snow", "backdrop": "background",
+    "grass": "meadow", "dark": "black", "dusk": "sunset", "winter": "snow", "snowy": "snow",
+    "backdrop": "background",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The trained networks as the one float16 file that the package ships, and the proof that it is the same model."""
+"""The trained networks as the one float16 file that the package ships."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mini.trained import load_flow, load_network
 
 
 def export(folder: Path, target: Path) -> dict[str, float]:
-    """Writes `target` and says its size in MB and the largest part in it.
+    """Writes `target` and says its size and the parameters of its parts.
 
-    Tensors are named `transformer.*` (parameter paths of `ditq.models.mmdit.MMDiT`), `text_encoder.*`, `decoder.*`,
-    `classifier.*` and `code.{mean,matrix}`; convolutions have MLX's shape (out, rows, columns, in). The vocabulary is
-    JSON in the metadata under `words`.
+    Tensors are named `transformer.*` (parameter paths of `ditq.models.mmdit.MMDiT`), `text_encoder.*`,
+    `decoder.*`, `classifier.*` and `code.{mean,matrix}`; convolutions are (out, rows, columns, in).
+    The metadata hold JSON: the vocabulary under `words`, the classifier's names under `labels`.
     """
     model, text = load_flow(folder)
     parts = {

@@ -1,4 +1,4 @@
-"""Training of the transformer and its text encoder: rectified flow, warm-stable-decay, resumed from checkpoints."""
+"""Training of transformer and text encoder: rectified flow, warm-stable-decay, resumed from checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mini import data, nets, sample
 
 @dataclass(frozen=True)
 class Schedule:
-    """Batch, learning rate and its course: `warm_up` steps, constant until `stable` s, then `decay` s linear to 2 %."""
+    """Batch and learning rate: `warm_up` steps, constant until `stable` s, in `decay` s linearly to 2 %."""
 
     batch: int = 64
     rate: float = 1e-3
@@ -66,7 +66,7 @@ class Trainer:
         return (velocity.float() - (noise - clean)).square().mean()
 
     def run(self) -> None:
-        """Trains until the decay is over; writes checkpoints, `log.jsonl` and sample grids into the folder."""
+        """Trains until the decay is over; writes checkpoints, `log.jsonl` and sample grids."""
         saved = time.monotonic()
         losses: list[float] = []
         while (rate := self._rate()) is not None:
@@ -127,7 +127,8 @@ class Trainer:
     def save(self) -> None:
         """Writes `checkpoint.pt` atomically."""
         state = {
-            "both": self.both.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "both": self.both.state_dict(), "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "step": self.step, "seconds": self.seconds, "decay_start": self.decay_start,
         }  # fmt: skip
         write_torch(self.folder / "checkpoint.pt", state)
@@ -143,7 +144,7 @@ class Trainer:
         self.step, self.seconds, self.decay_start = state["step"], state["seconds"], state["decay_start"]
 
     def save_samples(self) -> None:
-        """Writes a grid of 32 pictures of the averaged weights, decoded linearly (no decoder is needed yet)."""
+        """Writes a grid of 32 pictures of the averaged weights, decoded linearly (needs no decoder)."""
         latents = sample.sample(
             self.ema["transformer"], self.ema["text"], sample.prompts_for_grid(32), seed=1
         )

@@ -1,4 +1,4 @@
-"""The quality gate: does a classifier that knows only rendered pictures see what held-out prompts asked for?"""
+"""The quality gate: does a classifier see in the pictures what held-out prompts asked for?"""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, se
     }
     return {
         "pictures": count, "guidance": guidance, "steps": steps, "shift": shift, "seed": seed,
-        "object": float(right[:, 0].mean()), "background": float(right[:, 1].mean()), "object_by_size": by_size,
+        "object": float(right[:, 0].mean()), "background": float(right[:, 1].mean()),
+        "object_by_size": by_size,
         "failed": failed, "shown": [prompts[row] for row in shown],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The networks of `mini`: SD3's transformer, word-level text encoder, linear image encoder, decoder and classifier."""
+"""The networks of `mini`: SD3's transformer, text encoder, linear image code, decoder and classifier."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def transformer() -> SD3Transformer2DModel:
 def position_table(side: int, width: int) -> np.ndarray:
     """Sines and cosines of row and column, float32 [side * side, width], 1/64 to 0.45 of a turn per patch.
 
-    SD3's own table is made for 64 patches a side: over our 8, all but its highest frequencies are constant, and a
-    transformer trained on it could not tell neighbours apart. This one, and its training, can.
+    SD3's own table is made for 64 patches a side: over our 8, all but its highest frequencies are constant,
+    and a transformer trained on it could not tell neighbours apart. This one, and its training, can.
     """
     turns = np.geomspace(1 / 64, 0.45, width // 4)
     angles = 2 * np.pi * np.arange(side)[:, None] * turns
@@ -47,7 +47,7 @@ def position_table(side: int, width: int) -> np.ndarray:
 
 
 class TextEncoder(nn.Module):
-    """Word embeddings: `tokens` [batch, 8, 128] (with position and layer norm) and their sum `pooled` [batch, 128]."""
+    """Word embeddings: `tokens` [batch, 8, 128] (with position, normalised), their sum `pooled` [.., 128]."""
 
     def __init__(self, words: int, length: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Latents:
     def fit(cls, pictures: np.ndarray) -> Latents:
         """PCA of all patches; each channel over the root of its deviation, then one scale for unit variance.
 
-        The root keeps the order of importance (a whitened code would make noise of the last channels as costly as
+        The root keeps the order of importance (whitened, noise in the last channel would cost as much as in
         the mean colour) and still lets the transformer see the small ones.
         """
         flat = np.concatenate([_patches(part).reshape(-1, 192) for part in np.array_split(pictures, 32)])
@@ -89,7 +89,7 @@ class Latents:
         return (_patches(pictures) - self.mean) @ self.matrix
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """Least-squares pictures, uint8 [batch, 128, 128, 3]: what the code holds, without a decoder's knowledge."""
+        """Least-squares pictures, uint8 [batch, 128, 128, 3]: the code without a decoder's knowledge."""
         patches = latents @ np.linalg.pinv(self.matrix) + self.mean
         count, rows, columns, _ = patches.shape
         grid = patches.reshape(count, rows, columns, FACTOR, FACTOR, 3).transpose(0, 1, 3, 2, 4, 5)
@@ -128,7 +128,7 @@ class Residual(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Pictures [batch, 3, 128, 128] in about [-1, 1] from latents [batch, 16, 16, 16]; 1x1 convs + pixel shuffles upsample."""
+    """Pictures [batch, 3, 128, 128] in about [-1, 1] from latents [batch, 16, 16, 16], by pixel shuffles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Object and background logits of pictures [batch, 3, 128, 128]; `features` gives the maps of its four stages."""
+    """Object and background logits of pictures [batch, 3, 128, 128]; `features` gives its four maps."""
 
     def __init__(self, objects: int, backgrounds: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training of the two small convolutional networks: the latent decoder and the classifier that judges pictures."""
+"""Training of the two small convolutional networks: the decoder of latents and the judge of pictures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train_decoder(folder: Path, pictures: np.ndarray, code: nets.Latents, minute
 
 
 def _picture_loss(got: Tensor, wanted: Tensor) -> Tensor:
-    """L1 of the pixels and of their differences to the right and below: the second term asks for crisp edges."""
+    """L1 of the pixels and of their differences to the right and below: the latter ask for crisp edges."""
     error = got - wanted
     return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
@@ -53,9 +53,10 @@ def _picture_loss(got: Tensor, wanted: Tensor) -> Tensor:
 def train_classifier(
     folder: Path, pictures: np.ndarray, code: nets.Latents, decoder: nets.Decoder, minutes: float
 ) -> dict[str, float]:
-    """Accuracies on one picture in twelve that training leaves out, rendered and decoded; writes `classifier.pt`.
+    """Accuracies on the one picture in twelve left out, rendered and decoded; writes `classifier.pt`.
 
-    Not the combinations that the transformer never sees: a judge that never saw them learns that they do not occur.
+    Not on the combinations that the transformer never sees: a judge that never saw them learns that they do
+    not occur.
     """
     labels = torch.tensor([[item.object, item.background] for item in data.pictures()])
     held_out = np.arange(len(labels)) % 12 == 5
@@ -116,7 +117,7 @@ def _images(pictures: np.ndarray) -> Tensor:
 
 
 def _rates(minutes: float, peak: float) -> Iterator[float]:
-    """A learning rate for every step until the time is over: constant, then linear to zero from the middle on."""
+    """A learning rate for every step until the time is over: constant, from the middle on linear to zero."""
     start = time.monotonic()
     while (gone := (time.monotonic() - start) / 60 / minutes) < 1:
         yield peak * min(1.0, 2 * (1 - gone))

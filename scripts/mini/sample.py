@@ -22,7 +22,7 @@ def sigmas(steps: int, shift: float = 1.0) -> np.ndarray:
 def sample(
     model, text, prompts: list[str], seed: int, steps: int = 28, guidance: float = 3.0, shift: float = 1.0
 ):
-    """Latents of the prompts, float32 [prompts, 16, 16, channels] (numpy); the empty prompt is the negative."""
+    """Latents of the prompts, float32 [prompts, 16, 16, channels]; the empty prompt is the negative."""
     device = next(model.parameters()).device
     index = {word: number for number, word in enumerate(data.vocabulary())}
     ids = torch.from_numpy(data.tokenize([*prompts, *[""] * len(prompts)], index)).to(device)

@@ -112,7 +112,7 @@ def _sunset() -> Image.Image:
 
 @dataclass(frozen=True)
 class Background:
-    """One background: `name` for tables, `phrase` in captions, `ground` says whether objects stand at the bottom."""
+    """A background: `name` for tables, `phrase` in captions, `ground` if objects stand at the bottom."""
 
     name: str
     phrase: str
