@@ -27,7 +27,7 @@ def conditioning(batch: int, seed: int) -> Conditioning:
 
 def test_guidance_is_the_extrapolation_of_two_single_runs(mmdit):
     prompts, negative, x = conditioning(2, 3), conditioning(1, 4), noise([0, 1], 8, 8, 16)
-    step = Denoiser(mmdit).run(prompts, negative, SIGMAS, 5.0)(x, 2)
+    step = Denoiser(mmdit, compiled=True).run(prompts, negative, SIGMAS, 5.0)(x, 2)
     alone = [
         np.array(Denoiser(mmdit, compiled=False).run(one, None, SIGMAS, 0.0)(x, 2), np.float64)
         for one in (prompts, Conditioning(*(mx.repeat(a, 2, 0) for a in (negative.tokens, negative.pooled))))
@@ -46,7 +46,7 @@ def test_guidance_of_one_or_less_runs_the_prompt_alone(mmdit, guidance):
 @pytest.mark.parametrize("guidance", [0.0, 4.0])
 def test_compiled_equals_eager_at_every_step(mmdit, guidance):
     prompts, negative, x = conditioning(2, 5), conditioning(1, 6), noise([0, 1], 8, 12, 16)
-    compiled = Denoiser(mmdit).run(prompts, negative, SIGMAS, guidance)
+    compiled = Denoiser(mmdit, compiled=True).run(prompts, negative, SIGMAS, guidance)
     eager = Denoiser(mmdit, compiled=False).run(prompts, negative, SIGMAS, guidance)
     for step in range(4):
         assert mx.abs(compiled(x, step) - eager(x, step)).max().item() <= 1e-5
@@ -69,7 +69,7 @@ def test_one_trace_serves_all_steps_and_guidances(mmdit, monkeypatch):
     traces = []
     call = MMDiT.__call__
     monkeypatch.setattr(MMDiT, "__call__", lambda self, *args: traces.append(1) or call(self, *args))
-    denoiser, x = Denoiser(mmdit), noise([0], 8, 8, 16)
+    denoiser, x = Denoiser(mmdit, compiled=True), noise([0], 8, 8, 16)
     for guidance in (3.0, 7.5):
         denoise = denoiser.run(conditioning(1, 1), conditioning(1, 2), SIGMAS, guidance)
         euler(denoise, x, SIGMAS)
@@ -77,7 +77,7 @@ def test_one_trace_serves_all_steps_and_guidances(mmdit, monkeypatch):
 
 
 def test_a_step_never_asks_the_host(mmdit, monkeypatch):
-    denoise = Denoiser(mmdit).run(conditioning(1, 1), conditioning(1, 2), SIGMAS, 3.0)
+    denoise = Denoiser(mmdit, compiled=False).run(conditioning(1, 1), conditioning(1, 2), SIGMAS, 3.0)
     x = noise([0], 8, 8, 16)
 
     def refuse(*_):
@@ -90,7 +90,7 @@ def test_a_step_never_asks_the_host(mmdit, monkeypatch):
 
 def test_updated_weights_are_seen_by_the_compiled_step(mmdit):
     fresh = loaded(CONFIG, to_mlx(stability_weights(CONFIG)))
-    denoise = Denoiser(fresh).run(conditioning(1, 1), None, SIGMAS, 0.0)
+    denoise = Denoiser(fresh, compiled=True).run(conditioning(1, 1), None, SIGMAS, 0.0)
     x = noise([0], 8, 8, 16)
     assert mx.abs(denoise(x, 0)).max().item() > 0
     zero = {"linear": {"weight": mx.zeros_like(fresh.final_layer.linear.weight), "bias": mx.zeros((64,))}}

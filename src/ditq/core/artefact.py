@@ -116,6 +116,11 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     return _reading(path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays")
 
 
+def read_npy(path: str | Path) -> np.ndarray:
+    """The array of an npy file."""
+    return _reading(path, lambda p: np.load(p, allow_pickle=False), (ValueError, EOFError), "a plain npy array")
+
+
 def read_safetensors(path: str | Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     """The arrays (read lazily, when first used) and the metadata of a safetensors file."""
 

@@ -14,11 +14,14 @@ class Denoiser:
     """Makes `denoise(x, step)` functions, all from one compiled step of `mmdit`.
 
     The step reads the transformer's parameters when it is called, so an update of their values is seen; build a new
-    Denoiser after replacing modules. `compiled=False` runs the same step eagerly.
+    Denoiser after replacing modules. `compiled` None compiles on a GPU and not on a CPU, where MLX's fused loops are
+    slower than its plain ones (benchmarks/denoise_step.py shows both).
     """
 
-    def __init__(self, mmdit: MMDiT, compiled: bool = True):
+    def __init__(self, mmdit: MMDiT, compiled: bool | None = None):
         self.mmdit = mmdit
+        if compiled is None:
+            compiled = mx.default_device().type == mx.DeviceType.gpu
         self._guided, self._plain = self._guided_step, mmdit.__call__
         if compiled:
             self._guided = mx.compile(self._guided_step, inputs=mmdit.state)

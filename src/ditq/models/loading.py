@@ -1,6 +1,7 @@
 """Checkpoints into modules: read single, sharded or folder files, then load them with every misfit named."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -93,8 +94,13 @@ def _checkpoint_in(folder: Path) -> Path:
 
 
 def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
-    """Keys with NaN or infinity; evaluates one array after the other, so that memory holds the checkpoint only once."""
-    return [key for key in _in_order(weights) if not mx.isfinite(weights[key]).all().item()]
+    """Keys with NaN or infinity; evaluates one array after the other, so that memory holds the checkpoint only once.
+
+    A sum tells at the speed of memory whether all may be well; only where it is not finite (or overflows in 16 bit)
+    the elements are looked at.
+    """
+    suspects = [key for key in _in_order(weights) if not math.isfinite(mx.sum(weights[key]).item())]
+    return [key for key in suspects if not mx.isfinite(weights[key]).all().item()]
 
 
 def _some(keys: list[str]) -> str:
@@ -102,6 +108,6 @@ def _some(keys: list[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + more
 
 
-def _in_order(keys) -> list[str]:
+def _in_order(keys: Iterable[str]) -> list[str]:
     """Sorted as a person would: block 2 before block 10."""
     return sorted(keys, key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")])

@@ -1,0 +1,6 @@
+"""Pictures for the prompts of a file: the same command as `python -m src.generate`, under the baseline's name."""
+
+from ditq.cli.generate import main
+
+if __name__ == "__main__":
+    main()

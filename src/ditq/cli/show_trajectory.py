@@ -1,0 +1,50 @@
+"""`python -m src.show_trajectory`: a figure of what the model saw along recorded trajectories."""
+
+import argparse
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ditq.calibration import selected_steps
+from ditq.cli.flags import parser
+from ditq.cli.run import run
+from ditq.core.artefact import read_json, read_npy, read_npz, replacing
+from ditq.core.errors import UserError
+from ditq.models import load
+from ditq.plots.trajectory import trajectory_figure
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and writes the figure."""
+    flags = parser(
+        "Decode the latents of recorded trajectories, from noise to picture, into one figure.",
+        "python -m src.show_trajectory --calib-dir calibration_data --images 0 1 2 --out trajectory.png",
+    )
+    flags.add_argument("--calib-dir", type=Path, required=True, metavar="DIR", help="what generate_calibration_data wrote")
+    flags.add_argument("--images", type=int, nargs="+", default=[0], metavar="N", help="which pictures (default: 0)")
+    flags.add_argument("--columns", type=int, default=8, metavar="N", help="steps to show (default: 8)")
+    flags.add_argument("--out", type=Path, default=Path("trajectory.png"), metavar="FILE", help="default: trajectory.png")
+    flags.add_argument("--model-path", type=Path, metavar="DIR", help="a local folder in place of the download")
+    args = flags.parse_args(argv)
+    run(lambda: show(args))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Writes the figure and prints where."""
+    manifest = read_json(args.calib_dir / "manifest.json")
+    beyond = [image for image in args.images if not 0 <= image < manifest["num_images"]]
+    if beyond:
+        raise UserError("--images", got=beyond[0], expected=f"from 0 to {manifest['num_images'] - 1}")
+    steps = selected_steps(manifest["num_steps"], args.columns)
+    model = load(manifest["model"], args.model_path)
+    pictures = []
+    for image in args.images:
+        xs = [read_npz(args.calib_dir / "samples" / f"{image:04d}_{step:03d}.npz")["x"] for step in steps]
+        final = read_npy(args.calib_dir / "latents" / f"{image:04d}.npy")[None]
+        pictures.append(model.decode(mx.array(np.concatenate([*xs, final]).astype(np.float32))))
+    sigmas = [*(manifest["sigmas"][step] for step in steps), manifest["sigmas"][-1]]
+    prompts = [manifest["prompts"][image] for image in args.images]
+    with replacing(args.out) as temporary:
+        trajectory_figure(np.stack(pictures), sigmas, prompts).savefig(temporary)
+    print(f"{len(args.images)} trajectories at {len(sigmas)} noise levels: {args.out}")
