@@ -19,7 +19,9 @@ NO_OPENBLAS = "import ctypes\ndef CDLL(*args, **options): raise OSError('no such
 
 
 def python(code: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", f"import src\n{code}"], capture_output=True, text=True, check=True)
+    return subprocess.run(
+        [sys.executable, "-c", f"import src\n{code}"], capture_output=True, text=True, check=True
+    )
 
 
 def has_openblas() -> bool:
@@ -43,7 +45,9 @@ def test_openblas_multiplies_several_times_faster_than_the_reference():
 
 @linux
 def test_missing_openblas_is_told_in_one_line_and_nothing_else_changes():
-    found = python(f"{NO_OPENBLAS}from ditq.core.platform import prepare\nprint(prepare().blas, prepare().blas)")
+    found = python(
+        f"{NO_OPENBLAS}from ditq.core.platform import prepare\nprint(prepare().blas, prepare().blas)"
+    )
     assert found.stdout == "reference reference\n"
     assert found.stderr.count("\n") == 1 and "apt-get install libopenblas0-pthread" in found.stderr
 

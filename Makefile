@@ -1,0 +1,32 @@
+# `make demo` and `make test` set everything up by themselves, with nothing but Python (3.10 or newer) and make.
+# Another interpreter than python3: make demo PYTHON=/path/to/python3.12
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+export PYTHON
+
+VENV_PYTHON := .venv/bin/python
+DEMO := demo
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
+
+demo: ## Draw a picture with the embedded model, and say where it is
+	@sh scripts/setup.sh run
+	@$(VENV_PYTHON) -m src.generate --model mini "a fox in the snow" --out $(DEMO) --force
+
+test: ## Run all tests: code, formatting, types, documented commands
+	@sh scripts/setup.sh test
+	@$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+lint: ## Check formatting and types alone
+	@sh scripts/setup.sh test
+	@$(VENV_PYTHON) -m pytest -q tests/house
+
+format: ## Format the code, and mend what ruff can mend
+	@sh scripts/setup.sh test
+	@$(VENV_PYTHON) -m ruff check --fix --quiet . ; $(VENV_PYTHON) -m ruff format .
+
+clean: ## Remove caches and the demo (the environment: rm -r .venv)
+	rm -rf $(DEMO) build dist .pytest_cache .ruff_cache
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -r {} +
