@@ -23,10 +23,11 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ditq.core.platform import prepare
+from ditq.models.config import MMDiTConfig
 from ditq.models.denoiser import Denoiser
 from ditq.models.diffusionkit.imports import diffusionkit
 from ditq.models.loading import load_mmdit
-from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.mmdit import MMDiT
 from ditq.models.model import Conditioning
 from ditq.sampling import diffusionkit_sigmas, noise
 
@@ -39,8 +40,12 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--out", type=Path, help="write the table to this file as well")
     flags.add_argument("--rounds", type=int, default=7, help="repetitions of each (default: 7)")
-    flags.add_argument("--hidden", type=int, default=1536, help="hidden size, a multiple of 64 (default: 1536)")
-    flags.add_argument("--latent", type=int, default=64, help="side of the latents (default: 64: 1024 tokens)")
+    flags.add_argument(
+        "--hidden", type=int, default=1536, help="hidden size, a multiple of 64 (default: 1536)"
+    )
+    flags.add_argument(
+        "--latent", type=int, default=64, help="side of the latents (default: 64: 1024 tokens)"
+    )
     args = flags.parse_args()
     config = MMDiTConfig(depth_multimodal=4, hidden_size_override=args.hidden, num_heads=args.hidden // 64)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +73,10 @@ def compare(path: Path, config: MMDiTConfig, side: int, rounds: int) -> str:
     difference = (mx.abs(velocity - stock_step(x, 20)).max() / mx.abs(velocity).max()).item()
     stepping = in_turns(lambda: mx.eval(denoise(x, 20)), lambda: mx.eval(stock_step(x, 20)), rounds)
     compiling = in_turns(lambda: mx.eval(denoise(x, 20)), lambda: mx.eval(other(x, 20)), rounds)
-    run_peaks = [peak_memory(lambda: mx.eval(denoise(x, 20))), peak_memory(lambda: mx.eval(stock_step(x, 20)))]
+    run_peaks = [
+        peak_memory(lambda: mx.eval(denoise(x, 20))),
+        peak_memory(lambda: mx.eval(stock_step(x, 20))),
+    ]
     between = in_turns(
         lambda: denoiser.run(conditioning(config, 3), negative, sigmas, 5.0),
         lambda: stock_next_picture(stock, path, conditioning(config, 3), negative, sigmas),
@@ -77,26 +85,35 @@ def compare(path: Path, config: MMDiTConfig, side: int, rounds: int) -> str:
     parameters = sum(array.size for _, array in tree_flatten(ours.parameters()))
     rows = [
         ("denoise step, s", *timed(stepping)),
-        ("peak memory of a step, GB", *(f"{peak / 1e9:.2f}" for peak in run_peaks), f"{run_peaks[1] / run_peaks[0]:.2f}"),
+        (
+            "peak memory of a step, GB",
+            *(f"{peak / 1e9:.2f}" for peak in run_peaks),
+            f"{run_peaks[1] / run_peaks[0]:.2f}",
+        ),
         ("loading a checkpoint, s", *timed(loading)),
-        ("peak memory of loading, GB", *(f"{peak / 1e9:.2f}" for peak in peaks), f"{peaks[1] / peaks[0]:.2f}"),
+        (
+            "peak memory of loading, GB",
+            *(f"{peak / 1e9:.2f}" for peak in peaks),
+            f"{peaks[1] / peaks[0]:.2f}",
+        ),
         (f"before the next prompt's picture ({STEPS} steps' modulation), s", *timed(between)),
     ]
     lines = [
         "# Denoise step: ours against stock DiffusionKit 0.5.2",
         "",
-        f"`python benchmarks/denoise_step.py`: {parameters / 1e6:.0f} M parameters in float32, hidden {config.hidden_size}, "
-        f"{config.depth_multimodal} blocks, {(side // 2) ** 2} + {TOKENS} tokens, guidance (2 rows); MLX {mx.__version__}, "
-        f"{prepare().device} ({platform.system()} {platform.machine()}, {prepare().blas}), ditq {ditq.__version__}. "
+        f"`python benchmarks/denoise_step.py`: {parameters / 1e6:.0f} M parameters in float32, "
+        f"hidden {config.hidden_size}, {config.depth_multimodal} blocks, {(side // 2) ** 2} + {TOKENS} tokens, "
+        f"guidance (2 rows); MLX {mx.__version__}, {prepare().device} "
+        f"({platform.system()} {platform.machine()}, {prepare().blas}), ditq {ditq.__version__}. "
         f"Medians of {rounds} (loading: 3), in turns in one process; ratio above 1: ours is better.",
         "",
         "| | ours | stock | stock / ours |",
         "|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"The step {'compiled' if prepare().device == 'cpu' else 'not compiled'} takes {timed(compiling)[2]} times as long "
-        f"as ours above, in turns as well. Largest relative difference of the two velocities: {difference:.1e} (stock's "
-        "exact GELU, docs/diffusionkit.md).",
+        f"The step {'compiled' if prepare().device == 'cpu' else 'not compiled'} takes {timed(compiling)[2]} times as "
+        f"long as ours above, in turns as well. Largest relative difference of the two velocities: {difference:.1e} "
+        "(stock's exact GELU, docs/diffusionkit.md).",
         "Between pictures stock DiffusionKit also reads the checkpoint's adaLN weights again, since it empties them.",
     ]
     return "\n".join(lines)
@@ -107,8 +124,14 @@ def stability_layout(config: MMDiTConfig) -> dict[str, mx.array]:
     mx.random.seed(0)
     weights: dict[str, mx.array] = {}
     for path, array in tree_flatten(MMDiT(config).parameters()):
-        name = path.replace("multimodal_transformer_blocks.", "joint_blocks.").replace("image_transformer_block", "x_block")
-        name = name.replace("text_transformer_block", "context_block").replace(".layers.", ".").replace("o_proj", "proj")
+        name = path.replace("multimodal_transformer_blocks.", "joint_blocks.").replace(
+            "image_transformer_block", "x_block"
+        )
+        name = (
+            name.replace("text_transformer_block", "context_block")
+            .replace(".layers.", ".")
+            .replace("o_proj", "proj")
+        )
         value = mx.random.normal(array.shape) * (0.02 if array.ndim > 1 else 0.01)
         weights["model.diffusion_model." + name] = mx.zeros_like(value) if "k_proj.bias" in name else value
     for key in [key for key in weights if ".q_proj." in key]:
@@ -116,7 +139,9 @@ def stability_layout(config: MMDiTConfig) -> dict[str, mx.array]:
         weights[key.replace("q_proj", "qkv")] = mx.concatenate(parts)
     prefix = "model.diffusion_model."
     weights[f"{prefix}pos_embed"] = weights.pop(f"{prefix}x_pos_embedder.pos_embed.weight")[None]
-    weights[f"{prefix}x_embedder.proj.weight"] = weights[f"{prefix}x_embedder.proj.weight"].transpose(0, 3, 1, 2)
+    weights[f"{prefix}x_embedder.proj.weight"] = weights[f"{prefix}x_embedder.proj.weight"].transpose(
+        0, 3, 1, 2
+    )
     return weights
 
 
@@ -130,7 +155,9 @@ def conditioning(config: MMDiTConfig, seed: int) -> Conditioning:
 def stock_load(path: Path, config: MMDiTConfig, only_modulation: bool = False):
     """DiffusionKit's own way from a file to a model, or to the modulation weights that it reads again."""
     package = diffusionkit()
-    weights = package.model_io.mmdit_state_dict_adjustments(mx.load(str(path)), prefix="model.diffusion_model.")
+    weights = package.model_io.mmdit_state_dict_adjustments(
+        mx.load(str(path)), prefix="model.diffusion_model."
+    )
     if only_modulation:
         return [(key, value) for key, value in weights.items() if "adaLN" in key]
     model = package.mmdit.MMDiT(
@@ -148,7 +175,9 @@ def stock_load(path: Path, config: MMDiTConfig, only_modulation: bool = False):
     return model
 
 
-def stock_denoise(model, prompt: Conditioning, negative: Conditioning, sigmas: np.ndarray, guidance: float) -> Callable:
+def stock_denoise(
+    model, prompt: Conditioning, negative: Conditioning, sigmas: np.ndarray, guidance: float
+) -> Callable:
     """`denoise(x, step)` as DiffusionKit's CFGDenoiser computes it."""
     timesteps = mx.array(1000 * sigmas[:-1], dtype=mx.float32)
     model.cache_modulation_params(mx.concatenate([prompt.pooled, negative.pooled]), timesteps)
@@ -162,7 +191,9 @@ def stock_denoise(model, prompt: Conditioning, negative: Conditioning, sigmas: n
     return denoise
 
 
-def stock_next_picture(model, path: Path, prompt: Conditioning, negative: Conditioning, sigmas: np.ndarray) -> None:
+def stock_next_picture(
+    model, path: Path, prompt: Conditioning, negative: Conditioning, sigmas: np.ndarray
+) -> None:
     """What DiffusionKit does before the next prompt: read the emptied weights again, then cache the modulation."""
     model.clear_modulation_params_cache()
     model.load_weights(stock_load(path, None, only_modulation=True), strict=False)

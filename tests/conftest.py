@@ -17,8 +17,8 @@ import tests.typechecking  # noqa: E402, F401
 assert "ditq" not in sys.modules, "ditq was imported before its shapes could be checked"
 install_import_hook("ditq", "tests.typechecking.typechecker")
 import ditq  # noqa: E402, F401, I001
-import mlx.core as mx  # noqa: E402, I001
-import numpy as np  # noqa: E402, I001
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -52,7 +52,9 @@ def test_pictures_do_not_depend_on_their_batch():
 
 def test_all_prompts_are_encoded_at_once_before_the_transformer_is_loaded():
     model, steps = Small(), []
-    pictures = list(generate(model, ["a", "b", "c"], [0, 1, 2], settings_for(model), 2, lambda: steps.append(1)))
+    pictures = list(
+        generate(model, ["a", "b", "c"], [0, 1, 2], settings_for(model), 2, lambda: steps.append(1))
+    )
     assert model.loads == [("encode", 4), ("transformer", 1)]  # three prompts and the negative
     assert len(pictures) == 3 and len(steps) == 2 * 3
 
@@ -70,7 +72,10 @@ def test_overflow_is_an_error_not_a_black_picture():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"height": 100}, "picture height: got 100; expected a multiple of 16 from 16 to 384 for small; 96 is the nearest"),
+        (
+            {"height": 100},
+            "picture height: got 100; expected a multiple of 16 from 16 to 384 for small; 96 is the nearest",
+        ),
         ({"width": 0}, "picture width: got 0"),
         ({"height": 4096}, "384 is the nearest"),
         ({"steps": 0}, "steps: got 0; expected at least 1"),

@@ -70,7 +70,9 @@ def settings_for(
     if settings.steps < 1:
         raise UserError("steps", got=settings.steps, expected="at least 1")
     if not math.isfinite(settings.guidance) or settings.guidance < 0:
-        raise UserError("guidance", got=settings.guidance, expected="a number from 0 up (1 or less: no guidance)")
+        raise UserError(
+            "guidance", got=settings.guidance, expected="a number from 0 up (1 or less: no guidance)"
+        )
     if not math.isfinite(settings.shift) or settings.shift <= 0:
         raise UserError("sigma shift", got=settings.shift, expected="a number above 0")
     if settings.schedule not in SCHEDULES:
@@ -102,5 +104,7 @@ def generate(
         x = noise(seeds[rows], height, width, model.config.vae_latent_dim)
         latents = euler(denoise, x, settings.sigmas, lambda *_: on_step())
         if not mx.isfinite(latents).all().item():
-            raise DitqError("the latents are not finite: the model's dtype overflowed; use bfloat16 or float32")
+            raise DitqError(
+                "the latents are not finite: the model's dtype overflowed; use bfloat16 or float32"
+            )
         yield from model.decode(latents)

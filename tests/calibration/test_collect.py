@@ -59,7 +59,9 @@ def plain_trajectory(model: Small, prompt: str, seed: int, recipe: PointRecipe) 
     """Every x that the model saw, by the shortest loop there is."""
     settings = recipe.settings(model)
     conditioning = model.encode([prompt, ""])
-    denoise = Denoiser(model.transformer()).run(conditioning[:1], conditioning[1:], settings.sigmas, settings.guidance)
+    denoise = Denoiser(model.transformer()).run(
+        conditioning[:1], conditioning[1:], settings.sigmas, settings.guidance
+    )
     x, seen = noise([seed], 8, 8, 16), []
     for step in range(recipe.steps):
         seen.append(np.array(x[0]))
@@ -164,7 +166,9 @@ def test_other_files_are_refused(tmp_path):
 def collected_images(folder, resume=False, **fields) -> int:
     model = Small()
     settings = settings_for(model, steps=4, guidance=7.5)
-    return collect_images(model, PROMPTS, ImageRecipe(**{"num_images": 4, "seed": 3, **fields}), settings, folder, resume)
+    return collect_images(
+        model, PROMPTS, ImageRecipe(**{"num_images": 4, "seed": 3, **fields}), settings, folder, resume
+    )
 
 
 def test_image_folder_holds_every_latent_that_the_model_saw(tmp_path):
@@ -178,7 +182,9 @@ def test_image_folder_holds_every_latent_that_the_model_saw(tmp_path):
         with np.load(tmp_path / "samples" / f"0001_{step:03d}.npz", allow_pickle=False) as sample:
             assert sample["x"].shape == (1, 8, 8, 16)
             assert np.array_equal(sample["x"][0], wanted[step].astype(np.float16))
-            assert sample["sigma"] == np.float32(sigma) and sample["timestep"] == np.float32(1000) * np.float32(sigma)
+            assert sample["sigma"] == np.float32(sigma) and sample["timestep"] == np.float32(
+                1000
+            ) * np.float32(sigma)
             assert (sample["step_index"], sample["image_id"]) == (step, 1)
     assert np.load(tmp_path / "latents" / "0003.npy").shape == (8, 8, 16)
     assert artefact.read_image(tmp_path / "images" / "0003.png")[0].shape == (64, 64, 3)
@@ -196,7 +202,9 @@ def test_image_folder_resumes_to_identical_files(tmp_path):
     with pytest.raises(UserError, match="num_images: got 9; expected 4"):
         collected_images(tmp_path / "resumed", resume=True, num_images=9)
     assert collected_images(tmp_path / "resumed", resume=True) == 1
-    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()
+    )
     assert len(files) == 2 + 4 * 4 + 4 + 4
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()

@@ -27,7 +27,9 @@ DRY = ["--num-fid-samples", 8, "--num-sampling-steps", 20, "--num-selected-steps
 
 def test_quick_run_of_the_documents(capsys, tmp_path):
     path = tmp_path / "dry_run_cali.npz"
-    sample_cali_data.main([str(arg) for arg in [*DRY, "--output", path, "--model", "mini", "--batch-size", 8]])
+    sample_cali_data.main(
+        [str(arg) for arg in [*DRY, "--output", path, "--model", "mini", "--batch-size", 8]]
+    )
     assert "40 points (8 trajectories x 5 of 20 steps), x (16, 16, 16), 8 prompts" in capsys.readouterr().out
     points = read_points(path)
     assert points.meta["model"] == "mini" and len(points.prompts) == 8
@@ -80,7 +82,18 @@ def test_full_disk_is_explained_and_loses_nothing(capsys, tmp_path, monkeypatch)
 
 
 def test_images_command_fills_the_folder_of_the_documents(capsys, tmp_path):
-    argv = ["--model", "mini", "--num-images", "3", "--num-steps", "4", "--cfg-weight", "7.5", "--batch-size", "2"]
+    argv = [
+        "--model",
+        "mini",
+        "--num-images",
+        "3",
+        "--num-steps",
+        "4",
+        "--cfg-weight",
+        "7.5",
+        "--batch-size",
+        "2",
+    ]
     folder = tmp_path / "calibration_data"
     (folder / "mine").mkdir(parents=True)
     generate_calibration_data.main([*argv, "--calib-dir", str(folder), "--json"])

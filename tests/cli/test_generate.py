@@ -33,12 +33,21 @@ def fails(capsys, *argv) -> str:
 
 
 def test_pictures_carry_their_prompt_seed_and_settings(capsys, tmp_path):
-    out = succeeds(capsys, "a fox in the snow", "an owl", "--out", tmp_path, "--seed", 7, "--cfg-weight", 2, *FAST)
+    out = succeeds(
+        capsys, "a fox in the snow", "an owl", "--out", tmp_path, "--seed", 7, "--cfg-weight", 2, *FAST
+    )
     assert "2 drawn, 128x128, 3 steps" in out and "0000_a-fox-in-the-snow.png" in out
     assert sorted(os.listdir(tmp_path)) == ["0000_a-fox-in-the-snow.png", "0001_an-owl.png"]
     picture, text = read_image(tmp_path / "0001_an-owl.png")
     assert picture.shape == (128, 128, 3) and picture.std() > 1
-    wanted = {"prompt": "an owl", "seed": "8", "model": "mini", "steps": "3", "guidance": "2.0", "shift": "1.0"}
+    wanted = {
+        "prompt": "an owl",
+        "seed": "8",
+        "model": "mini",
+        "steps": "3",
+        "guidance": "2.0",
+        "shift": "1.0",
+    }
     assert wanted.items() <= text.items()
 
 
@@ -118,7 +127,16 @@ def test_output_below_a_file_is_explained(capsys, tmp_path):
 
 
 def test_interrupted_run_keeps_finished_pictures_and_resumes(tmp_path):
-    command = [sys.executable, "-m", "src.generate", *["a fox"] * 40, "--batch-size", "1", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "src.generate",
+        *["a fox"] * 40,
+        "--batch-size",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("0*.png"))) < 2 and time.monotonic() < deadline:

@@ -69,7 +69,13 @@ def test_json_without_nan(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-READERS = [artefact.read_text, artefact.read_json, artefact.read_npz, artefact.read_safetensors, artefact.read_image]
+READERS = [
+    artefact.read_text,
+    artefact.read_json,
+    artefact.read_npz,
+    artefact.read_safetensors,
+    artefact.read_image,
+]
 
 
 @pytest.mark.parametrize("read", READERS)

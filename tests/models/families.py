@@ -6,7 +6,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-from ditq.models.mmdit import MMDiTConfig
+from ditq.models.config import MMDiTConfig
 
 SMALL = dict(
     num_heads=4, depth_multimodal=3, hidden_size_override=64, vae_latent_dim=16, max_latent_resolution=24,
@@ -37,7 +37,10 @@ def stability_weights(config: MMDiTConfig, seed: int = 0) -> dict[str, np.ndarra
 
     for i in range(config.depth_multimodal):
         dual, last = i in config.dual_attention_blocks, i == config.depth_multimodal - 1
-        for stream, ends, chunks in (("x_block", False, 9 if dual else 6), ("context_block", last, 2 if last else 6)):
+        for stream, ends, chunks in (
+            ("x_block", False, 9 if dual else 6),
+            ("context_block", last, 2 if last else 6),
+        ):
             block = f"joint_blocks.{i}.{stream}"
             linear(f"{block}.adaLN_modulation.1", chunks * hidden, hidden)
             attend(f"{block}.attn", not ends)
@@ -46,7 +49,10 @@ def stability_weights(config: MMDiTConfig, seed: int = 0) -> dict[str, np.ndarra
             if not ends:
                 linear(f"{block}.mlp.fc1", config.mlp_ratio * hidden, hidden)
                 linear(f"{block}.mlp.fc2", hidden, config.mlp_ratio * hidden)
-    for name, dims in (("t_embedder", config.frequency_embed_dim), ("y_embedder", config.pooled_text_embed_dim)):
+    for name, dims in (
+        ("t_embedder", config.frequency_embed_dim),
+        ("y_embedder", config.pooled_text_embed_dim),
+    ):
         linear(f"{name}.mlp.0", hidden, dims)
         linear(f"{name}.mlp.2", hidden, hidden)
     linear("context_embedder", hidden, config.token_level_text_embed_dim)
@@ -59,12 +65,16 @@ def stability_weights(config: MMDiTConfig, seed: int = 0) -> dict[str, np.ndarra
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
         values = rng.standard_normal(shape) / np.sqrt(fan_in)
-        return (1 + 0.2 * values if ".ln_" in name else 0.5 * values if len(shape) == 1 else values).astype(np.float32)
+        return (1 + 0.2 * values if ".ln_" in name else 0.5 * values if len(shape) == 1 else values).astype(
+            np.float32
+        )
 
     return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
-def diffusers_model(config: MMDiTConfig, stability: dict[str, np.ndarray] | None = None) -> SD3Transformer2DModel:
+def diffusers_model(
+    config: MMDiTConfig, stability: dict[str, np.ndarray] | None = None
+) -> SD3Transformer2DModel:
     """The `diffusers` transformer of this shape, with weights (if given) converted by `diffusers`' own code."""
     model = SD3Transformer2DModel(
         sample_size=16, patch_size=config.patch_size, in_channels=config.vae_latent_dim,

@@ -95,6 +95,8 @@ def test_absent_ambiguous_and_foreign_files_are_told_apart(tmp_path, weights):
 
 
 def test_a_missing_shard_is_named(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "gone.safetensors"}})
+    )
     with pytest.raises(UserError, match="gone.safetensors: got no such file"):
         read_weights(tmp_path)

@@ -78,7 +78,9 @@ def collect_points(
     if todo:
         _record_parts(model, conditioning, recipe, settings, parts, todo, on_step)
     xs = np.stack([read_npz(_part(parts, i))["x"] for i in range(recipe.trajectories)])
-    points = _shuffled(xs, conditioning, prompts, recipe, settings, {k: v for k, v in meta.items() if k != "prompts"})
+    points = _shuffled(
+        xs, conditioning, prompts, recipe, settings, {k: v for k, v in meta.items() if k != "prompts"}
+    )
     write_points(output, points)
     remove(parts)
     return points

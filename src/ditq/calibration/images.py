@@ -1,10 +1,10 @@
 """A folder of whole trajectories, one per picture: what the weight and the activation track replay.
 
-    manifest.json                     kind, version, model, sampler settings, sigmas, one prompt and seed per image
-    conditioning.npz                  tokens, pooled (distinct prompts + 1, ...) float32: the last row is the negative
-    samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, timestep, sigma, step_index, image_id
-    images/{image:04d}.png            the picture, for the eye
-    latents/{image:04d}.npy           the final latents, float16
+manifest.json                     kind, version, model, sampler settings, sigmas, one prompt and seed per image
+conditioning.npz                  tokens, pooled (distinct prompts + 1, ...) float32: the last row is the negative
+samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, timestep, sigma, step_index, image_id
+images/{image:04d}.png            the picture, for the eye
+latents/{image:04d}.npy           the final latents, float16
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +58,9 @@ def collect_images(
     """
     distinct = list(prompts)[: recipe.num_images]
     rows = [i % len(distinct) for i in range(recipe.num_images)]
-    plan.begin(folder / "manifest.json", _manifest(model, [distinct[row] for row in rows], recipe, settings), resume)
+    plan.begin(
+        folder / "manifest.json", _manifest(model, [distinct[row] for row in rows], recipe, settings), resume
+    )
     todo = _unfinished(folder, recipe)
     on_step((recipe.num_images - len(todo)) * settings.steps)
     if not todo:
@@ -109,7 +111,9 @@ def _unfinished(folder: Path, recipe: ImageRecipe) -> list[int]:
     return todo
 
 
-def _write_batch(model: TextToImage, folder: Path, images: list[int], batch: Trajectories, settings: Settings) -> None:
+def _write_batch(
+    model: TextToImage, folder: Path, images: list[int], batch: Trajectories, settings: Settings
+) -> None:
     pictures = model.decode(mx.array(batch.final))
     for image, xs, final, picture in zip(images, batch.x, batch.final, pictures, strict=True):
         for step, x in enumerate(xs):

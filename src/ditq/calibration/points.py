@@ -1,14 +1,13 @@
 """The Phase 1 calibration file: shuffled (x, timestep) points of many trajectories, with their prompts' conditioning.
 
-    xs (points, height, width, channels) float16      ts (points,) float32, 1000 sigma
-    prompt_indices (points,) int32                    step_indices, trajectory_indices (points,) int32
-    cs (prompts, 2, text_tokens, text_dim) float32    cs_pooled (prompts, 2, pooled_dim) float32; rows: prompt, negative
-    prompts (prompts,) text                           cfg_scale () float32
-    __meta__ JSON text: kind, version, producer, model, sampler settings, seed
+xs (points, height, width, channels) float16      ts (points,) float32, 1000 sigma
+prompt_indices (points,) int32                    step_indices, trajectory_indices (points,) int32
+cs (prompts, 2, text_tokens, text_dim) float32    cs_pooled (prompts, 2, pooled_dim) float32; rows: prompt, negative
+prompts (prompts,) text                           cfg_scale () float32
+__meta__ JSON text: kind, version, producer, model, sampler settings, seed
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def write_points(path: str | Path, points: PointSet) -> None:
     meta = {"kind": KIND, "version": VERSION, **points.meta}
     arrays = {name: getattr(points, name) for name in _ARRAYS}
     text = {"prompts": np.array(points.prompts), "__meta__": np.array(json.dumps(meta))}
-    write_npz(path, {**arrays, **text, "cfg_scale": np.float32(points.cfg_scale)})
+    write_npz(path, {**arrays, **text, "cfg_scale": np.array(points.cfg_scale, np.float32)})
 
 
 def read_points(path: str | Path) -> PointSet:
@@ -61,7 +60,9 @@ def read_points(path: str | Path) -> PointSet:
     arrays = read_npz(path)
     absent = [name for name in (*_ARRAYS, "prompts", "cfg_scale", "__meta__") if name not in arrays]
     if absent:
-        raise UserError(str(path), got=f"no {', '.join(absent)}", expected="a calibration file of sample_cali_data")
+        raise UserError(
+            str(path), got=f"no {', '.join(absent)}", expected="a calibration file of sample_cali_data"
+        )
     meta = _meta(path, arrays["__meta__"])
     points, prompts = len(arrays["ts"]), len(arrays["prompts"])
     for name in _ARRAYS:
@@ -71,12 +72,16 @@ def read_points(path: str | Path) -> PointSet:
             got = f"{name} {array.dtype}{array.shape}"
             raise UserError(str(path), got=got, expected=f"{np.dtype(dtype)}, {axes} axes, {length} rows")
     if points and arrays["prompt_indices"].max() >= prompts:
-        raise UserError(str(path), got=f"prompt index {arrays['prompt_indices'].max()}", expected=f"below {prompts}")
+        raise UserError(
+            str(path), got=f"prompt index {arrays['prompt_indices'].max()}", expected=f"below {prompts}"
+        )
     rest = {name: arrays[name] for name in _ARRAYS}
-    return PointSet(**rest, prompts=arrays["prompts"].tolist(), cfg_scale=float(arrays["cfg_scale"]), meta=meta)
+    return PointSet(
+        **rest, prompts=arrays["prompts"].tolist(), cfg_scale=float(arrays["cfg_scale"]), meta=meta
+    )
 
 
-def _meta(path: str | Path, text: np.ndarray) -> Mapping[str, Any]:
+def _meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
     try:
         meta = json.loads(str(text))
     except json.JSONDecodeError as error:

@@ -67,5 +67,7 @@ def record(
 
         final = np.array(euler(denoise, noise(seeds[rows], *latent_shape), settings.sigmas, on_euler_step))
         if not np.isfinite(final).all():
-            raise DitqError("the latents are not finite: the model's dtype overflowed; use bfloat16 or float32")
+            raise DitqError(
+                "the latents are not finite: the model's dtype overflowed; use bfloat16 or float32"
+            )
         yield Trajectories(np.stack(kept, axis=1), final)

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -29,9 +30,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     """Accepts underscores in flag names, as some published commands spell them."""
 
-    def parse_known_args(self, args=None, namespace=None):
-        import sys
-
+    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         args = [_dashed(arg) for arg in (sys.argv[1:] if args is None else args)]
         return super().parse_known_args(args, namespace)
 
@@ -46,10 +45,17 @@ def add_model_flags(flags: argparse.ArgumentParser, default: str) -> None:
     group = flags.add_argument_group("model")
     help_text = f"which model (default: {default}; mini is embedded and needs no download)"
     group.add_argument("--model", default=default, choices=list(MODELS), help=help_text)
-    group.add_argument("--model-path", type=Path, metavar="DIR", help="a local folder in place of the download")
-    group.add_argument("--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)")
     group.add_argument(
-        "--text-encoders", default="all", choices=["all", "clip"], help="clip leaves out T5, which needs 9.5 GB"
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    group.add_argument(
+        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
+    )
+    group.add_argument(
+        "--text-encoders",
+        default="all",
+        choices=["all", "clip"],
+        help="clip leaves out T5, which needs 9.5 GB",
     )
 
 
@@ -64,7 +70,8 @@ def model_forecast(args: argparse.Namespace, model: TextToImage, settings: Setti
     height, width = settings.height // model.factor, settings.width // model.factor
     seconds = sampling_seconds(model, pictures, settings.steps, settings.guidance > 1, height, width)
     return (
-        f"transformer: {parameters / 1e6:,.1f} M parameters, {parameters * DTYPES[dtype].size / 1e9:.2f} GB as {dtype}; "
+        f"transformer: {parameters / 1e6:,.1f} M parameters, "
+        f"{parameters * DTYPES[dtype].size / 1e9:.2f} GB as {dtype}; "
         f"denoising: {_duration(seconds)} or more by this device's matrix speed"
     )
 
@@ -74,11 +81,15 @@ def _duration(seconds: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
-def add_sampler_flags(flags: argparse.ArgumentParser, steps: int | None = None, guidance: float | None = None) -> None:
+def add_sampler_flags(
+    flags: argparse.ArgumentParser, steps: int | None = None, guidance: float | None = None
+) -> None:
     """--steps, --cfg-weight, --size, --shift, --schedule, --negative, --seed."""
     group = flags.add_argument_group("sampling (default: the model's own)")
     told = [f" (default: {value})" if value is not None else "" for value in (steps, guidance)]
-    group.add_argument("--steps", "--num-steps", type=int, default=steps, metavar="N", help=f"Euler steps{told[0]}")
+    group.add_argument(
+        "--steps", "--num-steps", type=int, default=steps, metavar="N", help=f"Euler steps{told[0]}"
+    )
     group.add_argument(
         "--cfg-weight", type=float, default=guidance, metavar="W", help=f"guidance; 1 or less: none{told[1]}"
     )
@@ -86,7 +97,9 @@ def add_sampler_flags(flags: argparse.ArgumentParser, steps: int | None = None, 
     group.add_argument("--shift", type=float, help="sigma shift")
     group.add_argument("--schedule", choices=list(SCHEDULES), help="grid of the noise levels")
     group.add_argument("--negative", default="", metavar="PROMPT", help="what guidance leads away from")
-    group.add_argument("--seed", type=int, default=0, help="seed of the first picture; each next one adds 1 (default: 0)")
+    group.add_argument(
+        "--seed", type=int, default=0, help="seed of the first picture; each next one adds 1 (default: 0)"
+    )
 
 
 def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
@@ -109,7 +122,9 @@ def _size(text: str) -> tuple[int, int]:
 def add_prompt_flags(flags: argparse.ArgumentParser) -> None:
     """Prompts as words of the command line, or --prompts-file."""
     flags.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
-    flags.add_argument("--prompts-file", type=Path, metavar="FILE", help="one prompt per line; # starts a comment line")
+    flags.add_argument(
+        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line; # starts a comment line"
+    )
 
 
 def prompts_in(path: Path) -> list[str]:
@@ -126,7 +141,7 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     if args.prompts_file is not None:
         prompts += prompts_in(args.prompts_file)
     if not prompts:
-        raise UserError("prompts", got="none", remedy='give some in quotes, or --prompts-file FILE')
+        raise UserError("prompts", got="none", remedy="give some in quotes, or --prompts-file FILE")
     if any(not prompt.strip() for prompt in prompts):
         raise UserError("prompts", got="an empty prompt", expected="words")
     return prompts

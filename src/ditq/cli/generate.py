@@ -49,7 +49,12 @@ def main(argv: list[str] | None = None) -> None:
     add_sampler_flags(flags)
     flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
     flags.add_argument(
-        "--out", "--output-dir", type=Path, default=Path("pictures"), metavar="DIR", help="folder (default: pictures)"
+        "--out",
+        "--output-dir",
+        type=Path,
+        default=Path("pictures"),
+        metavar="DIR",
+        help="folder (default: pictures)",
     )
     add_run_flags(flags)
     args = flags.parse_args(argv)
@@ -79,7 +84,11 @@ def draw(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     if args.json:
         found = [{"path": str(job.path), "prompt": job.prompt, "seed": job.seed} for job in jobs]
-        print(json.dumps({"pictures": found, "drawn": len(todo), "seconds": round(seconds, 3)}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"pictures": found, "drawn": len(todo), "seconds": round(seconds, 3)}, ensure_ascii=False
+            )
+        )
         return
     kept = f", {len(jobs) - len(todo)} kept" if len(todo) < len(jobs) else ""
     size = f"{settings.width}x{settings.height}"
@@ -94,7 +103,14 @@ def plan(args: argparse.Namespace, model: TextToImage, settings: Settings, promp
     for i, prompt in enumerate(prompts):
         seed = args.seed + i
         slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
-        jobs.append(Job(args.out / f"{i:04d}_{slug}.png", prompt, seed, {"prompt": prompt, "seed": str(seed), **common}))
+        jobs.append(
+            Job(
+                args.out / f"{i:04d}_{slug}.png",
+                prompt,
+                seed,
+                {"prompt": prompt, "seed": str(seed), **common},
+            )
+        )
     return jobs
 
 
@@ -104,17 +120,25 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
     if force or not there:
         return jobs
     if not resume:
-        raise UserError(str(there[0].path), got="a file from an earlier run", remedy="use --resume, --force or another --out")
+        raise UserError(
+            str(there[0].path),
+            got="a file from an earlier run",
+            remedy="use --resume, --force or another --out",
+        )
     for job in there:
         text = read_image(job.path)[1]
         for field, wanted in job.metadata.items():
             if field != "software" and text.get(field) != wanted:
                 got = f"{field} {text.get(field, 'absent')!r}"
-                raise UserError(str(job.path), got=got, expected=repr(wanted), remedy="use --force or another --out")
+                raise UserError(
+                    str(job.path), got=got, expected=repr(wanted), remedy="use --force or another --out"
+                )
     return [job for job in jobs if job not in there]
 
 
-def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job], batches: int) -> str:
+def forecast(
+    args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job], batches: int
+) -> str:
     """What a run would compute and need, in two lines; no weights are loaded for it."""
     size = f"{settings.width}x{settings.height}"
     disk = len(todo) * settings.width * settings.height * 3 / 1e6

@@ -25,14 +25,20 @@ def main(argv: list[str] | None = None) -> None:
     """Parses the flags and fills the folder."""
     flags = parser(
         "Draw pictures and keep every latent of their trajectories: the calibration data of both tracks.",
-        "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28 --calib-dir calibration_data",
+        "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28 --calib-dir data",
     )
     flags.add_argument(
-        "--calib-dir", type=Path, default=Path("calibration_data"), metavar="DIR", help="default: calibration_data"
+        "--calib-dir",
+        type=Path,
+        default=Path("calibration_data"),
+        metavar="DIR",
+        help="default: calibration_data",
     )
     flags.add_argument("--num-images", type=int, default=50, metavar="N", help="pictures (default: 50)")
     flags.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
-    flags.add_argument("--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)")
+    flags.add_argument(
+        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
+    )
     add_sampler_flags(flags, steps=50, guidance=7.5)
     add_model_flags(flags, default=config.MODEL)
     add_run_flags(flags)
@@ -50,7 +56,9 @@ def collect(args: argparse.Namespace) -> None:
     if args.dry_run:
         cells = settings.height * settings.width // model.factor**2
         disk = (points + recipe.num_images) * cells * model.config.vae_latent_dim * 2
-        print(f"would draw {recipe.num_images} pictures of {settings.width}x{settings.height} and keep {points:,} points")
+        print(
+            f"would draw {recipe.num_images} pictures of {settings.width}x{settings.height} and keep {points:,} points"
+        )
         print(model_forecast(args, model, settings, recipe.num_images))
         print(f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures")
         return
@@ -61,6 +69,17 @@ def collect(args: argparse.Namespace) -> None:
         drawn = collect_images(model, prompts, recipe, settings, args.calib_dir, args.resume, bar.advance)
     seconds = time.perf_counter() - started
     if args.json:
-        print(json.dumps({"calib_dir": str(args.calib_dir), "points": points, "drawn": drawn, "seconds": round(seconds, 3)}))
+        print(
+            json.dumps(
+                {
+                    "calib_dir": str(args.calib_dir),
+                    "points": points,
+                    "drawn": drawn,
+                    "seconds": round(seconds, 3),
+                }
+            )
+        )
         return
-    print(f"{recipe.num_images} trajectories of {settings.steps} steps ({drawn} new), {seconds:.1f} s: {args.calib_dir}")
+    print(
+        f"{recipe.num_images} trajectories of {settings.steps} steps ({drawn} new), {seconds:.1f} s: {args.calib_dir}"
+    )

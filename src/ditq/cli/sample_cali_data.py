@@ -1,4 +1,4 @@
-"""`python -m src.calibration_sample_generation.sample_cali_data`: Phase 1, the calibration points of TaQ-DiT's recipe."""
+"""`python -m src.calibration_sample_generation.sample_cali_data`: the points of TaQ-DiT's recipe."""
 
 import argparse
 import json
@@ -21,7 +21,11 @@ def main(argv: list[str] | None = None) -> None:
         "python -m src.calibration_sample_generation.sample_cali_data --model mini --output DiT_cali_data.npz",
     )
     flags.add_argument(
-        "--output", type=Path, default=Path("DiT_cali_data.npz"), metavar="FILE", help="default: DiT_cali_data.npz"
+        "--output",
+        type=Path,
+        default=Path("DiT_cali_data.npz"),
+        metavar="FILE",
+        help="default: DiT_cali_data.npz",
     )
     group = flags.add_argument_group("recipe")
     numbers = {
@@ -32,10 +36,23 @@ def main(argv: list[str] | None = None) -> None:
         "--batch-size": (1, "trajectories at once; guidance doubles it"),
     }
     for flag, (default, meaning) in numbers.items():
-        group.add_argument(flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})")
-    group.add_argument("--cfg-weight", "--cfg-scale", type=float, default=config.CFG_SCALE, metavar="W", help="guidance (default: 1.5)")
-    group.add_argument("--latent-size", type=int, metavar="CELLS", help="side of the latents (default: 32, for mini 16)")
-    group.add_argument("--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)")
+        group.add_argument(
+            flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})"
+        )
+    group.add_argument(
+        "--cfg-weight",
+        "--cfg-scale",
+        type=float,
+        default=config.CFG_SCALE,
+        metavar="W",
+        help="guidance (default: 1.5)",
+    )
+    group.add_argument(
+        "--latent-size", type=int, metavar="CELLS", help="side of the latents (default: 32, for mini 16)"
+    )
+    group.add_argument(
+        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
+    )
     add_model_flags(flags, default=config.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
@@ -51,7 +68,9 @@ def collect(args: argparse.Namespace) -> None:
         print(_forecast(args, model, recipe, prompts))
         return
     if args.output.exists() and not args.force:
-        raise UserError(str(args.output), got="a file from an earlier run", remedy="use --force or another --output")
+        raise UserError(
+            str(args.output), got="a file from an earlier run", remedy="use --force or another --output"
+        )
     if args.force:
         remove(parts_of(args.output))
     started = time.perf_counter()
@@ -59,7 +78,12 @@ def collect(args: argparse.Namespace) -> None:
         points = collect_points(model, prompts, recipe, args.output, args.resume, bar.advance)
     seconds, size = time.perf_counter() - started, args.output.stat().st_size
     if args.json:
-        facts = {"output": str(args.output), "points": len(points), "xs": list(points.xs.shape), "bytes": size}
+        facts = {
+            "output": str(args.output),
+            "points": len(points),
+            "xs": list(points.xs.shape),
+            "bytes": size,
+        }
         print(json.dumps({**facts, "prompts": len(points.prompts), "seconds": round(seconds, 3)}))
         return
     print(
@@ -87,9 +111,15 @@ def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe,
     settings = recipe.settings(model)
     count = min(len(prompts), recipe.trajectories)
     latents = recipe.points * recipe.latent_size**2 * model.config.vae_latent_dim * 2
-    text = 4 * count * 2 * (model.text_tokens * model.config.token_level_text_embed_dim + model.config.pooled_text_embed_dim)
+    text = (
+        4
+        * count
+        * 2
+        * (model.text_tokens * model.config.token_level_text_embed_dim + model.config.pooled_text_embed_dim)
+    )
     return (
-        f"would collect {recipe.points:,} points: {recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} "
-        f"steps, {count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
+        f"would collect {recipe.points:,} points: "
+        f"{recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps, "
+        f"{count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
         f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete"
     )

@@ -21,11 +21,19 @@ def main(argv: list[str] | None = None) -> None:
         "Decode the latents of recorded trajectories, from noise to picture, into one figure.",
         "python -m src.show_trajectory --calib-dir calibration_data --images 0 1 2 --out trajectory.png",
     )
-    flags.add_argument("--calib-dir", type=Path, required=True, metavar="DIR", help="what generate_calibration_data wrote")
-    flags.add_argument("--images", type=int, nargs="+", default=[0], metavar="N", help="which pictures (default: 0)")
+    flags.add_argument(
+        "--calib-dir", type=Path, required=True, metavar="DIR", help="what generate_calibration_data wrote"
+    )
+    flags.add_argument(
+        "--images", type=int, nargs="+", default=[0], metavar="N", help="which pictures (default: 0)"
+    )
     flags.add_argument("--columns", type=int, default=8, metavar="N", help="steps to show (default: 8)")
-    flags.add_argument("--out", type=Path, default=Path("trajectory.png"), metavar="FILE", help="default: trajectory.png")
-    flags.add_argument("--model-path", type=Path, metavar="DIR", help="a local folder in place of the download")
+    flags.add_argument(
+        "--out", type=Path, default=Path("trajectory.png"), metavar="FILE", help="default: trajectory.png"
+    )
+    flags.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
     args = flags.parse_args(argv)
     run(lambda: show(args))
 

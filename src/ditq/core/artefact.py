@@ -70,7 +70,9 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def write_safetensors(path: str | Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: str | Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes named arrays as safetensors, atomically; metadata values are strings, as the format wants."""
     with replacing(path) as temporary:
         mx.save_safetensors(str(temporary), dict(arrays), {"format": "mlx", **(metadata or {})})
@@ -113,12 +115,16 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
                 raise ValueError("a single array, not an npz archive")
             return {name: file[name] for name in file.files}
 
-    return _reading(path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays")
+    return _reading(
+        path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays"
+    )
 
 
 def read_npy(path: str | Path) -> np.ndarray:
     """The array of an npy file."""
-    return _reading(path, lambda p: np.load(p, allow_pickle=False), (ValueError, EOFError), "a plain npy array")
+    return _reading(
+        path, lambda p: np.load(p, allow_pickle=False), (ValueError, EOFError), "a plain npy array"
+    )
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, mx.array], dict[str, str]]:
@@ -126,8 +132,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, mx.array], dict[str, s
 
     def read(p: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         _check_safetensors_size(p)
-        arrays, metadata = mx.load(str(p), format="safetensors", return_metadata=True)  # pyright: ignore
-        return arrays, metadata
+        return mx.load(str(p), format="safetensors", return_metadata=True)  # pyright: ignore[reportReturnType]
 
     return _reading(path, read, (ValueError, RuntimeError), "a complete safetensors file")
 
@@ -158,7 +163,7 @@ def _reading(path: str | Path, read: Callable[[Path], Any], malformed: Any, expe
 
 
 def _check_safetensors_size(path: Path) -> None:
-    """Compares the file's length with what its header promises: loading is lazy, so a cut file would fail much later."""
+    """Compares the file's length with what its header promises: loading is lazy, so a cut file would fail later."""
     with open(path, "rb") as file:
         length = file.read(8)
         size = int.from_bytes(length, "little")
@@ -168,11 +173,17 @@ def _check_safetensors_size(path: Path) -> None:
         header = json.loads(file.read(size))
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     if 8 + size + max(ends, default=0) != total:
-        raise ValueError(f"it holds {total:,} bytes of {8 + size + max(ends, default=0):,}; copy or download it again")
+        raise ValueError(
+            f"it holds {total:,} bytes of {8 + size + max(ends, default=0):,}; copy or download it again"
+        )
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(str(path), got=f"cannot be written ({error.strerror or error})", remedy="choose another place or free some space")
+    return UserError(
+        str(path),
+        got=f"cannot be written ({error.strerror or error})",
+        remedy="choose another place or free some space",
+    )
 
 
 def _umask() -> int:

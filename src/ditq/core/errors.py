@@ -16,6 +16,8 @@ class UserError(DitqError):
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str | None = None):
         self.what, self.got, self.expected, self.remedy = what, got, expected, remedy
-        facts = [f"{name} {value}" for name, value in (("got", got), ("expected", expected)) if value is not None]
+        facts = [
+            f"{name} {value}" for name, value in (("got", got), ("expected", expected)) if value is not None
+        ]
         facts += [remedy] if remedy else []
         super().__init__(f"{what}: {'; '.join(facts)}" if facts else what)

@@ -18,7 +18,9 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
         write_json(path, dict(plan))
         return
     if not resume:
-        raise UserError(str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place")
+        raise UserError(
+            str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place"
+        )
     earlier = read_json(path)
     for field in [*plan, *(field for field in earlier if field not in plan)]:
         if earlier.get(field) != plan.get(field):

@@ -5,13 +5,14 @@ import time
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.config import MMDiTConfig
+from ditq.models.mmdit import MMDiT
 from ditq.models.model import TextToImage
 
 
 def parameter_count(config: MMDiTConfig) -> int:
     """Parameters of the transformer; its arrays are lazy and never made."""
-    return sum(array.size for _, array in tree_flatten(MMDiT(config).parameters()))
+    return sum(array.size for array in dict(tree_flatten(MMDiT(config).parameters())).values())
 
 
 def step_flops(config: MMDiTConfig, rows: int, image_tokens: int, text_tokens: int) -> float:
@@ -19,11 +20,15 @@ def step_flops(config: MMDiTConfig, rows: int, image_tokens: int, text_tokens: i
     hidden, blocks = config.hidden_size, config.depth_multimodal
     tokens = image_tokens + text_tokens
     per_token = 2 * (4 + 2 * config.mlp_ratio) * hidden**2
-    second = len(config.dual_attention_blocks) * (2 * 4 * hidden**2 * image_tokens + 4 * hidden * image_tokens**2)
+    second = len(config.dual_attention_blocks) * (
+        2 * 4 * hidden**2 * image_tokens + 4 * hidden * image_tokens**2
+    )
     return rows * (blocks * (per_token * tokens + 4 * hidden * tokens**2) + second)
 
 
-def sampling_seconds(model: TextToImage, pictures: int, steps: int, guided: bool, height: int, width: int) -> float:
+def sampling_seconds(
+    model: TextToImage, pictures: int, steps: int, guided: bool, height: int, width: int
+) -> float:
     """A rough time for the denoising of `pictures` with latents (height, width): operations over measured speed.
 
     Small models take longer than that, since they are bound by overhead and not by arithmetic.

@@ -13,7 +13,13 @@ import mlx.core as mx
 Weights = dict[str, mx.array]
 
 _STABILITY_PREFIX = "model.diffusion_model."
-_NOT_TRANSFORMER = ("first_stage_model.", "text_encoders.", "cond_stage_model.", "teacher_model.", "model_sampling.")
+_NOT_TRANSFORMER = (
+    "first_stage_model.",
+    "text_encoders.",
+    "cond_stage_model.",
+    "teacher_model.",
+    "model_sampling.",
+)
 
 _STABILITY = (
     (r"^joint_blocks\.", "multimodal_transformer_blocks."),
@@ -78,7 +84,9 @@ def from_diffusers(weights: Mapping[str, mx.array]) -> Weights:
     else they are shift, scale.
     """
     mapped = {_rename(key, _DIFFUSERS): value for key, value in weights.items()}
-    depths = [int(found[1]) for key in mapped if (found := re.match(r"multimodal_transformer_blocks\.(\d+)\.", key))]
+    depths = [
+        int(found[1]) for key in mapped if (found := re.match(r"multimodal_transformer_blocks\.(\d+)\.", key))
+    ]
     last = f"multimodal_transformer_blocks.{max(depths, default=0)}.text_transformer_block"
     for path in ("final_layer", last):
         for kind in ("weight", "bias"):
@@ -103,7 +111,7 @@ LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, mx.array]], Weights]], ...] = (
 
 
 def to_mmdit(weights: Mapping[str, mx.array]) -> Weights | None:
-    """`weights` under the parameter paths of `MMDiT`, their layout recognised by its keys; None if it is no known one."""
+    """`weights` under the parameter paths of `MMDiT`, their layout told by their keys; None if it is no known one."""
     for pattern, layout in LAYOUTS:
         if any(re.match(pattern, key) for key in weights):
             return layout(weights)

@@ -10,8 +10,9 @@ from mlx.utils import tree_flatten
 
 from ditq.core.artefact import read_json, read_safetensors
 from ditq.core.errors import UserError
+from ditq.models.config import MMDiTConfig
 from ditq.models.keymaps import Weights, to_mmdit
-from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.mmdit import MMDiT
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _SHOWN = 5
@@ -47,13 +48,17 @@ def read_weights(path: str | Path) -> Weights:
         return read_safetensors(path)[0]
     index = read_json(path)
     if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-        raise UserError(str(path), got="an index without 'weight_map'", expected="the index of a sharded checkpoint")
+        raise UserError(
+            str(path), got="an index without 'weight_map'", expected="the index of a sharded checkpoint"
+        )
     weights: Weights = {}
     for shard in sorted(set(index["weight_map"].values())):
         weights |= read_safetensors(path.parent / shard)[0]
     absent = sorted(set(index["weight_map"]) - set(weights))
     if absent:
-        raise UserError(str(path), got=f"shards without {_some(absent)}", remedy="copy or download the shards again")
+        raise UserError(
+            str(path), got=f"shards without {_some(absent)}", remedy="copy or download the shards again"
+        )
     return weights
 
 
@@ -78,7 +83,9 @@ def load_weights_into(module: nn.Module, weights: Mapping[str, mx.array], source
         problems["not finite"] = _not_finite(weights)
     got = [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys]
     if got:
-        raise UserError(source, got="; ".join(got), expected=f"the {len(wanted)} parameters of this architecture")
+        raise UserError(
+            source, got="; ".join(got), expected=f"the {len(wanted)} parameters of this architecture"
+        )
     module.load_weights(list(weights.items()))
 
 
@@ -90,7 +97,9 @@ def _checkpoint_in(folder: Path) -> Path:
             raise UserError(str(folder), got=f"several checkpoints ({names})", remedy="name one of the files")
         if found:
             return found[0]
-    raise UserError(str(folder), got="no safetensors file", expected="a checkpoint, or a folder that holds one")
+    raise UserError(
+        str(folder), got="no safetensors file", expected="a checkpoint, or a folder that holds one"
+    )
 
 
 def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
@@ -99,7 +108,7 @@ def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
     A sum tells at the speed of memory whether all may be well; only where it is not finite (or overflows in 16 bit)
     the elements are looked at.
     """
-    suspects = [key for key in _in_order(weights) if not math.isfinite(mx.sum(weights[key]).item())]
+    suspects = [key for key in _in_order(weights) if not math.isfinite(float(mx.sum(weights[key])))]
     return [key for key in suspects if not mx.isfinite(weights[key]).all().item()]
 
 
@@ -110,4 +119,6 @@ def _some(keys: list[str]) -> str:
 
 def _in_order(keys: Iterable[str]) -> list[str]:
     """Sorted as a person would: block 2 before block 10."""
-    return sorted(keys, key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")])
+    return sorted(
+        keys, key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]
+    )

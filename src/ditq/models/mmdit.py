@@ -9,49 +9,18 @@ Parameter paths and config fields are DiffusionKit's, so that its checkpoints lo
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 
 import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
+from ditq.models.config import MMDiTConfig
+
 Tokens = Float[mx.array, "batch tokens hidden"]
 TextTokens = Float[mx.array, "batch text_tokens hidden"]
 Chunks = list[mx.array]
 """Modulation as a list of (batch, 1, hidden) shifts, scales and gates, in the order of the adaLN's output."""
-
-
-@dataclass(frozen=True)
-class MMDiTConfig:
-    """The shape of an MMDiT; the defaults are Stable Diffusion 3 Medium's."""
-
-    num_heads: int = 24
-    depth_multimodal: int = 24
-    mlp_ratio: int = 4
-    vae_latent_dim: int = 16
-    layer_norm_eps: float = 1e-6
-    use_qk_norm: bool = False
-    dual_attention_blocks: tuple[int, ...] = ()
-    """Blocks whose image stream also attends to itself alone (SD3.5 Medium, 'MMDiT-X')."""
-    hidden_size_override: int | None = None
-    max_latent_resolution: int = 192
-    """Side of the position table, in patches; smaller pictures use its centre."""
-    patch_size: int = 2
-    pooled_text_embed_dim: int = 2048
-    token_level_text_embed_dim: int = 4096
-    frequency_embed_dim: int = 256
-    max_period: int = 10000
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of both streams: 64 per block unless overridden, the family's rule."""
-        return self.hidden_size_override or 64 * self.depth_multimodal
-
-
-SD3_MEDIUM = MMDiTConfig()
-SD35_MEDIUM = MMDiTConfig(use_qk_norm=True, dual_attention_blocks=tuple(range(13)), max_latent_resolution=384)
-SD35_LARGE = MMDiTConfig(num_heads=38, depth_multimodal=38, use_qk_norm=True)
 
 
 class MMDiT(nn.Module):
@@ -101,10 +70,11 @@ class MMDiT(nn.Module):
             image, text = block(image, text, *block.take_chunks(chunks))
         return unpatchify(self.final_layer(image, list(chunks)), height, width, self.config.patch_size)
 
-    def _adaLN_layers(self) -> list[nn.Module]:
-        blocks = self.multimodal_transformer_blocks
-        pairs = [(block.image_transformer_block, block.text_transformer_block) for block in blocks]
-        return [half.adaLN_modulation for pair in pairs for half in pair] + [self.final_layer.adaLN_modulation]
+    def _adaLN_layers(self) -> Iterator[nn.Module]:
+        for block in self.multimodal_transformer_blocks:
+            yield block.image_transformer_block.adaLN_modulation
+            yield block.text_transformer_block.adaLN_modulation
+        yield self.final_layer.adaLN_modulation
 
 
 class MultiModalTransformerBlock(nn.Module):
@@ -128,8 +98,8 @@ class MultiModalTransformerBlock(nn.Module):
         of_image, of_text = self.image_transformer_block, self.text_transformer_block
         image_qkv = of_image.qkv(image, image_mod)
         text_qkv = of_text.qkv(text, text_mod)
-        joint = [mx.concatenate(pair, axis=1) for pair in zip(image_qkv, text_qkv, strict=True)]
-        attended = attention(*joint, self.num_heads)
+        q, k, v = (mx.concatenate(list(pair), axis=1) for pair in zip(image_qkv, text_qkv, strict=True))
+        attended = attention(q, k, v, self.num_heads)
         image_tokens = image.shape[1]
         image = of_image.after_attention(image, attended[:, :image_tokens], image_mod)
         if not of_text.ends_at_attention:
@@ -151,7 +121,9 @@ class TransformerBlock(nn.Module):
         self.num_heads, self.eps = config.num_heads, config.layer_norm_eps
         self.ends_at_attention = ends_at_attention
         self.num_modulation_params = 2 if ends_at_attention else 9 if dual else 6
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, self.num_modulation_params * hidden))
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden, self.num_modulation_params * hidden)
+        )
         self.attn = Attention(hidden, has_output=not ends_at_attention)
         if config.use_qk_norm:
             self.qk_norm = QKNorm(hidden // config.num_heads)
@@ -301,7 +273,9 @@ def modulate(x: Tokens, shift: mx.array, scale: mx.array, eps: float) -> Tokens:
     return mx.fast.layer_norm(x, None, None, eps) * (1 + scale) + shift
 
 
-def timestep_embedding(timesteps: Float[mx.array, "steps"], dims: int, max_period: int) -> Float[mx.array, "steps dims"]:
+def timestep_embedding(
+    timesteps: Float[mx.array, "steps"], dims: int, max_period: int
+) -> Float[mx.array, "steps dims"]:
     """Cosines, then sines, of the timesteps at `dims / 2` geometric frequencies.
 
     Always float32: near 1000 float16 knows an angle only to the next half radian.
@@ -312,7 +286,9 @@ def timestep_embedding(timesteps: Float[mx.array, "steps"], dims: int, max_perio
     return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
 
 
-def unpatchify(patches: Float[mx.array, "batch tokens patch"], height: int, width: int, patch_size: int) -> mx.array:
+def unpatchify(
+    patches: Float[mx.array, "batch tokens patch"], height: int, width: int, patch_size: int
+) -> mx.array:
     """Latents (batch, height, width, channels) from one flat patch per token."""
     rows, columns = height // patch_size, width // patch_size
     x = patches.reshape(patches.shape[0], rows, columns, patch_size, patch_size, -1)

@@ -7,7 +7,8 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.config import MMDiTConfig
+from ditq.models.mmdit import MMDiT
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class TextToImage(Protocol):
         """The diffusion transformer, loaded on the first call and kept."""
         ...
 
-    def decode(self, latents: Float[mx.array, "batch height width channels"]) -> UInt8[np.ndarray, "batch rows columns 3"]:
+    def decode(
+        self, latents: Float[mx.array, "batch height width channels"]
+    ) -> UInt8[np.ndarray, "batch rows columns 3"]:
         """The pictures of final latents; `rows` and `columns` are `factor` times the latents' height and width."""
         ...

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 
 def trajectory_figure(
-    pictures: UInt8[np.ndarray, "trajectories steps height width 3"], sigmas: Sequence[float], prompts: Sequence[str]
+    pictures: UInt8[np.ndarray, "trajectories steps height width 3"],
+    sigmas: Sequence[float],
+    prompts: Sequence[str],
 ) -> Figure:
-    """One row per trajectory, one column per step: the decoded latents, the noise level above, the prompt at the left."""
+    """One row per trajectory, one column per step: decoded latents, noise levels above, prompts at the left."""
     rows, columns = pictures.shape[:2]
     figure = Figure(figsize=(1.25 * columns + 1.3, 1.25 * rows + 0.6), dpi=150, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

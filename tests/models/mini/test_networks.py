@@ -54,7 +54,9 @@ def test_decoder_equals_the_trained_one(nets):
     load_weights_into(decoder, as_mlx(reference), "test")
     latents = np.random.default_rng(0).standard_normal((2, 16, 12, 16)).astype(np.float32)
     with torch.no_grad():
-        wanted = reference(torch.from_numpy(latents.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
+        wanted = (
+            reference(torch.from_numpy(latents.transpose(0, 3, 1, 2).copy())).numpy().transpose(0, 2, 3, 1)
+        )
     got = np.array(decoder(mx.array(latents)))
     assert got.shape == (2, 128, 96, 3)
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()

@@ -21,7 +21,9 @@ def test_an_alias_may_stand_for_two_words():
 
 
 def test_unknown_words_are_named_with_the_vocabulary_and_left_out():
-    with pytest.warns(UnknownWords, match=r"does not know 'purple' in 'a purple fox' .* it knows: a fox in the snow"):
+    with pytest.warns(
+        UnknownWords, match=r"does not know 'purple' in 'a purple fox' .* it knows a fox in the snow"
+    ):
         assert WORDS.ids(["a purple fox"]).tolist() == [[1, 2, 0, 0, 0]]
 
 

@@ -12,10 +12,11 @@ from jaxtyping import Float, UInt8
 
 from ditq.core.artefact import read_safetensors
 from ditq.core.errors import UserError
+from ditq.models.config import MMDiTConfig
 from ditq.models.loading import load_weights_into
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
-from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.mmdit import MMDiT
 from ditq.models.model import Conditioning, Defaults
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,7 +62,9 @@ class Mini:
             self._transformer = self._filled(MMDiT(MINI), "transformer", self.dtype)
         return self._transformer
 
-    def decode(self, latents: Float[mx.array, "batch height width channels"]) -> UInt8[np.ndarray, "batch rows columns 3"]:
+    def decode(
+        self, latents: Float[mx.array, "batch height width channels"]
+    ) -> UInt8[np.ndarray, "batch rows columns 3"]:
         """The pictures of final latents."""
         pixels = self._decoder(latents.astype(mx.float32))
         return np.array(mx.clip(mx.round((pixels + 1) * 127.5), 0, 255).astype(mx.uint8))
@@ -74,7 +77,9 @@ class Mini:
             words = json.loads(metadata["words"])
             return Words(tuple(words["known"]), words["aliases"], words["length"])
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(str(self.path), got="no vocabulary", expected="a file that train_mini.py exported") from error
+            raise UserError(
+                str(self.path), got="no vocabulary", expected="a file that train_mini.py exported"
+            ) from error
 
     @cached_property
     def _file(self) -> tuple[dict[str, mx.array], dict[str, str]]:

@@ -52,7 +52,9 @@ class Decoder(nn.Module):
         self.block4 = Residual(32)
         self.conv_out = nn.Conv2d(32, 3 * 4, 3, padding=1)
 
-    def __call__(self, latents: Float[mx.array, "batch height width 16"]) -> Float[mx.array, "batch rows columns 3"]:
+    def __call__(
+        self, latents: Float[mx.array, "batch height width 16"]
+    ) -> Float[mx.array, "batch rows columns 3"]:
         """Pictures in about [-1, 1]."""
         x = self.block1(self.conv_in(latents))
         x = pixel_shuffle(self.up1(nn.silu(x)))
@@ -62,7 +64,7 @@ class Decoder(nn.Module):
 
 
 def pixel_shuffle(x: Float[mx.array, "batch height width channels"]) -> mx.array:
-    """Maps of twice the side from four channels each (Shi et al. 2016, arXiv 1609.05158), in PyTorch's channel order."""
+    """Maps of twice the side from four channels each (Shi et al., arXiv 1609.05158), in PyTorch's channel order."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height, width, channels // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
     return x.reshape(batch, 2 * height, 2 * width, channels // 4)

@@ -30,12 +30,14 @@ class Words:
         return rows
 
     def _ids(self, prompt: str) -> list[int]:
-        words = [word for given in re.findall(r"[\w-]+", prompt.lower()) for word in self.aliases.get(given, given).split()]
+        given: list[str] = re.findall(r"[\w-]+", prompt.lower())
+        words = [word for one in given for word in self.aliases.get(one, one).split()]
         unknown = [word for word in words if word not in self.known[1:]]
         if unknown:
-            vocabulary = " ".join(self.known[1:])
+            known = " ".join(self.known[1:])
             warnings.warn(
-                f"mini does not know {', '.join(map(repr, unknown))} in {prompt!r} and leaves it out; it knows: {vocabulary}",
+                f"mini does not know {', '.join(map(repr, unknown))} in {prompt!r} and leaves it out; it knows "
+                f"{known}",
                 UnknownWords,
                 stacklevel=4,
             )
@@ -43,6 +45,8 @@ class Words:
         if len(words) > self.length:
             cut = " ".join(words[self.length :])
             warnings.warn(
-                f"mini reads {self.length} words; of {prompt!r} it leaves out {cut!r}", UnknownWords, stacklevel=4
+                f"mini reads {self.length} words; of {prompt!r} it leaves out {cut!r}",
+                UnknownWords,
+                stacklevel=4,
             )
         return [self.known.index(word) for word in words[: self.length]]

@@ -1,0 +1,35 @@
+"""The shapes of the SD3 family, in DiffusionKit's config fields."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """The shape of an MMDiT; the defaults are Stable Diffusion 3 Medium's."""
+
+    num_heads: int = 24
+    depth_multimodal: int = 24
+    mlp_ratio: int = 4
+    vae_latent_dim: int = 16
+    layer_norm_eps: float = 1e-6
+    use_qk_norm: bool = False
+    dual_attention_blocks: tuple[int, ...] = ()
+    """Blocks whose image stream also attends to itself alone (SD3.5 Medium, 'MMDiT-X')."""
+    hidden_size_override: int | None = None
+    max_latent_resolution: int = 192
+    """Side of the position table, in patches; smaller pictures use its centre."""
+    patch_size: int = 2
+    pooled_text_embed_dim: int = 2048
+    token_level_text_embed_dim: int = 4096
+    frequency_embed_dim: int = 256
+    max_period: int = 10000
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of both streams: 64 per block unless overridden, the family's rule."""
+        return self.hidden_size_override or 64 * self.depth_multimodal
+
+
+SD3_MEDIUM = MMDiTConfig()
+SD35_MEDIUM = MMDiTConfig(use_qk_norm=True, dual_attention_blocks=tuple(range(13)), max_latent_resolution=384)
+SD35_LARGE = MMDiTConfig(num_heads=38, depth_multimodal=38, use_qk_norm=True)
