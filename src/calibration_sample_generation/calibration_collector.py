@@ -1,3 +1,3 @@
-from ditq.calibration import PointRecipe, collect_points, record
-
-__all__ = ["PointRecipe", "collect_points", "record"]
+from ditq.calibration import PointRecipe as PointRecipe
+from ditq.calibration import collect_points as collect_points
+from ditq.calibration import record as record

@@ -9,7 +9,7 @@ import numpy as np
 from ditq.calibration import selected_steps
 from ditq.cli.flags import parser
 from ditq.cli.run import run
-from ditq.core.artefact import read_json, read_npy, read_npz, replacing
+from ditq.core.artefact import read_json, read_npy, read_npz, write_figure
 from ditq.core.errors import UserError
 from ditq.models import load
 from ditq.plots.trajectory import trajectory_figure
@@ -53,6 +53,5 @@ def show(args: argparse.Namespace) -> None:
         pictures.append(model.decode(mx.array(np.concatenate([*xs, final]).astype(np.float32))))
     sigmas = [*(manifest["sigmas"][step] for step in steps), manifest["sigmas"][-1]]
     prompts = [manifest["prompts"][image] for image in args.images]
-    with replacing(args.out) as temporary:
-        trajectory_figure(np.stack(pictures), sigmas, prompts).savefig(temporary)
+    write_figure(args.out, trajectory_figure(np.stack(pictures), sigmas, prompts))
     print(f"{len(args.images)} trajectories at {len(sigmas)} noise levels: {args.out}")

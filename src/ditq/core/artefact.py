@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +20,14 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ditq.core.errors import UserError
+
+
+class Figure(Protocol):
+    """What matplotlib's figures can do, as far as writing them needs it."""
+
+    def savefig(self, fname: Path) -> object:
+        """Writes the figure to a file."""
+        ...
 
 
 @contextmanager
@@ -85,6 +93,12 @@ def write_png(path: str | Path, image: np.ndarray, metadata: Mapping[str, str] |
         info.add_itxt(key, value)
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG", pnginfo=info)
+
+
+def write_figure(path: str | Path, figure: Figure) -> None:
+    """Writes a figure in the format of the path's suffix, atomically."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
 
 
 def remove(*paths: Path) -> None:
