@@ -1,0 +1,87 @@
+"""The commands that the documents tell users to type, and how each is known to work."""
+
+import re
+from dataclasses import dataclass
+
+from tests.house.checker import ROOT
+
+
+@dataclass(frozen=True)
+class Run:
+    """Typed as it stands, in a scratch folder that sees the checkout; `extra` words follow it."""
+
+    extra: str = ""
+
+
+@dataclass(frozen=True)
+class Help:
+    """Too much for a test: its program must exist and each of its flags must stand in its `--help`."""
+
+
+@dataclass(frozen=True)
+class InCI:
+    """A line of `.ci/run`."""
+
+
+@dataclass(frozen=True)
+class ByTest:
+    """What it does is done by a test: "tests/cli/test_generate.py::test_name"."""
+
+    by: str
+
+
+@dataclass(frozen=True)
+class Unchecked:
+    """Changes the machine or needs the network."""
+
+    because: str
+
+
+DRY = Run("--dry-run")
+SETS_UP = Unchecked("installs")
+COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
+    "make demo": InCI(),
+    "make test": InCI(),
+    "make lint": ByTest("tests/house/test_quality.py::test_ruff_finds_nothing"),
+    "make format": Unchecked("changes the source"),
+    "uv sync": SETS_UP,
+    "python -m pip install --editable .": SETS_UP,
+    "python -m pip install --no-deps diffusionkit==0.5.2": SETS_UP,
+    "python -m pip install --editable '.[cuda]'": SETS_UP,
+    "python -m pip uninstall --yes mlx-cpu": SETS_UP,
+    "python -m pip install --force-reinstall --no-deps mlx-cuda-13": SETS_UP,
+    "git clone https://github.com/argmaxinc/DiffusionKit ../DiffusionKit": Unchecked("downloads"),
+    "ln -s ../../DiffusionKit/python DiffusionKit/python": Unchecked("links what was cloned"),
+    "make test ARGS='tests/models -k mmdit'": Unchecked("a part of make test"),
+    ".venv/bin/python -m pytest tests/models -k mmdit": Unchecked("a part of make test"),
+    # docs/PHASE1.md
+    "python -m src.generate_calibration_data --model mini --num-images 3 --num-steps 28 --cfg-weight 3"
+    " --calib-dir demo/figure_data": Run(),
+    "python -m src.show_trajectory --calib-dir demo/figure_data --images 0 1 2 --columns 7"
+    " --out docs/figures/trajectory.png": Run(),
+    "python -m src.calibration_sample_generation.sample_cali_data --output DiT_cali_data.npz": DRY,
+    "python -m src.calibration_sample_generation.sample_cali_data --num-fid-samples 8 --num-sampling-steps 20"
+    " --num-selected-steps 5 --output dry_run_cali.npz": DRY,
+    "python -m src.generate_calibration_data --model mini --num-images 50 --num-steps 50 --cfg-weight 7.5"
+    " --calib-dir calibration_data": DRY,
+}
+"""Every command of every ```bash block, as `commands` spells it. One that no document holds must leave the table."""
+
+
+def blocks() -> dict[str, list[str]]:
+    """The commands of each ```bash block, by document and number: {"README.md 1": ["make demo"], ...}."""
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "DiffusionKit" / "README.md"]
+    found = {}
+    for path in sorted(path for path in paths if path.is_file()):
+        texts = re.findall(
+            r"^```(?:bash|sh|shell)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        found |= {f"{path.relative_to(ROOT)} {i}": commands(text) for i, text in enumerate(texts, 1)}
+    return found
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a block: prompts and comments taken off, continued lines joined, spaces made single."""
+    lines = text.replace("\\\n", " ").splitlines()
+    bare = (re.sub(r"(^|\s)#.*$", "", line).removeprefix("$ ") for line in lines)
+    return [" ".join(line.split()) for line in bare if line.strip()]
