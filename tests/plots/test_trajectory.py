@@ -37,5 +37,5 @@ def test_command_draws_the_recorded_trajectories(capsys, tmp_path):
         (["--columns", "5"], "got 5"),
     ]:
         with pytest.raises(SystemExit) as caught:
-            show_trajectory.main([*show, *flags])
+            show_trajectory.main([*show, "--force", *flags])
         assert caught.value.code == 2 and message in capsys.readouterr().err

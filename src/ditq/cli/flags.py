@@ -147,6 +147,12 @@ def prompts_from(args: argparse.Namespace) -> list[str]:
     return prompts
 
 
+def refuse_overwriting(path: Path, force: bool) -> None:
+    """Raises UserError when `path` is there and --force was not given."""
+    if path.exists() and not force:
+        raise UserError(str(path), got="a file from an earlier run", remedy="use --force or another place")
+
+
 def add_run_flags(flags: argparse.ArgumentParser) -> None:
     """--force, --resume, --dry-run, --json: how a run meets an earlier one, and what it prints."""
     group = flags.add_argument_group("run")

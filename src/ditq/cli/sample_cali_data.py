@@ -6,11 +6,18 @@ import time
 from pathlib import Path
 
 from ditq.calibration import PointRecipe, collect_points, config, default_prompts, parts_of
-from ditq.cli.flags import add_model_flags, add_run_flags, model_forecast, model_from, parser, prompts_in
+from ditq.cli.flags import (
+    add_model_flags,
+    add_run_flags,
+    model_forecast,
+    model_from,
+    parser,
+    prompts_in,
+    refuse_overwriting,
+)
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.artefact import remove
-from ditq.core.errors import UserError
 from ditq.models import TextToImage
 
 
@@ -67,10 +74,7 @@ def collect(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(_forecast(args, model, recipe, prompts))
         return
-    if args.output.exists() and not args.force:
-        raise UserError(
-            str(args.output), got="a file from an earlier run", remedy="use --force or another --output"
-        )
+    refuse_overwriting(args.output, args.force)
     if args.force:
         remove(parts_of(args.output))
     started = time.perf_counter()

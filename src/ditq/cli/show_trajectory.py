@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.calibration import selected_steps
-from ditq.cli.flags import parser
+from ditq.cli.flags import parser, refuse_overwriting
 from ditq.cli.run import run
 from ditq.core.artefact import read_json, read_npy, read_npz, write_figure
 from ditq.core.errors import UserError
@@ -34,12 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument(
         "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
     )
+    flags.add_argument("--force", action="store_true", help="replace an earlier figure")
     args = flags.parse_args(argv)
     run(lambda: show(args))
 
 
 def show(args: argparse.Namespace) -> None:
     """Writes the figure and prints where."""
+    refuse_overwriting(args.out, args.force)
     manifest = read_json(args.calib_dir / "manifest.json")
     beyond = [image for image in args.images if not 0 <= image < manifest["num_images"]]
     if beyond:
