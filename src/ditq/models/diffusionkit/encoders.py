@@ -1,0 +1,133 @@
+"""The text encoder modules, built from their configs and filled with their weights."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+
+from ditq.core.artefact import read_json
+from ditq.core.errors import UserError
+from ditq.models.diffusionkit.hub import Files
+from ditq.models.keymaps import Weights
+from ditq.models.loading import load_weights_into, read_weights
+
+_CLIP = (
+    (r"^text_model\.", ""),
+    (r"^(embeddings|encoder)\.", ""),
+    (r"\.self_attn\.out_proj\.", ".attention.out_proj."),
+    (r"\.self_attn\.q_proj\.", ".attention.query_proj."),
+    (r"\.self_attn\.k_proj\.", ".attention.key_proj."),
+    (r"\.self_attn\.v_proj\.", ".attention.value_proj."),
+    (r"\.mlp\.fc([12])\.", r".linear\1."),
+)
+
+_T5 = (
+    (r"^(shared|encoder\.embed_tokens)\.", "wte."),
+    (r"^encoder\.block\.0\..*\.relative_attention_bias\.", "encoder.relative_attention_bias.embeddings."),
+    (r"^encoder\.final_layer_norm\.", "encoder.ln."),
+    (r"^encoder\.block\.", "encoder.layers."),
+    (r"\.layer\.0\.layer_norm\.", ".ln1."),
+    (r"\.layer\.1\.layer_norm\.", ".ln2."),
+    (r"\.layer\.0\.SelfAttention\.q\.", ".attention.query_proj."),
+    (r"\.layer\.0\.SelfAttention\.k\.", ".attention.key_proj."),
+    (r"\.layer\.0\.SelfAttention\.v\.", ".attention.value_proj."),
+    (r"\.layer\.0\.SelfAttention\.o\.", ".attention.out_proj."),
+    (r"\.layer\.1\.DenseReluDense\.", ".dense."),
+)
+
+
+def clip_encoder(files: Files, which: str) -> Any:
+    """DiffusionKit's CLIP text model "l" or "g", with its weights in float32."""
+    from ditq.models.diffusionkit.corrections import DK
+
+    path, config = files.text(f"clip_{which}"), _Config(files.text(f"clip_{which}_config"))
+    weights = clip_weights(read_weights(path))
+    projection = weights.get("text_projection.weight")
+    encoder = DK.clip.CLIPTextModel(
+        DK.config.CLIPTextModelConfig(
+            num_layers=config["num_hidden_layers"],
+            model_dims=config["hidden_size"],
+            num_heads=config["num_attention_heads"],
+            max_length=config["max_position_embeddings"],
+            vocab_size=config["vocab_size"],
+            projection_dim=None if projection is None else projection.shape[0],
+            hidden_act=config["hidden_act"],
+        )
+    )
+    load_weights_into(encoder, weights, str(path))
+    return encoder
+
+
+def t5_encoder(files: Files) -> Any:
+    """DiffusionKit's T5 encoder, corrected, with its weights as stored and its norms in float32.
+
+    Float32 norms make all activations float32, without which T5 overflows, at the memory of 16-bit weights.
+    """
+    from ditq.models.diffusionkit.corrections import CorrectedT5
+
+    path, config = files.text("t5"), _Config(files.text("t5_config"))
+    fields = (
+        "d_model",
+        "d_kv",
+        "d_ff",
+        "num_heads",
+        "num_layers",
+        "vocab_size",
+        "relative_attention_num_buckets",
+    )
+    encoder = CorrectedT5(
+        SimpleNamespace(
+            **{field: config[field] for field in fields},
+            # Older configs leave these at T5's defaults.
+            relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
+            feed_forward_proj=config["feed_forward_proj"],
+        )
+    )
+    load_weights_into(encoder, t5_weights(read_weights(path)), str(path))
+    return encoder
+
+
+def clip_weights(weights: Weights) -> Weights:
+    """The weights of `transformers`' CLIPTextModelWithProjection under DiffusionKit's paths, float32."""
+    mapped = {_rename(key, _CLIP): value.astype(mx.float32) for key, value in weights.items()}
+    mapped.pop("position_ids", None)
+    return mapped
+
+
+def t5_weights(weights: Weights) -> Weights:
+    """The encoder's weights of `transformers`' T5 under DiffusionKit's paths, norms and embeddings in float32."""
+    mapped = {
+        _rename(key, _T5): value
+        for key, value in weights.items()
+        if not key.startswith(("decoder.", "lm_head."))
+    }
+    exact = ("ln.weight", "ln1.weight", "ln2.weight", "wte.weight", "embeddings.weight")
+    return {key: value.astype(mx.float32) if key.endswith(exact) else value for key, value in mapped.items()}
+
+
+class _Config:
+    """A config.json whose missing fields are named."""
+
+    def __init__(self, path: Path):
+        self._path, self._values = path, read_json(path)
+
+    def __getitem__(self, field: str) -> Any:
+        value = self.get(field)
+        if value is None:
+            raise UserError(
+                str(self._path), got=f"no field {field!r}", expected="the config of this text encoder"
+            )
+        return value
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The field's value, or `default` where the config leaves it out."""
+        return self._values.get(field, default) if isinstance(self._values, dict) else default
+
+
+def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key

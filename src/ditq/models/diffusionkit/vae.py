@@ -1,0 +1,149 @@
+"""The VAE of the SD3 family: pictures to latents and back, through DiffusionKit's modules."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ditq.core.errors import UserError
+from ditq.models.keymaps import Weights
+from ditq.models.loading import load_weights_into, read_weights
+
+SCALE, SHIFT = 1.5305, 0.0609
+"""The latent format: what the transformer sees is (VAE latents - SHIFT) * SCALE."""
+
+Latents = Float[mx.array, "batch height width channels"]
+Pictures = UInt8[np.ndarray, "batch rows columns 3"]
+
+_STABILITY = (
+    (r"^(up|down)\.", r"\1_blocks."),
+    (r"^mid\.block_1\.", "mid_blocks.0."),
+    (r"^mid\.attn_1\.", "mid_blocks.1."),
+    (r"^mid\.block_2\.", "mid_blocks.2."),
+    (r"\.block\.", ".resnets."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"\.(up|down)sample\.conv\.", r".\1sample."),
+    (r"\.norm\.", ".group_norm."),
+    (r"\.q\.", ".query_proj."),
+    (r"\.k\.", ".key_proj."),
+    (r"\.v\.", ".value_proj."),
+    (r"\.proj_out\.", ".out_proj."),
+    (r"^norm_out\.", "conv_norm_out."),
+)
+
+_DIFFUSERS = (
+    (r"^mid_block\.resnets\.0\.", "mid_blocks.0."),
+    (r"^mid_block\.attentions\.0\.", "mid_blocks.1."),
+    (r"^mid_block\.resnets\.1\.", "mid_blocks.2."),
+    (r"\.(up|down)samplers\.0\.conv\.", r".\1sample."),
+    (r"\.to_q\.", ".query_proj."),
+    (r"\.to_k\.", ".key_proj."),
+    (r"\.to_v\.", ".value_proj."),
+    (r"\.to_out\.0\.", ".out_proj."),
+)
+
+
+@dataclass(frozen=True)
+class VAEShape:
+    """The sizes of a VAE; the defaults are those of SD3 and SD3.5."""
+
+    latent_channels: int = 16
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    groups: int = 32
+
+
+class VAE:
+    """Encoder and decoder of one checkpoint, each loaded when first used, in float32: SD3's VAE is not safe in less."""
+
+    def __init__(self, path: Path, shape: VAEShape = VAEShape()):
+        self.path, self.shape = path, shape
+        self._encoder: Any = None
+        self._decoder: Any = None
+
+    def decode(self, latents: Latents) -> Pictures:
+        """The pictures of the transformer's latents, decoded one by one: a 1024-pixel one needs some 2 GB."""
+        from ditq.models.diffusionkit.corrections import rounded_pixels
+
+        if self._decoder is None:
+            self._decoder = self.decoder()
+        pictures = [
+            rounded_pixels(self._decoder(one[None] / SCALE + SHIFT)) for one in latents.astype(mx.float32)
+        ]
+        return np.concatenate(pictures)
+
+    def encode(self, pictures: Pictures) -> Latents:
+        """The transformer's latents of pictures: the mean of the encoder's distribution, so that they are repeatable.
+
+        Raises UserError when a side is no multiple of the pixels per latent cell.
+        """
+        cell = 2 ** (len(self.shape.block_out_channels) - 1)
+        if any(side % cell for side in pictures.shape[1:3]):
+            raise UserError("picture size", got=pictures.shape[1:3], expected=f"multiples of {cell}")
+        if self._encoder is None:
+            self._encoder = self.encoder()
+        pixels = mx.array(pictures).astype(mx.float32) / 127.5 - 1
+        means = [self._encoder(one[None])[..., : self.shape.latent_channels] for one in pixels]
+        return (mx.concatenate(means) - SHIFT) * SCALE
+
+    def decoder(self) -> Any:
+        """DiffusionKit's decoder module, corrected, with the checkpoint's weights."""
+        from ditq.models.diffusionkit.corrections import DK
+
+        layers = self.shape.layers_per_block + 1
+        return self._filled(DK.vae.VAEDecoder, "decoder", self.shape.latent_channels, 3, layers)
+
+    def encoder(self) -> Any:
+        """DiffusionKit's encoder module, corrected, with the checkpoint's weights; it gives mean and log variance."""
+        from ditq.models.diffusionkit.corrections import DK
+
+        return self._filled(
+            DK.vae.VAEEncoder, "encoder", 3, 2 * self.shape.latent_channels, self.shape.layers_per_block
+        )
+
+    def _filled(self, kind: Any, part: str, into: int, out: int, layers: int) -> Any:
+        from ditq.models.diffusionkit.corrections import with_group_norm_eps
+
+        weights = vae_weights(read_weights(self.path), part)
+        if not weights:
+            expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"
+            raise UserError(str(self.path), got=f"no VAE {part}", expected=expected)
+        module = kind(into, out, list(self.shape.block_out_channels), layers, self.shape.groups)
+        load_weights_into(module, weights, f"{self.path} (VAE {part})")
+        with_group_norm_eps(module)
+        return module
+
+
+def vae_weights(weights: Mapping[str, mx.array], part: str) -> Weights:
+    """One part's weights ("encoder" or "decoder") under DiffusionKit's paths and in its shapes, float32.
+
+    Takes Stability's single files and diffusers' folders, which count the decoder's blocks from the other end.
+    """
+    found = {
+        key.removeprefix("first_stage_model.").removeprefix(f"{part}."): value.astype(mx.float32)
+        for key, value in weights.items()
+        if re.match(rf"(first_stage_model\.)?{part}\.", key)
+    }
+    diffusers = any(key.startswith("mid_block.") for key in found)
+    blocks = 1 + max((int(at[1]) for key in found if (at := re.match(r"up_blocks\.(\d+)\.", key))), default=0)
+    mapped: Weights = {}
+    for key, value in found.items():
+        for pattern, replacement in _DIFFUSERS if diffusers else _STABILITY:
+            key = re.sub(pattern, replacement, key)
+        if diffusers and (at := re.match(r"up_blocks\.(\d+)\.(.*)", key)):
+            key = f"up_blocks.{blocks - 1 - int(at[1])}.{at[2]}"
+        mapped[key] = _mlx_shape(key, value)
+    return mapped
+
+
+def _mlx_shape(key: str, value: mx.array) -> mx.array:
+    """PyTorch's (out, in, rows, columns) as MLX's (out, rows, columns, in), or a 1x1 convolution as a linear layer."""
+    if value.ndim != 4:
+        return value
+    linear = key.endswith(("_proj.weight", "conv_shortcut.weight"))
+    return value[:, :, 0, 0] if linear else value.transpose(0, 2, 3, 1)
