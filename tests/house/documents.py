@@ -54,6 +54,27 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "ln -s ../../DiffusionKit/python DiffusionKit/python": Unchecked("links what was cloned"),
     "make test ARGS='tests/models -k mmdit'": Unchecked("a part of make test"),
     ".venv/bin/python -m pytest tests/models -k mmdit": Unchecked("a part of make test"),
+    # README.md
+    "source .venv/bin/activate": Unchecked("changes the shell"),
+    'python -m src.generate --model mini "a fox in the snow" "a large owl at night" --out pictures': Run(),
+    "python -m src.generate --help": Run(),
+    'python -m src.generate --model sd3-medium "a tabby cat sitting on a wooden table" --text-encoders clip'
+    " --size 512 --out pictures": DRY,
+    "python -m src.generate --model sd3-medium --prompts-file prompts/visual_inspection.txt --out pictures"
+    " --dry-run": Run(),
+    "python -m src.calibration_sample_generation.sample_cali_data --model mini --output DiT_cali_data.npz": DRY,
+    "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28"
+    " --calib-dir calibration_data": Run(),
+    # docs/mini.md
+    'python -m src.generate --model mini "a large fox in the snow"': Run(),
+    "python -m pip install --editable '.[train]'": SETS_UP,
+    "python scripts/train_mini.py data": Help(),
+    "python scripts/train_mini.py flow": Help(),
+    "python scripts/train_mini.py decoder": Help(),
+    "python scripts/train_mini.py classifier": Help(),
+    "python scripts/train_mini.py gate": Help(),
+    "python scripts/train_mini.py export": Help(),
+    "python scripts/train_mini.py curve": Help(),
     # docs/PHASE1.md
     "python -m src.generate_calibration_data --model mini --num-images 3 --num-steps 28 --cfg-weight 3"
     " --calib-dir demo/figure_data": Run(),
