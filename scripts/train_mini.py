@@ -73,10 +73,10 @@ def judge(args: argparse.Namespace) -> None:
 
 
 def export_weights(args: argparse.Namespace) -> None:
-    """Writes the float16 weights as one safetensors file."""
-    from mini.export import export  # the only step that needs ditq and MLX
+    """Writes the float16 weights as one safetensors file and compares it with the trained model."""
+    from mini.export import export, parity  # the only step that needs ditq and MLX
 
-    report(args.out, "export", export(args.out, args.target))
+    report(args.out, "export", export(args.out, args.target) | parity(args.out, args.target))
 
 
 def draw_curve(args: argparse.Namespace) -> None:

@@ -50,8 +50,9 @@ class Trainer:
         self.step, self.seconds, self.decay_start = 0, 0.0, None
         self.latents = nets.as_torch(latents).to(self.device)
         self.known = [(row, item) for row, item in enumerate(data.pictures()) if not item.held_out]
-        places = {size: len(shifts) for size, (_, shifts) in data.SIZES.items()}
-        self.weights = [data.SIZE_WEIGHTS[item.size] / places[item.size] for _, item in self.known]
+        self.weights = [
+            data.SIZE_WEIGHTS[item.size] * data.SIZES[item.size][1][item.shift] for _, item in self.known
+        ]
         self.loss = torch.compile(self._loss)
         self._resume()
 
@@ -146,7 +147,7 @@ class Trainer:
     def save_samples(self) -> None:
         """Writes a grid of 32 pictures of the averaged weights, decoded linearly (needs no decoder)."""
         latents = sample.sample(
-            self.ema["transformer"], self.ema["text"], sample.prompts_for_grid(32), seed=1
+            self.ema["transformer"], self.ema["text"], sample.prompts_for_grid(32), range(32)
         )
         sample.grid(self.code.decode(latents), 8).save(self.folder / f"samples_{self.step:06d}.png")
 

@@ -27,8 +27,9 @@ def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, se
     asked = held_out_prompts(count)
     prompts = [data.caption(item.object, item.background, item.size) for item in asked]
     latents = []
-    for number, part in enumerate(np.array_split(np.array(prompts), max(1, count // 32))):
-        latents.append(sample.sample(model, text, part.tolist(), seed + number, steps, guidance, shift))
+    for rows in np.array_split(np.arange(count), max(1, count // 32)):
+        some = [prompts[row] for row in rows]
+        latents.append(sample.sample(model, text, some, rows + seed, steps, guidance, shift))
     drawn = sample.decode(decoder, np.concatenate(latents))
     right = pictures.classify(judge, drawn) == np.array([[item.object, item.background] for item in asked])
     shown = np.arange(count)[:: max(1, count // 64)][:64]

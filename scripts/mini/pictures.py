@@ -64,6 +64,7 @@ def train_classifier(
         [sample.decode(decoder, code.encode(part)) for part in np.array_split(pictures, 64)]
     )
     network = _resumed(nets.Classifier(len(data.OBJECTS), 13), folder / "classifier.pt")
+    network = network.to(memory_format=torch.channels_last)
     rng = np.random.default_rng()
     known = np.flatnonzero(~held_out)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
@@ -71,10 +72,12 @@ def train_classifier(
         _set_rate(optimizer, rate)
         rows = rng.choice(known, 32)
         source = pictures if rng.random() < 0.5 else decoded
-        objects, backgrounds = network(_augmented(_images(source[rows])))
+        images = _augmented(_images(source[rows])).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            objects, backgrounds = network(images)
         wanted = labels[rows]
-        loss = F.cross_entropy(objects, wanted[:, 0], label_smoothing=0.05)
-        _descend(loss + F.cross_entropy(backgrounds, wanted[:, 1], label_smoothing=0.05), optimizer)
+        loss = F.cross_entropy(objects.float(), wanted[:, 0], label_smoothing=0.05)
+        _descend(loss + F.cross_entropy(backgrounds.float(), wanted[:, 1], label_smoothing=0.05), optimizer)
     flow.write_torch(folder / "classifier.pt", network.state_dict())
     report = {}
     for name, source in {"rendered": pictures, "decoded": decoded}.items():

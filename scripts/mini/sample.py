@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from mini import data, nets
 
@@ -20,15 +21,22 @@ def sigmas(steps: int, shift: float = 1.0) -> np.ndarray:
 
 @torch.no_grad()
 def sample(
-    model, text, prompts: list[str], seed: int, steps: int = 28, guidance: float = 3.0, shift: float = 1.0
-):
-    """Latents of the prompts, float32 [prompts, 16, 16, channels]; the empty prompt is the negative."""
+    model: nn.Module,
+    text: nn.Module,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int = 28,
+    guidance: float = 3.0,
+    shift: float = 1.0,
+) -> np.ndarray:
+    """Latents float32 [prompts, 16, 16, channels], one seed each (as `ditq` draws its noise); negative: ''."""
     device = next(model.parameters()).device
     index = {word: number for number, word in enumerate(data.vocabulary())}
     ids = torch.from_numpy(data.tokenize([*prompts, *[""] * len(prompts)], index)).to(device)
     tokens, pooled = text(ids)
-    noise = np.random.default_rng(seed).standard_normal((len(prompts), nets.GRID, nets.GRID, nets.CHANNELS))
-    x = nets.as_torch(noise).to(device)
+    shape = (nets.GRID, nets.GRID, nets.CHANNELS)
+    noise = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
+    x = nets.as_torch(np.stack(noise)).to(device)
     levels = sigmas(steps, shift)
     for now, after in itertools.pairwise(levels):
         velocity = _velocity(model, x, tokens, pooled, float(now), guidance)
