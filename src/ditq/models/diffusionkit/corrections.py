@@ -24,10 +24,15 @@ DK = diffusionkit()
 
 
 class CorrectedMMDiT(DK.mmdit.MMDiT):
-    """DiffusionKit's MMDiT with the corrections below; its parameter paths are as before, plus `k_proj.bias`."""
+    """DiffusionKit's MMDiT, of SD3 or FLUX, with the corrections below; `k_proj.bias` is its only new parameter."""
+
+    guidance = 3.5
+    """The guidance that FLUX.1-dev is told of."""
 
     def __init__(self, config: Any):
         super().__init__(without_sdpa_threshold(config))
+        # The original's call would embed the timestep where the guidance belongs, and crash.
+        self.config = replace(self.config, guidance_embed=False)
         with_key_bias(self)
         with_float32_timestep_embedding(self)
         with_tanh_gelu(self)
@@ -39,20 +44,22 @@ class CorrectedMMDiT(DK.mmdit.MMDiT):
         modules a second time in `parameters()`, and never drops the entries of an earlier prompt.
         """
         timesteps = timesteps.astype(mx.float32)
-        condition = (
-            self.t_embedder(timesteps)[:, None] + self.y_embedder(pooled_text_embeddings)[None, :, None, None]
-        )
+        prompt = self.y_embedder(pooled_text_embeddings)
+        if isinstance(self.guidance_in, DK.mmdit.MLPEmbedder):
+            prompt = prompt + self.guidance_in(
+                self.t_embedder.timestep_embedding(mx.array([1000 * self.guidance]))
+            )
+        condition = self.t_embedder(timesteps)[:, None] + prompt[None, :, None, None]
         halves = [
             half
             for block in self.multimodal_transformer_blocks
             for half in (block.image_transformer_block, block.text_transformer_block)
         ]
-        for owner in [*halves, self.final_layer]:
+        unified = [block.transformer_block for block in self.get("unified_transformer_blocks", [])]
+        for owner in [*halves, *unified, self.final_layer]:
             steps = owner.adaLN_modulation(condition)
             mx.eval(steps)
-            owner._modulation_params = {
-                timestep.item(): row for timestep, row in zip(timesteps, steps, strict=True)
-            }
+            owner._modulation_params = {t.item(): row for t, row in zip(timesteps, steps, strict=True)}
 
 
 def without_sdpa_threshold(config: Any) -> Any:
