@@ -41,6 +41,11 @@ class MMDiT(nn.Module):
         ]
         self.final_layer = FinalLayer(config)
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype that the transformer computes in: that of the patch embedding, which is never quantized."""
+        return self.x_embedder.proj.weight.dtype
+
     def modulation(
         self, pooled: Float[mx.array, "batch pooled_dim"], timesteps: Float[mx.array, "steps"]
     ) -> Float[mx.array, "steps batch modulation"]:
@@ -50,8 +55,8 @@ class MMDiT(nn.Module):
         and 2 prompts take 88 MB.
         """
         frequencies = timestep_embedding(timesteps, self.config.frequency_embed_dim, self.config.max_period)
-        step = self.t_embedder(frequencies.astype(self.t_embedder.dtype))
-        prompt = self.y_embedder(pooled.astype(self.y_embedder.dtype))
+        step = self.t_embedder(frequencies.astype(self.dtype))
+        prompt = self.y_embedder(pooled.astype(self.dtype))
         condition = step[:, None] + prompt[None]
         return mx.concatenate([layer(condition) for layer in self._adaLN_layers()], axis=-1)
 
@@ -248,11 +253,6 @@ class Embedder(nn.Module):
     def __init__(self, dims: int, hidden: int):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dims, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """The dtype that the embedder computes in: its bias's, which quantization leaves alone."""
-        return self.mlp.layers[0].bias.dtype
 
     def __call__(self, x: Float[mx.array, "rows dims"]) -> Float[mx.array, "rows hidden"]:
         """The embedded rows."""

@@ -1,0 +1,108 @@
+"""The arithmetic of quantization grids: nothing else in ditq rounds or clips to a grid.
+
+A matrix (rows, columns) is cut along its columns into groups; each group has a scale s and, on an asymmetric grid, a
+zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are steps, never maxima.
+"""
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Int
+
+from ditq.core.spec import Spec
+
+Matrix = Float[mx.array, "rows columns"]
+Codes = Int[mx.array, "rows columns"]
+Scales = Float[mx.array, "rows groups"]
+
+
+def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
+    """Scales and zero points of the least grid that holds every value; float32, zero points whole numbers."""
+    low, high = _extremes(w, spec)
+    return _grid(low, high, spec)
+
+
+def mse_range(w: Matrix, spec: Spec, candidates: int = 80, least: float = 0.2) -> tuple[Scales, Scales]:
+    """Scales and zero points that minimise each group's squared error over `candidates` shrunken min-max ranges.
+
+    The shrink factors run evenly from 1 down to `least`; the full range is among them, so that the result is never
+    worse than `minmax_range`.
+    """
+    low, high = _extremes(w, spec)
+    best_scale, best_zero = _grid(low, high, spec)
+    best_error = _group_errors(w, best_scale, best_zero, spec)
+    for shrink in np.linspace(1.0, least, candidates)[1:]:
+        scale, zero = _grid(low * float(shrink), high * float(shrink), spec)
+        error = _group_errors(w, scale, zero, spec)
+        better = error < best_error
+        best_scale, best_zero = mx.where(better, scale, best_scale), mx.where(better, zero, best_zero)
+        best_error = mx.minimum(error, best_error)
+        mx.eval(best_scale, best_zero, best_error)
+    return best_scale, best_zero
+
+
+def quantize(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Codes:
+    """The codes nearest to w, int32; halves round to even."""
+    grouped = _grouped(w.astype(mx.float32), scale)
+    codes = mx.clip(mx.round(grouped / scale[..., None]) + zero[..., None], spec.qmin, spec.qmax)
+    return codes.reshape(w.shape).astype(mx.int32)
+
+
+def dequantize(codes: Codes, scale: Scales, zero: Scales) -> Matrix:
+    """The values of codes, float32."""
+    grouped = _grouped(codes.astype(mx.float32), scale)
+    return ((grouped - zero[..., None]) * scale[..., None]).reshape(codes.shape)
+
+
+def round_to_nearest(w: Matrix, spec: Spec, search: bool = False) -> tuple[Codes, Scales, Scales]:
+    """Codes, scales and zero points of plain rounding, in the min-max range or the MSE-optimal one."""
+    scale, zero = mse_range(w, spec) if search else minmax_range(w, spec)
+    return quantize(w, scale, zero, spec), scale, zero
+
+
+def straight_through_round(x: Float[mx.array, "..."]) -> Float[mx.array, "..."]:
+    """round(x), with the gradient of x: MLX's own round has none (Bengio et al. 2013, arXiv 1308.3432)."""
+    return x + mx.stop_gradient(mx.round(x) - x)
+
+
+def fake_quant(
+    x: Float[mx.array, "*rows channels"],
+    scale: Float[mx.array, "..."],
+    shift: Float[mx.array, "..."],
+    spec: Spec,
+) -> Float[mx.array, "*rows channels"]:
+    """x on its activation grid: scale clip(round((x - shift) / scale)) + shift, in x's dtype, computed in float32.
+
+    `scale` and `shift` broadcast against x: scalars, or one per channel. The gradient passes straight through the
+    rounding, is 0 outside the grid, and reaches scale and shift too, as learned step size quantization wants it
+    (LSQ, Esser et al. 2020, arXiv 1902.08153).
+    """
+    codes = (x.astype(mx.float32) - shift) / scale
+    on_grid = mx.clip(straight_through_round(codes), spec.qmin, spec.qmax)
+    return (on_grid * scale + shift).astype(x.dtype)
+
+
+def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
+    """The least and the greatest value of each group, zero included, so that zero stays exact."""
+    rows, columns = w.shape
+    grouped = w.astype(mx.float32).reshape(rows, spec.groups(columns), -1)
+    return mx.minimum(grouped.min(axis=-1), 0), mx.maximum(grouped.max(axis=-1), 0)
+
+
+def _grid(low: Scales, high: Scales, spec: Spec) -> tuple[Scales, Scales]:
+    if spec.symmetric:
+        # Negative codes reach one step further than positive ones.
+        scale = mx.maximum(low / spec.qmin, high / spec.qmax)
+        zero = mx.zeros_like(scale)
+    else:
+        scale = (high - low) / spec.qmax
+        zero = mx.round(-low / mx.where(scale > 0, scale, 1.0))
+    return mx.where(scale > 0, scale, 1.0), zero
+
+
+def _group_errors(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Scales:
+    error = dequantize(quantize(w, scale, zero, spec), scale, zero) - w.astype(mx.float32)
+    return mx.square(_grouped(error, scale)).sum(axis=-1)
+
+
+def _grouped(w: Matrix, scale: Scales) -> Float[mx.array, "rows groups group"]:
+    return w.reshape(*scale.shape, -1)

@@ -1,0 +1,62 @@
+"""MLX's packed storage of codes: what `mx.quantized_matmul` and every stock MLX loader read.
+
+A row is the little-endian bit stream of its unsigned codes, `bits` each, seen as uint32 words; a value is
+scales * u + biases, per group. Our codes go in as they are: quantizing a dequantized weight again changes some.
+"""
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Int, UInt32
+
+from ditq.core.errors import UserError
+from ditq.core.spec import GROUP_SIZES, Spec
+
+BITS = (2, 3, 4, 5, 6, 8)
+"""Widths that MLX can multiply with."""
+
+Codes = Int[mx.array, "rows columns"]
+Words = UInt32[mx.array, "rows words"]
+Scales = Float[mx.array, "rows groups"]
+StoredScales = Float[mx.array, "rows stored_groups"]
+
+
+def storage_group(spec: Spec, columns: int, name: str = "layer") -> int:
+    """The group size under which a matrix is stored: its own, or for one scale a row the largest that divides it.
+
+    Raises UserError when MLX has no storage for these bits or columns.
+    """
+    if spec.bits not in BITS:
+        widths = ", ".join(map(str, BITS))
+        raise UserError(f"{name}: packed storage", got=f"{spec.bits} bits", expected=f"one of {widths} bits")
+    if spec.group_size is not None:
+        spec.groups(columns, name)
+        return spec.group_size
+    fitting = [size for size in GROUP_SIZES if columns % size == 0]
+    if not fitting:
+        raise UserError(
+            f"{name}: packed storage", got=f"{columns} columns", expected=f"a multiple of {GROUP_SIZES[0]}"
+        )
+    return fitting[-1]
+
+
+def pack(
+    codes: Codes, scale: Scales, zero: Scales, spec: Spec, name: str = "layer"
+) -> tuple[Words, StoredScales, StoredScales]:
+    """`weight`, `scales` and `biases` as MLX stores them; a scale per row is repeated for each of its groups."""
+    rows, columns = codes.shape
+    groups = columns // storage_group(spec, columns, name)
+    repeats = groups // scale.shape[1]
+    scales = mx.repeat(scale, repeats, axis=1)
+    biases = (spec.qmin - mx.repeat(zero, repeats, axis=1)) * scales
+    unsigned = np.array(codes - spec.qmin).astype(np.uint8)
+    bits = np.unpackbits(unsigned[..., None], axis=-1, count=spec.bits, bitorder="little")
+    words = np.packbits(bits.reshape(rows, -1), axis=-1, bitorder="little").view("<u4")
+    return mx.array(words), scales, biases
+
+
+def unpack(words: Words, spec: Spec) -> Codes:
+    """The codes of packed words, int32, signed on a symmetric grid."""
+    stream = np.unpackbits(np.array(words).astype("<u4").view(np.uint8), axis=-1, bitorder="little")
+    bits = stream.reshape(words.shape[0], -1, spec.bits)
+    unsigned = np.packbits(bits, axis=-1, bitorder="little")[..., 0]
+    return mx.array(unsigned.astype(np.int32) + spec.qmin)

@@ -1,0 +1,49 @@
+"""What a quantization grid is: bits, symmetry and granularity. The arithmetic on it is in `core.affine`."""
+
+from dataclasses import dataclass
+
+from ditq.core.errors import UserError
+
+GROUP_SIZES = (32, 64, 128)
+"""Group sizes that MLX's packed storage has."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A grid of `2**bits` levels, symmetric around zero or with a zero point, one scale per row or per group.
+
+    Symmetric codes lie in [-2^(bits-1), 2^(bits-1) - 1], asymmetric ones in [0, 2^bits - 1].
+    """
+
+    bits: int
+    symmetric: bool = True
+    group_size: int | None = None
+    """Columns that share a scale; None: a whole row (an output channel) shares one."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 8:
+            raise UserError("bits", got=self.bits, expected="from 2 to 8")
+        if self.group_size is not None and self.group_size not in GROUP_SIZES:
+            sizes = ", ".join(map(str, GROUP_SIZES))
+            raise UserError("group size", got=self.group_size, expected=f"{sizes}, or none for per channel")
+
+    @property
+    def qmin(self) -> int:
+        """The least code."""
+        return -(2 ** (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def qmax(self) -> int:
+        """The greatest code."""
+        return self.qmin + 2**self.bits - 1
+
+    def groups(self, columns: int, name: str = "layer") -> int:
+        """Groups in a row of `columns`. Raises UserError, with the layer's `name`, when they do not divide evenly."""
+        if self.group_size is None:
+            return 1
+        if columns % self.group_size:
+            fitting = [str(size) for size in GROUP_SIZES if columns % size == 0]
+            remedy = f"use {' or '.join(fitting)}" if fitting else "quantize it per channel"
+            what = f"{name}: in_features {columns} is not divisible"
+            raise UserError(what, got=f"group size {self.group_size}", remedy=remedy)
+        return columns // self.group_size
