@@ -67,7 +67,7 @@ class VAE:
         self._decoder: Any = None
 
     def decode(self, latents: Latents) -> Pictures:
-        """The pictures of the transformer's latents, decoded one by one: a 1024-pixel one needs some 2 GB."""
+        """The pictures of the transformer's latents, one by one: at 1024 pixels the attention scores take 1 GB."""
         from ditq.models.diffusionkit.corrections import rounded_pixels
 
         if self._decoder is None:
