@@ -1,4 +1,4 @@
-"""A progress bar that appears with the first finished unit, so that a refused run prints its error alone."""
+"""A progress bar on a terminal, from the first finished unit on, so that a refused run prints its error alone."""
 
 from tqdm import tqdm
 
@@ -15,7 +15,7 @@ class Progress:
         if count == 0:
             return
         if self._bar is None:
-            self._bar = tqdm(total=self._total, unit=self._unit, desc=self._description)
+            self._bar = tqdm(total=self._total, unit=self._unit, desc=self._description, disable=None)
         self._bar.update(min(count, self._total - self._bar.n))
 
     def __enter__(self) -> "Progress":
