@@ -27,22 +27,25 @@ def response(status: int) -> Any:
 CASES = {
     "gated": (
         lambda: errors.GatedRepoError("403", response=response(403)),
-        "gated, and this account has no access",
+        "gated files, to which this account has no access",
     ),
     "unknown": (
         lambda: errors.RepositoryNotFoundError("401", response=response(401)),
-        "no such repository without",
+        "no such repository that this login",
     ),
-    "offline": (lambda: errors.LocalEntryNotFoundError("no connection"), "the Hub cannot be reached"),
+    "offline": (lambda: errors.LocalEntryNotFoundError("no connection"), "no connection to the Hub"),
     "switched off": (
         lambda: errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set\nmore"),
         "HF_HUB_OFFLINE is set)",
     ),
     "renamed": (
         lambda: errors.RemoteEntryNotFoundError("404", response=response(404)),
-        "has no file sd3.5_medium",
+        "a repository without sd3.5_medium",
     ),
-    "server": (lambda: errors.HfHubHTTPError("503 Busy", response=response(503)), "failed (503 Busy"),
+    "server": (
+        lambda: errors.HfHubHTTPError("503 Busy", response=response(503)),
+        "a failed download of sd3.5_medium.safetensors (503 Busy",
+    ),
     "disk": (lambda: OSError(28, "No space left on device"), "No space left on device"),
 }
 
@@ -71,7 +74,7 @@ def test_the_real_library_offline_gives_the_same_paragraph(tmp_path, monkeypatch
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     model = load("sd3-medium")
-    with pytest.raises(UserError, match="the Hub cannot be reached.*sd3_medium.safetensors.*hf auth login"):
+    with pytest.raises(UserError, match="no connection to the Hub.*sd3_medium.safetensors.*hf auth login"):
         model.encode(["a fox"])
 
 

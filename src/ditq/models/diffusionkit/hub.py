@@ -111,20 +111,18 @@ class Files:
         try:
             return Path((self.download or hf_hub_download)(source.repo, source.file))
         except errors.GatedRepoError as error:
-            raise self._absent(source, "its files are gated, and this account has no access yet") from error
+            raise self._absent(source, "gated files, to which this account has no access yet") from error
         except errors.RepositoryNotFoundError as error:
-            raise self._absent(
-                source, "the Hub shows no such repository without a login that may see it"
-            ) from error
+            raise self._absent(source, "no such repository that this login, or none, may see") from error
         except errors.LocalEntryNotFoundError as error:
             raise self._absent(
-                source, f"{source.file} is not on this disk, and the Hub cannot be reached"
+                source, f"no {source.file} on this disk, and no connection to the Hub"
             ) from error
         except errors.EntryNotFoundError as error:
-            raise self._absent(source, f"the repository has no file {source.file}") from error
+            raise self._absent(source, f"a repository without {source.file}") from error
         except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
             raise self._absent(
-                source, f"the download of {source.file} failed ({_first_line(error)})"
+                source, f"a failed download of {source.file} ({_first_line(error)})"
             ) from error
 
     def _absent(self, source: Source, cause: str) -> UserError:
