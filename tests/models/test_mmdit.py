@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten
 from ditq.models.config import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from ditq.models.keymaps import to_mmdit
 from ditq.models.loading import load_weights_into
-from ditq.models.mmdit import MMDiT, timestep_embedding
+from ditq.models.mmdit import MMDiT, gelu_tanh, timestep_embedding
 from tests.models.families import FAMILIES, diffusers_model, inputs, stability_weights, state_arrays, to_mlx
 
 CASES = [(1, 16, 16, 1000.0), (3, 12, 20, 602.15), (2, 8, 48, 9.0)]
@@ -88,6 +88,12 @@ def test_full_size_architectures_equal_the_published_ones(config, linears):
     assert sum(array.size for array in flat.values()) == sum(tensor.numel() for tensor in reference.values())
     matrices = [key for key, array in flat.items() if key.endswith(".weight") and array.ndim == 2]
     assert len(set(matrices) - {"x_pos_embedder.pos_embed.weight"}) == linears
+
+
+def test_gelu_is_the_tanh_form():
+    x = np.linspace(-30, 30, 20001)
+    wanted = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    assert np.abs(np.array(gelu_tanh(mx.array(x.astype(np.float32)))) - wanted).max() < 2e-6
 
 
 def test_latents_beyond_the_position_table_are_refused():
