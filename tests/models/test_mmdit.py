@@ -7,9 +7,10 @@ import torch
 from mlx.utils import tree_flatten
 
 from ditq.models.config import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
+from ditq.models.functional import gelu_tanh, timestep_embedding
 from ditq.models.keymaps import to_mmdit
 from ditq.models.loading import load_weights_into
-from ditq.models.mmdit import MMDiT, gelu_tanh, timestep_embedding
+from ditq.models.mmdit import MMDiT
 from tests.models.families import FAMILIES, diffusers_model, inputs, stability_weights, state_arrays, to_mlx
 
 CASES = [(1, 16, 16, 1000.0), (3, 12, 20, 602.15), (2, 8, 48, 9.0)]

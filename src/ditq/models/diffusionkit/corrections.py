@@ -15,7 +15,7 @@ import numpy as np
 import regex
 
 from ditq.models.diffusionkit.imports import diffusionkit
-from ditq.models.mmdit import timestep_embedding
+from ditq.models.functional import timestep_embedding
 
 DK = diffusionkit()
 
