@@ -70,7 +70,7 @@ def test_prompts_file_and_the_baselines_spelling(capsys, tmp_path):
 
 def test_dry_run_writes_nothing(capsys, tmp_path):
     out = succeeds(capsys, "a fox", "--out", tmp_path / "out", "--dry-run")
-    assert "would draw 1 pictures of 128x128 with mini in 1 batches of 28 steps" in out
+    assert "pictures to draw: 1 of 128x128 with mini, 28 steps, 4 at once" in out
     assert "5.2 M parameters" in out and not (tmp_path / "out").exists()
 
 

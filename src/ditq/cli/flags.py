@@ -20,6 +20,7 @@ DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 def parser(description: str, example: str) -> argparse.ArgumentParser:
     """A parser whose help ends with an example, and which takes `--old_spelling` for `--old-spelling`."""
     return _Parser(
+        prog=" ".join(example.split()[:3]),
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

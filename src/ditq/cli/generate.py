@@ -72,7 +72,7 @@ def draw(args: argparse.Namespace) -> None:
     todo = remaining(jobs, args.force, args.resume)
     batches = math.ceil(len(todo) / args.batch_size)
     if args.dry_run:
-        print(forecast(args, model, settings, todo, batches))
+        print(forecast(args, model, settings, todo))
         return
     started = time.perf_counter()
     if todo:
@@ -136,13 +136,11 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
     return [job for job in jobs if job not in there]
 
 
-def forecast(
-    args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job], batches: int
-) -> str:
+def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job]) -> str:
     """What a run would compute and need, in two lines; no weights are loaded for it."""
     size = f"{settings.width}x{settings.height}"
     disk = len(todo) * settings.width * settings.height * 3 / 1e6
     return (
-        f"would draw {len(todo)} pictures of {size} with {model.name} in {batches} batches of {settings.steps} steps\n"
+        f"pictures to draw: {len(todo)} of {size} with {model.name}, {settings.steps} steps, {args.batch_size} at once\n"
         f"{model_forecast(args, model, settings, len(todo))}; at most {disk:.1f} MB of PNG in {args.out}"
     )

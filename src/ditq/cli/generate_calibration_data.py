@@ -57,7 +57,7 @@ def collect(args: argparse.Namespace) -> None:
         cells = settings.height * settings.width // model.factor**2
         disk = (points + recipe.num_images) * cells * model.config.vae_latent_dim * 2
         print(
-            f"would draw {recipe.num_images} pictures of {settings.width}x{settings.height} and keep {points:,} points"
+            f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points"
         )
         print(model_forecast(args, model, settings, recipe.num_images))
         print(f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures")

@@ -122,7 +122,7 @@ def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe,
         * (model.text_tokens * model.config.token_level_text_embed_dim + model.config.pooled_text_embed_dim)
     )
     return (
-        f"would collect {recipe.points:,} points: "
+        f"points to collect: {recipe.points:,}, "
         f"{recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps, "
         f"{count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
         f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete"
