@@ -141,6 +141,7 @@ def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, t
     size = f"{settings.width}x{settings.height}"
     disk = len(todo) * settings.width * settings.height * 3 / 1e6
     return (
-        f"pictures to draw: {len(todo)} of {size} with {model.name}, {settings.steps} steps, {args.batch_size} at once\n"
+        f"pictures to draw: {len(todo)} of {size} with {model.name}, "
+        f"{settings.steps} steps, {args.batch_size} at once\n"
         f"{model_forecast(args, model, settings, len(todo))}; at most {disk:.1f} MB of PNG in {args.out}"
     )
