@@ -81,6 +81,20 @@ def fake_quant(
     return (on_grid * scale + shift).astype(x.dtype)
 
 
+def encode(
+    x: Float[mx.array, "*rows channels"],
+    inverse: Float[mx.array, "..."],
+    offset: Float[mx.array, "..."],
+    qmin: Float[mx.array, ""],
+    qmax: Float[mx.array, ""],
+) -> Float[mx.array, "*rows channels"]:
+    """The activation codes clip(round(x * inverse - offset), qmin, qmax): whole numbers in float32.
+
+    Rounded in float32 whatever x's dtype is: in float16 one code in a hundred would be another.
+    """
+    return mx.clip(mx.round(x.astype(mx.float32) * inverse - offset), qmin, qmax)
+
+
 def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
     """The least and the greatest value of each group, zero included, so that zero stays exact."""
     rows, columns = w.shape

@@ -1,0 +1,155 @@
+"""The quantized layer against int64 arithmetic bit for bit, and against float64 fake quantization."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core import affine
+from ditq.core.spec import Spec
+from ditq.nn import ActivationGrid, QuantizedLinear, StepClock
+
+BACKENDS = ["packed", "codes"]
+WEIGHT_SPECS = [
+    Spec(4),
+    Spec(8),
+    Spec(2),
+    Spec(3, False),
+    Spec(4, True, 64),
+    Spec(5, False, 32),
+    Spec(6, True, 128),
+]
+
+
+def grid(steps=3, bits=8, channels=None, seed=0, smooth=None) -> ActivationGrid:
+    rng = np.random.default_rng(seed)
+    spec = Spec(bits)
+    shift = (
+        None if channels is None else mx.array(rng.uniform(-0.5, 0.5, (steps, channels)).astype(np.float32))
+    )
+    scale = mx.array(rng.uniform(0.01, 0.05, steps).astype(np.float32) * 2 ** (8 - bits))
+    bounds = mx.full((steps,), spec.qmin), mx.full((steps,), spec.qmax)
+    return ActivationGrid(scale, *(bound.astype(mx.float32) for bound in bounds), shift, smooth)
+
+
+def layer(spec, backend, activations, clock, rows=6, columns=256, bias=True, seed=0):
+    w = mx.array(np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32))
+    codes, scale, zero = affine.round_to_nearest(w, spec)
+    b = mx.array(np.linspace(-1, 1, rows).astype(np.float32)) if bias else None
+    return QuantizedLinear(codes, scale, zero, spec, b, activations, clock, backend), (codes, scale, zero, b)
+
+
+def reference(x, parts, activations, step) -> np.ndarray:
+    """W x + b in float64 with x on its grid, the long way."""
+    codes, scale, zero, bias = (None if part is None else np.array(part, np.float64) for part in parts)
+    groups = scale.shape[1]
+    w = ((codes.reshape(len(codes), groups, -1) - zero[..., None]) * scale[..., None]).reshape(codes.shape)
+    x = np.array(x, np.float32)
+    if activations.smooth is not None:
+        x = x / np.array(activations.smooth)
+    s = np.array(activations.scale)[step]
+    shift = 0 if activations.shift is None else np.array(activations.shift)[step]
+    q = np.clip(np.rint((x - shift) / s), np.array(activations.qmin)[step], np.array(activations.qmax)[step])
+    y = (q * np.float64(s) + shift) @ w.T
+    return y if bias is None else y + bias
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("weight_bits", "act_bits", "columns"), [(4, 8, 6144), (8, 8, 1024), (4, 4, 1536), (2, 6, 96)]
+)
+def test_sums_equal_int64_bit_for_bit(backend, weight_bits, act_bits, columns):
+    spec, act = Spec(weight_bits), Spec(act_bits)
+    rng = np.random.default_rng(columns)
+    w = rng.integers(spec.qmin, spec.qmax + 1, (5, columns))
+    w[0], w[1] = spec.qmin, spec.qmax
+    x = rng.integers(act.qmin, act.qmax + 1, (7, columns))
+    x[0], x[1] = act.qmin, act.qmax
+    one, zero = mx.ones((5, 1)), mx.zeros((5, 1))
+    bounds = (mx.array([float(act.qmin)]), mx.array([float(act.qmax)]))
+    activations = ActivationGrid(mx.ones(1), *bounds)
+    quantized = QuantizedLinear(
+        mx.array(w.astype(np.int32)), one, zero, spec, None, activations, StepClock(1), backend
+    )
+    wanted = x.astype(np.int64) @ w.astype(np.int64).T
+    assert np.abs(wanted).max() <= 2**24
+    assert np.array_equal(np.array(quantized(mx.array(x.astype(np.float32)))).astype(np.int64), wanted)
+
+
+@pytest.mark.parametrize("spec", [Spec(4), Spec(8), Spec(3, False)], ids=str)
+@pytest.mark.parametrize("channels", [None, 1, 256])
+def test_backends_agree_bit_for_bit_with_one_scale_per_row(spec, channels):
+    x = mx.array(np.random.default_rng(1).standard_normal((2, 5, 256)).astype(np.float32))
+    results = []
+    for backend in BACKENDS:
+        clock = StepClock(3)
+        quantized, _ = layer(spec, backend, grid(channels=channels), clock)
+        clock.set(1)
+        results.append(quantized(x))
+    assert mx.array_equal(*results)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("spec", WEIGHT_SPECS, ids=str)
+@pytest.mark.parametrize("channels", [None, 1, 256])
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_output_equals_float64_fake_quantization_at_every_step(backend, spec, channels, smoothed):
+    smooth = mx.array(np.linspace(0.5, 2, 256).astype(np.float32)) if smoothed else None
+    activations, clock = grid(bits=6, channels=channels, smooth=smooth), StepClock(3)
+    quantized, parts = layer(spec, backend, activations, clock)
+    x = mx.array(np.random.default_rng(2).standard_normal((2, 5, 256)).astype(np.float32) * 2)
+    for step in (2, 0, 1):
+        clock.set(step)
+        wanted = reference(x, parts, activations, step)
+        # an input on the very edge of two codes may fall to either side in float32
+        close = np.abs(np.array(quantized(x)) - wanted) < 1e-4 * np.abs(wanted).max()
+        assert close.all(axis=-1).mean() >= 0.9 and close.mean() >= 0.9
+
+
+def test_layers_share_one_clock_and_the_step_never_retraces():
+    clock = StepClock(3)
+    first, parts = layer(Spec(4), "codes", grid(seed=1, channels=1), clock)
+    second, _ = layer(Spec(4), "codes", grid(seed=2), clock, columns=256, seed=1)
+    x = mx.array(np.random.default_rng(3).standard_normal((4, 256)).astype(np.float32))
+    clock.set(0)
+    first(x)
+    traces = []
+
+    def both(x):
+        traces.append(1)
+        return first(x), second(x)
+
+    compiled = mx.compile(both, inputs=clock.state)
+    for step in (0, 1, 2, 0):
+        clock.set(step)
+        got, eager = compiled(x), both(x)
+        traces.pop()
+        assert all(mx.allclose(one, other, atol=1e-5) for one, other in zip(got, eager, strict=True))
+        assert np.allclose(np.array(got[0]), reference(x, parts, grid(seed=1, channels=1), step), atol=2e-3)
+    assert len(traces) == 1
+
+
+def test_half_precision_in_and_out():
+    clock = StepClock(3)
+    quantized, parts = layer(Spec(4), "codes", grid(), clock)
+    x = mx.array(np.random.default_rng(4).standard_normal((3, 256)).astype(np.float16))
+    got = quantized(x)
+    assert got.dtype == mx.float16
+    wanted = reference(np.array(x).astype(np.float32), parts, grid(), 0)
+    assert np.abs(np.array(got) - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_nothing_is_trainable_and_clocks_stay_out_of_the_parameters():
+    quantized, _ = layer(Spec(4), "packed", grid(), StepClock(3))
+    assert not quantized.trainable_parameters()
+    assert {"weight", "scales", "biases", "multiplier", "bias"} == set(quantized.parameters())
+
+
+@pytest.mark.parametrize("step", [-1, 3])
+def test_a_step_beyond_the_clock_is_refused(step):
+    with pytest.raises(IndexError, match=f"step {step} on a clock of 3 steps"):
+        StepClock(3).set(step)
+
+
+def test_a_table_of_other_steps_is_refused():
+    with pytest.raises(ValueError, match="a table of 2 steps on a clock of 3"):
+        layer(Spec(4), "codes", grid(steps=2), StepClock(3))
