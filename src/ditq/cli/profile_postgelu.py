@@ -1,0 +1,143 @@
+"""`python -m src.activation_diagnostics.profile_postgelu`: Phase 2, statistics of what layers receive."""
+
+import argparse
+import json
+import re
+import time
+import warnings
+from pathlib import Path
+
+from ditq.calibration import PointSet, read_points
+from ditq.cli.flags import DTYPES, add_run_flags, parser, refuse_overwriting
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import remove
+from ditq.core.errors import UserError
+from ditq.diagnostics import (
+    ActivationStatistics,
+    ProfileRecipe,
+    forecast,
+    merge,
+    parts_of,
+    profile,
+    read_statistics,
+    write_statistics,
+)
+from ditq.models import TextToImage, load
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and profiles, or merges."""
+    flags = parser(
+        "Run a model on calibration points and keep statistics of what its layers receive at each timestep.",
+        "python -m src.activation_diagnostics.profile_postgelu --calibration-file DiT_cali_data.npz --num-samples 512",
+    )
+    flags.add_argument("--calibration-file", type=Path, metavar="FILE", help="what sample_cali_data wrote")
+    flags.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="instead: add up the files of several --shard runs",
+    )
+    default = "activation_stats_postgelu.npz"
+    flags.add_argument(
+        "--output", type=Path, default=Path(default), metavar="FILE", help=f"default: {default}"
+    )
+    group = flags.add_argument_group("recipe")
+    numbers = {
+        "--num-samples": (ProfileRecipe.num_samples, "calibration points, drawn without replacement"),
+        "--seed": (ProfileRecipe.seed, "seed of the draw"),
+        "--batch-size": (ProfileRecipe.batch_size, "points at once; guidance doubles them"),
+    }
+    for flag, (number, meaning) in numbers.items():
+        group.add_argument(flag, type=int, default=number, metavar="N", help=f"{meaning} (default: {number})")
+    group.add_argument(
+        "--inputs",
+        default="postgelu",
+        choices=["postgelu", "all"],
+        help="what every fc2 receives, or what every linear layer does (default: postgelu)",
+    )
+    group.add_argument(
+        "--shard", default="0/1", metavar="K/N", help="run every N-th batch from the K-th on, to merge"
+    )
+    model = flags.add_argument_group("model (named by the calibration file)")
+    model.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    model.add_argument(
+        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
+    )
+    add_run_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: merge_files(args) if args.merge else observe(args))
+
+
+def observe(args: argparse.Namespace) -> None:
+    """Writes the statistics and prints what is in them."""
+    if args.calibration_file is None:
+        raise UserError("--calibration-file", got="none", expected="a file of sample_cali_data")
+    recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, _shard(args.shard))
+    if not args.dry_run:
+        refuse_overwriting(args.output, args.force)
+    points = read_points(args.calibration_file)
+    model = _model(args, points)
+    if recipe.num_samples > len(points):
+        warnings.warn(
+            f"--num-samples {recipe.num_samples}: the file holds {len(points)}, all are run", stacklevel=2
+        )
+    batches = recipe.batches(points)
+    if args.dry_run:
+        print(forecast(model, points, recipe) + f"; {args.output}")
+        return
+    if args.force:
+        remove(parts_of(args.output))
+    started = time.perf_counter()
+    with Progress(sum(map(len, batches)), "point", model.name) as bar:
+        statistics = profile(model, points, recipe, args.output, args.resume, bar.advance)
+    _report(args, statistics, f"of {len(points):,} points", time.perf_counter() - started)
+
+
+def merge_files(args: argparse.Namespace) -> None:
+    """Writes the sum of several files and prints what is in it."""
+    if args.dry_run:
+        print(f"would add up {len(args.merge)} files: {args.output}")
+        return
+    refuse_overwriting(args.output, args.force)
+    started = time.perf_counter()
+    statistics = merge([read_statistics(path) for path in args.merge])
+    write_statistics(args.output, statistics)
+    _report(args, statistics, f"points of {len(args.merge)} files", time.perf_counter() - started)
+
+
+def _report(args: argparse.Namespace, statistics: ActivationStatistics, source: str, seconds: float) -> None:
+    layers, steps, size = len(statistics.layers), len(statistics.timesteps), args.output.stat().st_size
+    if args.json:
+        facts = {
+            "output": str(args.output),
+            "points": len(statistics.points),
+            "layers": layers,
+            "timesteps": steps,
+        }
+        print(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
+        return
+    print(
+        f"{len(statistics.points):,} {source}, {layers} layers x {steps} timesteps, "
+        f"{size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
+    )
+
+
+def _model(args: argparse.Namespace, points: PointSet) -> TextToImage:
+    name = points.meta.get("model")
+    if not isinstance(name, str):
+        raise UserError(
+            str(args.calibration_file), got="no name of a model", expected="a file of sample_cali_data"
+        )
+    return load(name, args.model_path, DTYPES[args.dtype] if args.dtype else None)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found:
+        raise UserError("--shard", got=text, expected="K/N, such as 0/2 and 1/2")
+    return int(found[1]), int(found[2])

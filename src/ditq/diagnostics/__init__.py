@@ -1,0 +1,32 @@
+"""Diagnostics: what a model's layers receive along its trajectories, and what that means for their quantizers."""
+
+from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
+from ditq.diagnostics.cost import forecast
+from ditq.diagnostics.judgement import Thresholds, verdict
+from ditq.diagnostics.names import chosen, label, observed_paths, representative, stream
+from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
+from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
+from ditq.diagnostics.tracing import Recorder, traced
+
+__all__ = [
+    "ActivationStatistics",
+    "ChannelStatistics",
+    "ProfileRecipe",
+    "Recorder",
+    "Thresholds",
+    "chosen",
+    "forecast",
+    "label",
+    "merge",
+    "merged",
+    "moving_shift",
+    "observed_paths",
+    "parts_of",
+    "profile",
+    "read_statistics",
+    "representative",
+    "stream",
+    "traced",
+    "verdict",
+    "write_statistics",
+]

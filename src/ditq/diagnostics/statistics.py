@@ -1,0 +1,161 @@
+"""The file of Phase 2: what each observed layer received at each timestep.
+
+{layer}::t={t}::count () int64: values per channel      {layer}::t={t}::mean, std, min, max (channels,) float64
+{layer}::t={t}::sum, sum_squares (channels,) float64: what mean and std come from, and what two files merge by
+{layer}::t={t}::histogram (512,) int64                  {layer}::t={t}::underflow, overflow () int64: < -8; >= 8
+{layer}::t={t}::wide_histogram (1026,) int64            {layer}::weight_min, weight_max (channels,) float64
+histogram_bin_edges (513,), wide_bin_edges (1027,)      timesteps_unique (timesteps,) float32, ascending
+points (points,) int64: rows of the calibration file    __meta__ JSON text: kind, version, model, layers, recipe
+`{layer}` is the path as MLX prints it; `{t}` the shortest decimal that reads back as the float32 timestep.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+import ditq
+from ditq.core.artefact import read_npz, write_npz
+from ditq.core.errors import UserError
+from ditq.diagnostics.channels import ChannelStatistics, PerChannel, merged
+from ditq.diagnostics.histogram import Histograms, even_edges, wide_edges
+
+KIND, VERSION = "ditq.activation_statistics", 1
+SAME = ("model", "calibration", "inputs", "layers")
+"""Fields of the meta data that files must share to be merged."""
+
+
+@dataclass
+class ActivationStatistics:
+    """Statistics by layer and timestep, with the weights that meet them."""
+
+    layers: dict[str, dict[float, ChannelStatistics]]
+    weights: dict[str, tuple[PerChannel, PerChannel]]
+    """The least and the greatest weight that each input channel meets."""
+    points: Int64[np.ndarray, "points"]
+    """The rows of the calibration file that were run."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, layer: str, timestep: float, part: ChannelStatistics) -> None:
+        """Takes in what `layer` received at `timestep`."""
+        steps = self.layers[layer]
+        if timestep not in steps:
+            steps[timestep] = ChannelStatistics.empty(part.channels)
+        steps[timestep].add(part)
+
+    @property
+    def timesteps(self) -> list[float]:
+        """All timesteps, in the order of denoising: the noisiest first."""
+        return sorted({t for steps in self.layers.values() for t in steps}, reverse=True)
+
+    def over_time(self, layer: str) -> ChannelStatistics:
+        """A layer's statistics over all timesteps."""
+        return merged([self.layers[layer][t] for t in self.timesteps])
+
+
+def merge(parts: Sequence[ActivationStatistics]) -> ActivationStatistics:
+    """The statistics of all parts' points. Raises UserError when they do not belong together, or share points."""
+    first = parts[0]
+    whole = ActivationStatistics(
+        {path: {} for path in first.layers}, first.weights, first.points[:0], first.meta
+    )
+    for part in parts:
+        for name in SAME:
+            if part.meta.get(name) != first.meta.get(name):
+                raise UserError(
+                    f"cannot merge: {name}", got=part.meta.get(name), expected=first.meta.get(name)
+                )
+        shared = np.intersect1d(part.points, whole.points)
+        if shared.size:
+            remedy = "merge the shards of one run (--shard K/N), which share none"
+            raise UserError("cannot merge", got=f"{shared.size} points that are in both files", remedy=remedy)
+        for layer, steps in part.layers.items():
+            for timestep, statistics in steps.items():
+                whole.add(layer, timestep, statistics)
+        whole.points = np.concatenate([whole.points, part.points])
+    return whole
+
+
+def write_statistics(path: str | Path, statistics: ActivationStatistics) -> None:
+    """Writes the file that this module describes, atomically and without pickling."""
+    arrays: dict[str, np.ndarray] = {}
+    for layer, steps in statistics.layers.items():
+        for timestep in sorted(steps):
+            found = _arrays(steps[timestep])
+            arrays |= {f"{layer}::t={_text(timestep)}::{name}": array for name, array in found.items()}
+        arrays[f"{layer}::weight_min"], arrays[f"{layer}::weight_max"] = statistics.weights[layer]
+    meta = {"kind": KIND, "version": VERSION, "producer": f"ditq {ditq.__version__}", **statistics.meta}
+    arrays["timesteps_unique"] = np.array(statistics.timesteps[::-1], np.float32)
+    arrays["histogram_bin_edges"], arrays["wide_bin_edges"] = even_edges(), wide_edges()
+    arrays["points"] = statistics.points
+    write_npz(path, {**arrays, "__meta__": np.array(json.dumps(meta))})
+
+
+def read_statistics(path: str | Path) -> ActivationStatistics:
+    """The statistics of a file. Raises UserError when it is another kind of file, incomplete or not finite."""
+    arrays = read_npz(path)
+    meta = _meta(path, arrays)
+    try:
+        steps = {_text(float(t)): float(t) for t in arrays["timesteps_unique"]}
+        layers = {
+            layer: {t: _statistics(arrays, f"{layer}::t={text}::") for text, t in steps.items()}
+            for layer in meta["layers"]
+        }
+        weights = {
+            layer: (arrays[f"{layer}::weight_min"], arrays[f"{layer}::weight_max"]) for layer in layers
+        }
+        points = arrays["points"]
+    except KeyError as error:
+        raise UserError(
+            str(path), got=f"no {error.args[0]}", expected="a file of profile_postgelu"
+        ) from error
+    for layer, found in layers.items():
+        for t, part in found.items():
+            if not all(np.isfinite(a).all() for a in (part.total, part.squares, part.minimum, part.maximum)):
+                got = f"values that are not finite: {layer} at timestep {_text(t)}"
+                raise UserError(str(path), got=got, remedy="profile the model again")
+    return ActivationStatistics(layers, weights, points, meta)
+
+
+def _meta(path: str | Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    try:
+        meta = json.loads(str(arrays.get("__meta__", "{}")))
+    except json.JSONDecodeError as error:
+        raise UserError(str(path), got="a __meta__ that is not JSON", expected=KIND) from error
+    found = (meta.pop("kind", None), meta.pop("version", None))
+    if found != (KIND, VERSION):
+        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    meta.pop("producer", None)
+    return meta
+
+
+def _arrays(part: ChannelStatistics) -> dict[str, np.ndarray]:
+    even = part.histograms.even
+    return {
+        "count": np.array(part.count, np.int64),
+        "mean": part.mean,
+        "std": part.std,
+        "min": part.minimum,
+        "max": part.maximum,
+        "sum": part.total,
+        "sum_squares": part.squares,
+        "histogram": even[1:-1],
+        "underflow": even[0],
+        "overflow": even[-1],
+        "wide_histogram": part.histograms.wide,
+    }
+
+
+def _statistics(arrays: dict[str, np.ndarray], prefix: str) -> ChannelStatistics:
+    names = ("sum", "sum_squares", "min", "max", "underflow", "histogram", "overflow", "wide_histogram")
+    total, squares, minimum, maximum, under, even, over, wide = (arrays[prefix + name] for name in names)
+    both = Histograms(np.concatenate([[under], even, [over]]), wide)
+    return ChannelStatistics(int(arrays[f"{prefix}count"]), total, squares, minimum, maximum, both)
+
+
+def _text(timestep: float) -> str:
+    return str(np.float32(timestep))
