@@ -19,7 +19,7 @@ demo: ## Draw a picture with the embedded model, collect calibration data, and s
 
 test: ## Run all tests: code, formatting, types, documented commands
 	@sh scripts/setup.sh test
-	@$(VENV_PYTHON) -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	@$(VENV_PYTHON) -m pytest $(ARGS)
 
 lint: ## Check formatting and types alone
 	@sh scripts/setup.sh test

@@ -3,16 +3,17 @@
 import os
 import sys
 
-workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the arrays are small: a second thread costs more than it gives
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import pytest
+from jaxtyping import install_import_hook
 
-import src  # noqa: E402, F401
-import tests.typechecking  # noqa: E402, F401
+import src  # noqa: F401
+import tests.typechecking  # noqa: F401
 
 assert "ditq" not in sys.modules, "ditq was imported before its shapes could be checked"
 install_import_hook("ditq", "tests.typechecking.typechecker")
