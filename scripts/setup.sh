@@ -70,13 +70,10 @@ install() {
     fi
 }
 
-# PyPI's Linux wheels of PyTorch bring gigabytes of CUDA; PyTorch's own index has small ones for the CPU.
+# By pip even where uv is: pip's settings (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS) may know of a small build for the CPU.
 install_torch() {
     pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null
-    case $(uname) in
-    Linux) pip install --quiet --no-warn-conflicts $torch ;;
-    *) pip install --quiet --no-warn-conflicts $torch ;;
-    esac
+    pip install --quiet --no-warn-conflicts $torch
 }
 
 # MLX's Linux wheels have a slow BLAS; ditq runs without a fast one, and says so.

@@ -18,6 +18,7 @@ class Small:
     config = FAMILIES["sd3-medium"]
     defaults = Defaults(size=64, steps=3, guidance=4.0, shift=3.0, schedule="uniform")
     factor = 8
+    text_tokens = 7
 
     def __init__(self):
         self.loads = []

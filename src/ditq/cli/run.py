@@ -13,6 +13,7 @@ INTERRUPTED = 130
 def run(command: Callable[[], None]) -> None:
     """Runs a command's body; exits 2 for a user's mistake, 1 for another foreseen failure, 130 for Ctrl-C."""
     with warnings.catch_warnings():
+        warnings.simplefilter("default")
         warnings.showwarning = _one_line
         try:
             command()

@@ -1,7 +1,7 @@
 """The interface that every text-to-image model offers, from the embedded `mini` to Stable Diffusion 3.5 Large."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -43,6 +43,7 @@ class Defaults:
     """A name of `ditq.sampling.SCHEDULES`."""
 
 
+@runtime_checkable
 class TextToImage(Protocol):
     """A text-to-image model whose parts are loaded when first used, so that they never all lie in memory at once."""
 

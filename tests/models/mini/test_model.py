@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from ditq.core.artefact import read_safetensors, write_safetensors
 from ditq.core.errors import UserError
 from ditq.generation import generate, settings_for
-from ditq.models import load
+from ditq.models import MODELS, TextToImage, load
 from ditq.models.mini.model import WEIGHTS
 
 
@@ -72,3 +72,8 @@ def test_a_foreign_or_truncated_file_is_refused(tmp_path):
         load("mini", tmp_path / "cut.safetensors").encode(["a fox"])
     with pytest.raises(UserError, match="no such file"):
         load("mini", tmp_path / "none.safetensors").transformer()
+
+
+def test_every_model_has_the_interface():
+    assert isinstance(load("mini"), TextToImage)
+    assert all(isinstance(load(name), TextToImage) for name in MODELS if name != "mini")
