@@ -2,7 +2,7 @@
 
 from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
 from ditq.diagnostics.cost import forecast
-from ditq.diagnostics.judgement import Thresholds, verdict
+from ditq.diagnostics.judgement import Thresholds, summary_rows, verdict
 from ditq.diagnostics.names import chosen, label, observed_paths, representative, stream
 from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
@@ -26,6 +26,7 @@ __all__ = [
     "read_statistics",
     "representative",
     "stream",
+    "summary_rows",
     "traced",
     "verdict",
     "write_statistics",

@@ -45,4 +45,4 @@ def levels_per_tenth(statistics: ChannelStatistics, bits: int = 8) -> dict[str, 
 
 def _step(values: PerChannel, spec: Spec) -> float:
     scale, _ = minmax_range(mx.array(values[None].astype(np.float32)), spec)
-    return float(scale.item())
+    return float(np.array(scale)[0, 0])

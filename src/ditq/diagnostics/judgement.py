@@ -1,7 +1,6 @@
 """What the statistics say: which layers are asymmetric, drift over time or have outlier channels, and what follows."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -166,12 +165,15 @@ def _outliers(whole: ChannelStatistics, thresholds: Thresholds) -> dict[str, Any
             else "every bit on the median channel"
         )
         what = (
-            "migrate their scale into the weights" if level == "strong" else "channel-wise shifts may suffice"
+            "migrate their scale into the weights"
+            if level == "strong"
+            else "a range searched for the least error may do"
         )
         meaning = f"{len(channels)} of {len(ranges)} channels are wide and cost {cost}; {what}"
     return {
         "level": level,
         "strength": ratio if math.isfinite(ratio) else None,
+        "threshold": thresholds.outliers[0],
         "widest": widest,
         "median": median,
         "channels": channels.tolist(),
@@ -183,11 +185,10 @@ def _sortable(strength: float | None) -> float:
     return math.inf if strength is None else strength
 
 
-def summary_rows(found: dict[str, Any], paths: Sequence[str]) -> list[list[str]]:
-    """The table of the console, heading first: one row of text per layer."""
+def summary_rows(found: dict[str, Any]) -> list[list[str]]:
+    """A verdict as a table of text, heading first: one row per layer."""
     rows = [["layer", "min", "max", "mean", "below 0", "unused codes", "drift", "outliers", "wide channels"]]
-    for path in paths:
-        e = found["layers"][path]
+    for e in found["layers"].values():
         marks = [
             _marked(e[name], text)
             for name, text in zip(FINDINGS, ("{:.0%}", "{:.1f}x", "{:.1f}x"), strict=True)

@@ -1,0 +1,166 @@
+"""`python -m src.activation_diagnostics.visualize_postgelu`: Phase 2, figures, a table and a verdict of a profile."""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ditq.cli.flags import parser, refuse_overwriting
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import write_figure, write_json, write_text
+from ditq.core.errors import UserError
+from ditq.diagnostics import Thresholds, chosen, label, read_statistics, representative, summary_rows, verdict
+from ditq.plots.activations import FIGURES, PER_LAYER, of_layer, overviews
+from ditq.plots.page import page, png
+
+LEGEND = (
+    "unused codes: of a symmetric grid; drift: loudest over quietest timestep; outliers: widest over median channel. "
+    "* mild, ** strong"
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and draws."""
+    flags = parser(
+        "Draw what profile_postgelu recorded, print a table of it, and judge each layer: asymmetry, drift, outliers.",
+        "python -m src.activation_diagnostics.visualize_postgelu --stats-file activation_stats_postgelu.npz"
+        " --output-dir activation_plots/ --layers mm_00_img mm_02_txt",
+    )
+    stats, folder = "activation_stats_postgelu.npz", "activation_plots"
+    flags.add_argument(
+        "--stats-file", type=Path, default=Path(stats), metavar="FILE", help=f"default: {stats}"
+    )
+    flags.add_argument(
+        "--output-dir", type=Path, default=Path(folder), metavar="DIR", help=f"default: {folder}"
+    )
+    flags.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="LAYER",
+        help="paths, labels such as mm_05_img, or all (default: first, middle and last of each stream)",
+    )
+    flags.add_argument(
+        "--figures",
+        nargs="+",
+        choices=FIGURES,
+        default=FIGURES,
+        metavar="NAME",
+        help=f"of {', '.join(FIGURES)}",
+    )
+    flags.add_argument(
+        "--html", action="store_true", help="write one page with all figures as well, index.html"
+    )
+    group = flags.add_argument_group("verdict")
+    meanings = {
+        "asymmetry": "unused part of a symmetric grid",
+        "drift": "loudest over quietest timestep",
+        "outliers": "widest over median channel",
+    }
+    for threshold in fields(Thresholds):
+        mild, strong = getattr(Thresholds(), threshold.name)
+        group.add_argument(
+            f"--{threshold.name}-at",
+            nargs=2,
+            type=float,
+            default=(mild, strong),
+            metavar=("MILD", "STRONG"),
+            help=f"{meanings[threshold.name]} (default: {mild:g} {strong:g})",
+        )
+    group.add_argument(
+        "--bits", type=int, default=8, metavar="N", help="of the activation grids (default: 8)"
+    )
+    run_group = flags.add_argument_group("run")
+    run_group.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
+    run_group.add_argument("--dry-run", action="store_true", help="say what would be drawn, and stop")
+    run_group.add_argument(
+        "--json", action="store_true", help="print the verdict as JSON in place of the table"
+    )
+    args = flags.parse_args(argv)
+    run(lambda: show(args))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Writes the verdict, the figures and the page, and prints the table."""
+    statistics = read_statistics(args.stats_file)
+    paths = list(statistics.layers)
+    if not paths:
+        raise UserError(str(args.stats_file), got="no layers", remedy="profile the model again")
+    drawn = chosen(paths, args.layers) if args.layers else representative(paths)
+    if args.dry_run:
+        kinds = [name for name in args.figures if name in PER_LAYER]
+        print(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
+        return
+    refuse_overwriting(args.output_dir / "verdict.json", args.force)
+    thresholds = Thresholds(tuple(args.asymmetry_at), tuple(args.drift_at), tuple(args.outliers_at))
+    found = verdict(statistics, thresholds, args.bits)
+    rows = summary_rows(found)
+    write_json(args.output_dir / "verdict.json", found)
+    write_text(args.output_dir / "summary.md", _markdown(found, rows))
+    on_page = (drawn if args.layers else paths) if args.html else []
+    written = _draw(args, statistics, found, drawn, on_page)
+    if args.html:
+        title = f"What the layers of {found['model']} receive"
+        of_each = {label(path): figures for path, figures in written[1].items()}
+        text = page(title, found["conclusions"], rows, LEGEND, written[0], of_each)
+        write_text(args.output_dir / "index.html", text)
+    if args.json:
+        print(json.dumps(found))
+        return
+    print(_table(rows), LEGEND, *found["conclusions"], sep="\n")
+    print(
+        f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.output_dir}"
+    )
+
+
+def _draw(
+    args: argparse.Namespace, statistics: Any, found: dict[str, Any], drawn: list[str], on_page: list[str]
+) -> tuple[dict[str, bytes], dict[str, dict[str, bytes]], int]:
+    """Writes the figures; returns those of the page, of all layers and of each, and how many files there are."""
+    of_all: dict[str, bytes] = {}
+    of_each: dict[str, dict[str, bytes]] = {path: {} for path in on_page}
+    layers, count = [path for path in statistics.layers if path in {*drawn, *on_page}], 0
+    with Progress(len(layers) + 1, "layer", "figures") as bar:
+        for name, figure in overviews(statistics, found, args.figures):
+            write_figure(args.output_dir / f"{name}.png", figure)
+            count += 1
+            if args.html:
+                of_all[name] = png(figure)
+        bar.advance()
+        for path in layers:
+            for name, figure in of_layer(statistics, found, path, args.figures):
+                if path in drawn:
+                    write_figure(args.output_dir / f"{name}.png", figure)
+                    count += 1
+                if path in of_each:
+                    of_each[path][name] = png(figure)
+            bar.advance()
+    return of_all, of_each, count
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *line[1:]]) for row, line in zip(rows, lines, strict=True)
+    )
+
+
+def _markdown(found: dict[str, Any], rows: list[list[str]]) -> str:
+    heading, *body = [f"| {' | '.join(cell.strip() for cell in row)} |" for row in rows]
+    return "\n".join(
+        [
+            f"# What the layers of {found['model']} receive: {found['points']:,} points, "
+            f"{len(found['timesteps'])} timesteps",
+            "",
+            *(f"- {line}" for line in found["conclusions"]),
+            "",
+            heading,
+            "|---" * len(rows[0]) + "|",
+            *body,
+            "",
+            LEGEND,
+            "",
+        ]
+    )
