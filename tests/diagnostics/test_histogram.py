@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from ditq.diagnostics.histogram import BINS, Histograms, even_edges, histograms, quantiles, wide_edges
+from ditq.diagnostics.histogram import BINS, Histograms, even_edges, quantiles, slot_counts, wide_edges
+from ditq.diagnostics.histogram import histograms as of_slots
+
+
+def histograms(x: np.ndarray) -> Histograms:
+    return of_slots(slot_counts(x))
 
 
 def samples(seed: int = 0) -> np.ndarray:

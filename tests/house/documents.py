@@ -39,6 +39,8 @@ class Unchecked:
 
 DRY = Run("--dry-run")
 SETS_UP = Unchecked("installs")
+PHASE2 = ByTest("tests/cli/test_diagnostics_commands.py::test_profile_and_visualize_as_the_documents_say")
+SHARDS = ByTest("tests/cli/test_diagnostics_commands.py::test_shards_merge")
 COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "make demo": InCI(),
     "make test": InCI(),
@@ -85,6 +87,27 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     " --num-selected-steps 5 --output dry_run_cali.npz": DRY,
     "python -m src.generate_calibration_data --model mini --num-images 50 --num-steps 50 --cfg-weight 7.5"
     " --calib-dir calibration_data": DRY,
+    # docs/PHASE2.md
+    "python -m src.activation_diagnostics.profile_postgelu --calibration-file DiT_cali_data.npz --num-samples 512"
+    " --output activation_stats_postgelu.npz": PHASE2,
+    "python -m src.activation_diagnostics.visualize_postgelu --stats-file activation_stats_postgelu.npz"
+    " --output-dir activation_plots/": PHASE2,
+    "python -m src.activation_diagnostics.visualize_postgelu --stats-file activation_stats_postgelu.npz"
+    " --output-dir activation_plots/ --layers mm_00_img mm_12_img mm_23_img --force": PHASE2,
+    "python -m src.activation_diagnostics.profile_postgelu --calibration-file DiT_cali_data.npz --shard 0/2"
+    " --output first.npz": SHARDS,
+    "python -m src.activation_diagnostics.profile_postgelu --calibration-file DiT_cali_data.npz --shard 1/2"
+    " --output second.npz": SHARDS,
+    "python -m src.activation_diagnostics.profile_postgelu --merge first.npz second.npz"
+    " --output activation_stats_postgelu.npz": SHARDS,
+    "python -m src.calibration_sample_generation.sample_cali_data --model mini --num-fid-samples 32"
+    " --num-sampling-steps 28 --num-selected-steps 14 --cfg-weight 3 --batch-size 8 --output demo/phase2_cali.npz"
+    " --force": Run("--num-fid-samples 2"),
+    "python -m src.activation_diagnostics.profile_postgelu --calibration-file demo/phase2_cali.npz --num-samples 448"
+    " --output demo/phase2_stats.npz --force": Run("--num-samples 28"),
+    "python -m src.activation_diagnostics.visualize_postgelu --stats-file demo/phase2_stats.npz"
+    " --output-dir docs/figures/phase2 --layers mm_03_img --figures range_vs_timestep_all negative_fraction_heatmap"
+    " heatmap_std histogram ridge channel_ranges channel_heatmap weight_ranges levels --force": Run(),
 }
 """Every command of every ```bash block, as `commands` spells it. One that no document holds must leave the table."""
 

@@ -11,14 +11,18 @@ from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.artefact import write_figure, write_json, write_text
 from ditq.core.errors import UserError
-from ditq.diagnostics import Thresholds, chosen, label, read_statistics, representative, summary_rows, verdict
+from ditq.diagnostics import (
+    LEGEND,
+    Thresholds,
+    chosen,
+    label,
+    read_statistics,
+    representative,
+    summary_rows,
+    verdict,
+)
 from ditq.plots.activations import FIGURES, PER_LAYER, of_layer, overviews
 from ditq.plots.page import page, png
-
-LEGEND = (
-    "unused codes: of a symmetric grid; drift: loudest over quietest timestep; outliers: widest over median channel. "
-    "* mild, ** strong"
-)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -2,13 +2,15 @@
 
 from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
 from ditq.diagnostics.cost import forecast
-from ditq.diagnostics.judgement import Thresholds, summary_rows, verdict
+from ditq.diagnostics.judgement import Thresholds, verdict
 from ditq.diagnostics.names import chosen, label, observed_paths, representative, stream
 from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
+from ditq.diagnostics.table import LEGEND, summary_rows
 from ditq.diagnostics.tracing import Recorder, traced
 
 __all__ = [
+    "LEGEND",
     "ActivationStatistics",
     "ChannelStatistics",
     "ProfileRecipe",

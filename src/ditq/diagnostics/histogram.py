@@ -41,9 +41,13 @@ class Histograms:
         return Histograms(self.even + other.even, self.wide + other.wide)
 
 
-def histograms(x: Float32[np.ndarray, "*shape"]) -> Histograms:
-    """The histograms of finite values."""
-    counts = np.bincount(_slots(x).ravel(), minlength=2 * _SIDE + 2)
+def slot_counts(x: Float32[np.ndarray, "*shape"]) -> Int64[np.ndarray, "slots"]:
+    """How many of these finite values lie in each slot: counts of parts add up."""
+    return np.bincount(_slots(x).ravel(), minlength=2 * _SIDE + 2)
+
+
+def histograms(counts: Int64[np.ndarray, "slots"]) -> Histograms:
+    """The histograms of values whose `slot_counts` these are."""
     even = np.add.reduceat(counts, _even_starts())
     low, high = np.split(counts, 2)
     fine = _FINE // PER_OCTAVE

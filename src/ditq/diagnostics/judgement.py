@@ -79,6 +79,11 @@ def conclusion(layers: dict[str, dict[str, Any]], finding: str) -> str:
     )
 
 
+def times(ratio: float) -> str:
+    """A ratio as a reader wants it: one digit after the point, and none where it is large."""
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}" if ratio < 1e5 else f"{ratio:.0e}"
+
+
 def loudness(part: ChannelStatistics) -> float:
     """The greatest absolute value."""
     return float(max(-part.minimum.min(), part.maximum.max(), 0.0))
@@ -140,7 +145,9 @@ def _drift(steps: dict[float, ChannelStatistics], thresholds: Thresholds) -> dic
     if len(steps) == 1:
         meaning = "one timestep was observed: drift cannot be judged"
     elif level != "none":
-        lost = f"{ratio:.1f} times coarser than needed ({math.log2(ratio):.1f} bit)" if least else "of no use"
+        lost = (
+            f"{times(ratio)} times coarser than needed ({math.log2(ratio):.1f} bit)" if least else "of no use"
+        )
         meaning = f"a static scale is {lost} at timestep {quietest:g}; give timesteps their own"
     return {
         "level": level,
@@ -183,31 +190,3 @@ def _outliers(whole: ChannelStatistics, thresholds: Thresholds) -> dict[str, Any
 
 def _sortable(strength: float | None) -> float:
     return math.inf if strength is None else strength
-
-
-def summary_rows(found: dict[str, Any]) -> list[list[str]]:
-    """A verdict as a table of text, heading first: one row per layer."""
-    rows = [["layer", "min", "max", "mean", "below 0", "unused codes", "drift", "outliers", "wide channels"]]
-    for e in found["layers"].values():
-        marks = [
-            _marked(e[name], text)
-            for name, text in zip(FINDINGS, ("{:.0%}", "{:.1f}x", "{:.1f}x"), strict=True)
-        ]
-        rows.append(
-            [
-                e["label"],
-                f"{e['min']:.3f}",
-                f"{e['max']:.2f}",
-                f"{e['mean']:.3f}",
-                f"{e['negative_fraction']:.0%}",
-                *marks,
-                f"{len(e['outliers']['channels'])} of {e['channels']}",
-            ]
-        )
-    return rows
-
-
-def _marked(finding: dict[str, Any], text: str) -> str:
-    """The strength, with one mark for mild and two for strong."""
-    strength = "inf" if finding["strength"] is None else text.format(finding["strength"])
-    return strength + " " + {"none": "  ", "mild": "* ", "strong": "**"}[finding["level"]]

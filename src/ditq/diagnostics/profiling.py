@@ -123,12 +123,12 @@ def observe_batch(mmdit: MMDiT, points: PointSet, batch: Indices, statistics: Ac
             statistics.add(path, timestep, part)
 
     with traced(mmdit, list(statistics.layers), observe):
-        mx.eval(_forward(mmdit, points, batch))
+        mx.eval(forward(mmdit, points, batch))
     statistics.points = np.concatenate([statistics.points, batch])
 
 
-def _forward(mmdit: MMDiT, points: PointSet, batch: Indices) -> mx.array:
-    """The velocities of [prompt, negative] or, without guidance, of the prompt."""
+def forward(mmdit: MMDiT, points: PointSet, batch: Indices) -> mx.array:
+    """The velocities of points of one prompt: rows [prompt, negative] or, without guidance, the prompt alone."""
     rows = 2 if points.cfg_scale > 1 else 1
     conditioning = points.conditioning(int(points.prompt_indices[batch[0]]))[:rows]
     x = mx.array(points.xs[batch]).astype(mmdit.dtype)

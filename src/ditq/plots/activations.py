@@ -23,19 +23,20 @@ PER_LAYER: dict[str, Callable[[ActivationStatistics, dict[str, Any], str], Figur
     "weight_ranges": weight_ranges,
     "levels": lambda statistics, entry, path: levels_figure(statistics, entry, path, entry["bits"]),
 }
-FIGURES = ["range_vs_timestep", *OVERVIEWS, *PER_LAYER]
+RANGES = {f"range_vs_timestep_{name}": name for name in ("all", "image", "text")}
+"""Drawn of these streams; one that no layer belongs to has no figure."""
+FIGURES = [*RANGES, *OVERVIEWS, *PER_LAYER]
 
 
 def overviews(
     statistics: ActivationStatistics, found: dict[str, Any], wanted: Sequence[str] = FIGURES
 ) -> Iterator[tuple[str, Figure]]:
-    """The figures of all layers, by the name of their file: ranges over time for all, image and text; heat maps."""
+    """The figures of all layers, by the name of their file."""
     paths = list(statistics.layers)
-    if "range_vs_timestep" in wanted:
-        for name in ("all", "image", "text"):
-            own = [path for path in paths if name in ("all", stream(path))]
-            if own:
-                yield f"range_vs_timestep_{name}", range_vs_timestep(statistics, found, own)
+    for name, streams in RANGES.items():
+        own = [path for path in paths if streams in ("all", stream(path))]
+        if name in wanted and own:
+            yield name, range_vs_timestep(statistics, found, own)
     for name, draw in OVERVIEWS.items():
         if name in wanted:
             yield name, draw(statistics, paths)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics, ChannelStatistics, label
-from ditq.diagnostics.judgement import channel_ranges
+from ditq.diagnostics.judgement import channel_ranges, times
 from ditq.plots.ranges import TOP
 from ditq.plots.style import figure, heat
 
@@ -26,7 +26,9 @@ def std_heatmap(statistics: ActivationStatistics, paths: Sequence[str]) -> Figur
     values = _table(statistics, paths, _whole_std)
     ratios = values.max(axis=1) / np.where(values.min(axis=1) > 0, values.min(axis=1), np.inf)
     row = int(np.argmax(ratios))
-    told = f"Spread drifts most in {label(paths[row])}: its standard deviation changes {ratios[row]:.1f}-fold over time"
+    told = (
+        f"Spread drifts most in {label(paths[row])}: the standard deviation changes {times(ratios[row])}-fold"
+    )
     return _heatmap(told, values, statistics.timesteps, paths, "standard deviation")
 
 

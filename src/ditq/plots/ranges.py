@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics, label, stream
-from ditq.diagnostics.judgement import channel_ranges, conclusion
+from ditq.diagnostics.judgement import channel_ranges, conclusion, times
 from ditq.plots.style import BLUE, VERMILLION, along_timesteps, figure, log_if_wide, ramp, tidy
 
 TOP = 0.02
@@ -54,7 +54,7 @@ def channel_ranges_figure(statistics: ActivationStatistics, entry: dict[str, Any
     whole, outliers = statistics.over_time(path), entry["outliers"]
     ranges = channel_ranges(whole)
     top = _widest(ranges)
-    strength = "infinitely often" if outliers["strength"] is None else f"{outliers['strength']:.1f} times"
+    strength = "infinitely often" if outliers["strength"] is None else f"{times(outliers['strength'])} times"
     made = figure(
         f"{entry['label']}: the widest of {len(ranges)} channels is {strength} as wide as the median one "
         f"({outliers['level']} outliers); {len(outliers['channels'])} are over {outliers['threshold']:g} times as wide"

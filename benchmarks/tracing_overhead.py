@@ -1,0 +1,124 @@
+"""What the observation of activations costs: a traced forward against a plain one.
+
+    python benchmarks/tracing_overhead.py --out benchmarks/results/tracing_overhead.md
+
+Both run in turns in one process on the same points, two guidance rows each. `mini` is the least favourable model: its
+matrix products are small against the activations that are counted. The other has the width and the tokens of Stable
+Diffusion 3 Medium at 512 pixels, random weights and few blocks, since every block costs the same.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ditq  # before mlx: loads a fast BLAS on Linux
+
+# isort: split
+import mlx.core as mx
+import numpy as np
+
+from ditq.calibration import PointSet
+from ditq.core.platform import prepare
+from ditq.diagnostics import ActivationStatistics, observed_paths
+from ditq.diagnostics.profiling import forward, observe_batch
+from ditq.models import load
+from ditq.models.config import MMDiTConfig
+from ditq.models.mmdit import MMDiT
+
+TARGET = 1.25
+
+
+def main() -> None:
+    """Runs the comparison and prints, or writes, its table."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--out", type=Path, help="write the table to this file as well")
+    flags.add_argument("--rounds", type=int, default=15, help="repetitions of each (default: 15)")
+    flags.add_argument("--hidden", type=int, default=1536, help="width of the large model (default: 1536)")
+    flags.add_argument(
+        "--latent", type=int, default=64, help="side of its latents (default: 64: 1024 tokens)"
+    )
+    args = flags.parse_args()
+    table = compare(args.rounds, args.hidden, args.latent)
+    print(table)
+    if args.out:
+        args.out.write_text(table + "\n")
+
+
+def compare(rounds: int, hidden: int, side: int) -> str:
+    """The table of all comparisons."""
+    mini = load("mini")
+    wide = MMDiTConfig(depth_multimodal=2, hidden_size_override=hidden, num_heads=hidden // 64)
+    cases = [
+        ("mini, post-GELU", mini.transformer(), points(mini.config, 16, 4, mini.text_tokens), "postgelu"),
+        ("mini, every linear layer", mini.transformer(), points(mini.config, 16, 4, mini.text_tokens), "all"),
+        (f"hidden {hidden}, post-GELU", MMDiT(wide), points(wide, side, 1, 154), "postgelu"),
+    ]
+    rows = []
+    for name, mmdit, given, inputs in cases:
+        mx.eval(mmdit.parameters())
+        paths = observed_paths(mmdit, inputs)
+        seconds = in_turns(
+            *both(mmdit, given, paths), rounds if mmdit is cases[0][1] else max(3, rounds // 3)
+        )
+        ratio = statistics.median(traced / plain for plain, traced in zip(*seconds, strict=True))
+        medians = (f"{statistics.median(times):.4f}" for times in seconds)
+        rows.append((name, str(len(given)), str(len(paths)), *medians, f"{ratio:.2f}"))
+    return "\n".join(
+        [
+            "# Tracing: a forward with statistics against a plain one",
+            "",
+            f"`python benchmarks/tracing_overhead.py`: MLX {mx.__version__}, {prepare().device} "
+            f"({platform.system()} {platform.machine()}, {prepare().blas}), ditq {ditq.__version__}. "
+            f"Medians of {rounds} (large model: {max(3, rounds // 3)}), in turns in one process; the target for "
+            f"post-GELU is a ratio of at most {TARGET}.",
+            "",
+            "| model, inputs observed | points | layers | plain, s | traced, s | traced / plain |",
+            "|---|---|---|---|---|---|",
+            *(f"| {' | '.join(row)} |" for row in rows),
+        ]
+    )
+
+
+def both(mmdit: MMDiT, given: PointSet, paths: list[str]) -> tuple[Callable, Callable]:
+    """A plain forward of all points in one batch, and one that keeps statistics."""
+    batch = np.arange(len(given))
+    ends = (np.zeros(1), np.zeros(1))
+    kept = ActivationStatistics({path: {} for path in paths}, dict.fromkeys(paths, ends), batch[:0])
+    return lambda: mx.eval(forward(mmdit, given, batch)), lambda: observe_batch(mmdit, given, batch, kept)
+
+
+def points(config: MMDiTConfig, side: int, count: int, text_tokens: int) -> PointSet:
+    """Random points of one prompt, each at its own timestep."""
+    rng = np.random.default_rng(0)
+    none = np.zeros(count, np.int32)
+    return PointSet(
+        xs=rng.standard_normal((count, side, side, config.vae_latent_dim)).astype(np.float16),
+        ts=np.linspace(1000, 100, count).astype(np.float32),
+        prompt_indices=none,
+        step_indices=none,
+        trajectory_indices=none,
+        cs=rng.standard_normal((1, 2, text_tokens, config.token_level_text_embed_dim)).astype(np.float32),
+        cs_pooled=rng.standard_normal((1, 2, config.pooled_text_embed_dim)).astype(np.float32),
+        prompts=["random"],
+        cfg_scale=1.5,
+        meta={},
+    )
+
+
+def in_turns(plain: Callable, traced: Callable, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of each, alternating, after one unmeasured round."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for function, times in zip((plain, traced), seconds, strict=True):
+            started = time.perf_counter()
+            function()
+            if turn:
+                times.append(time.perf_counter() - started)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
