@@ -148,7 +148,7 @@ def _drift(steps: dict[float, ChannelStatistics], thresholds: Thresholds) -> dic
         lost = (
             f"{times(ratio)} times coarser than needed ({math.log2(ratio):.1f} bit)" if least else "of no use"
         )
-        meaning = f"a static scale is {lost} at timestep {quietest:g}; give timesteps their own"
+        meaning = f"a static scale is {lost} at timestep {quietest:.0f}; give timesteps their own"
     return {
         "level": level,
         "strength": ratio if math.isfinite(ratio) else None,

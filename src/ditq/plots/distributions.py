@@ -95,7 +95,7 @@ def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path:
         values = levels[name]
         bars = axis.bar(
             np.arange(10) + 0.28 * (offset - 1), np.maximum(values, floor) - floor, 0.27, bottom=floor, color=colour,
-            label=f"{name} ({values[:9].sum():.1f} of {2**bits} levels for nine tenths)",
+            label=f"{name}: {_short(float(np.median(values)))}",
         )  # fmt: skip
         axis.bar_label(bars, [_short(value) for value in values], fontsize=7, rotation=90, padding=2)
     axis.axhline(1, color="black", linewidth=1, linestyle="--", zorder=0.5)
@@ -106,7 +106,8 @@ def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path:
     axis.set_xticks(range(10), names, fontsize=8.5)
     tidy(axis, xlabel="tenth of the values, from the least to the greatest", ylabel="levels (width in steps)")
     axis.grid(False, axis="x")
-    axis.legend(frameon=False, fontsize=9, loc="upper left")
+    axis.legend(title="levels of the median tenth", ncols=3, frameon=False, fontsize=9, title_fontsize=9,
+                loc="lower right", bbox_to_anchor=(1.0, 0.98))  # fmt: skip
     return made
 
 

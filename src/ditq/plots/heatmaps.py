@@ -50,6 +50,8 @@ def channel_heatmap(statistics: ActivationStatistics, entry: dict[str, Any], pat
     advice = "one list of outliers serves all timesteps"
     if kept < 0.9:
         advice = "outliers depend on the timestep" + (" in part" if kept >= 0.5 else "")
+    if not ranges.any():
+        advice = "no channel varies within a timestep"
     if len(timesteps) == 1:
         advice = "but one timestep was observed"
     made = figure(
