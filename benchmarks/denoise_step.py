@@ -11,7 +11,6 @@ import argparse
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import ditq  # before mlx: loads a fast BLAS on Linux
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from turns import in_turns, median_ratio
 
 from ditq.core.platform import prepare
 from ditq.models.config import MMDiTConfig
@@ -200,22 +200,9 @@ def stock_next_picture(
     stock_denoise(model, prompt, negative, sigmas, 5.0)
 
 
-def in_turns(ours: Callable, stock: Callable, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, alternating, after one unmeasured round."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for function, times in zip((ours, stock), seconds, strict=True):
-            started = time.perf_counter()
-            function()
-            if turn:
-                times.append(time.perf_counter() - started)
-    return seconds
-
-
 def timed(seconds: tuple[list[float], list[float]]) -> tuple[str, str, str]:
     """Medians, and the median of the pairwise ratios."""
-    ratio = statistics.median(stock / ours for ours, stock in zip(*seconds, strict=True))
-    return (*(f"{statistics.median(times):.3f}" for times in seconds), f"{ratio:.2f}")
+    return (*(f"{statistics.median(times):.3f}" for times in seconds), f"{median_ratio(seconds):.2f}")
 
 
 def peak_memory(function: Callable) -> int:

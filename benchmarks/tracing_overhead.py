@@ -10,7 +10,6 @@ Diffusion 3 Medium at 512 pixels, random weights and few blocks, since every blo
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import ditq  # before mlx: loads a fast BLAS on Linux
 # isort: split
 import mlx.core as mx
 import numpy as np
+from turns import in_turns, median_ratio
 
 from ditq.calibration import PointSet
 from ditq.core.platform import prepare
@@ -63,7 +63,7 @@ def compare(rounds: int, hidden: int, side: int) -> str:
         seconds = in_turns(
             *both(mmdit, given, paths), rounds if mmdit is cases[0][1] else max(3, rounds // 3)
         )
-        ratio = statistics.median(traced / plain for plain, traced in zip(*seconds, strict=True))
+        ratio = median_ratio(seconds)
         medians = (f"{statistics.median(times):.4f}" for times in seconds)
         rows.append((name, str(len(given)), str(len(paths)), *medians, f"{ratio:.2f}"))
     return "\n".join(
@@ -106,18 +106,6 @@ def points(config: MMDiTConfig, side: int, count: int, text_tokens: int) -> Poin
         cfg_scale=1.5,
         meta={},
     )
-
-
-def in_turns(plain: Callable, traced: Callable, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, alternating, after one unmeasured round."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
-        for function, times in zip((plain, traced), seconds, strict=True):
-            started = time.perf_counter()
-            function()
-            if turn:
-                times.append(time.perf_counter() - started)
-    return seconds
 
 
 if __name__ == "__main__":
