@@ -74,6 +74,7 @@ def judge(args: argparse.Namespace) -> None:
 
 def export_weights(args: argparse.Namespace) -> None:
     """Writes the float16 weights as one safetensors file and compares it with the trained model."""
+    import ditq  # noqa: F401  before MLX, so that it finds a fast BLAS
     from mini.export import export, parity  # the only step that needs ditq and MLX
 
     report(args.out, "export", export(args.out, args.target) | parity(args.out, args.target))

@@ -24,7 +24,7 @@ def export(folder: Path, target: Path) -> dict[str, float]:
     """Writes `target` and says its size and the parameters of its parts.
 
     Tensors are named `transformer.*` (parameter paths of `ditq.models.mmdit.MMDiT`), `text_encoder.*`,
-    `decoder.*`, `classifier.*` and `code.{mean,matrix}`; convolutions are (out, rows, columns, in).
+    `decoder.*` and `classifier.*`; convolutions are (out, rows, columns, in).
     The metadata hold JSON: the vocabulary under `words`, the classifier's names under `labels`.
     """
     model, text = load_flow(folder)
@@ -33,8 +33,6 @@ def export(folder: Path, target: Path) -> dict[str, float]:
         "decoder": _flat(load_network(nets.Decoder(), folder / "decoder.pt")),
         "classifier": _flat(load_network(nets.Classifier(len(data.OBJECTS), 13), folder / "classifier.pt")),
     }
-    with np.load(folder / "code.npz", allow_pickle=False) as arrays:
-        parts["code"] = {name: mx.array(arrays[name]) for name in ("mean", "matrix")}
     torch_names = {name: mx.array(value.numpy()) for name, value in model.state_dict().items()}
     parts["transformer"] = from_diffusers(torch_names)
     weights = {

@@ -19,7 +19,7 @@ def held_out_prompts(count: int) -> list[data.Picture]:
 
 
 def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, seed: int) -> dict:
-    """Accuracies by size, and the objects that failed; writes `gate.png`, 64 pictures, and their prompts."""
+    """Accuracies, PSNR to the rendered pictures and the prompts that failed; writes `gate.png`, 64 of the pictures."""
     model, text = trained.load_flow(folder)
     model, text = trained.rounded(model), trained.rounded(text)
     decoder = trained.load_network(nets.Decoder(), folder / "decoder.pt")
@@ -32,6 +32,9 @@ def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, se
         latents.append(sample.sample(model, text, some, rows + seed, steps, guidance, shift))
     drawn = sample.decode(decoder, np.concatenate(latents))
     right = pictures.classify(judge, drawn) == np.array([[item.object, item.background] for item in asked])
+    numbers = {item: row for row, item in enumerate(data.pictures())}
+    rendered = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
+    wanted = rendered[[numbers[item] for item in asked]]
     shown = np.arange(count)[:: max(1, count // 64)][:64]
     sample.grid(drawn[shown], 8).save(folder / "gate.png")
     failed = [
@@ -39,12 +42,11 @@ def gate(folder: Path, count: int, guidance: float, steps: int, shift: float, se
         for prompt, hit in zip(prompts, right, strict=True)
         if not hit.all()
     ]
-    by_size = {
-        size or "medium": float(right[[item.size == size for item in asked], 0].mean()) for size in data.SIZES
-    }
+    sizes = {size: right[[item.size == size for item in asked], 0] for size in data.SIZES}
+    by_size = {size or "medium": float(hits.mean()) for size, hits in sizes.items() if len(hits)}
     return {
         "pictures": count, "guidance": guidance, "steps": steps, "shift": shift, "seed": seed,
         "object": float(right[:, 0].mean()), "background": float(right[:, 1].mean()),
-        "object_by_size": by_size,
+        "object_by_size": by_size, "psnr_to_rendered": pictures.psnr(drawn, wanted),
         "failed": failed, "shown": [prompts[row] for row in shown],
     }  # fmt: skip
