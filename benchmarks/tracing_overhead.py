@@ -51,10 +51,12 @@ def compare(rounds: int, hidden: int, side: int) -> str:
     """The table of all comparisons."""
     mini = load("mini")
     wide = MMDiTConfig(depth_multimodal=2, hidden_size_override=hidden, num_heads=hidden // 64)
+    large = MMDiT(wide)
     cases = [
         ("mini, post-GELU", mini.transformer(), points(mini.config, 16, 4, mini.text_tokens), "postgelu"),
         ("mini, every linear layer", mini.transformer(), points(mini.config, 16, 4, mini.text_tokens), "all"),
-        (f"hidden {hidden}, post-GELU", MMDiT(wide), points(wide, side, 1, 154), "postgelu"),
+        (f"hidden {hidden}, post-GELU", large, points(wide, side, 1, 154), "postgelu"),
+        (f"hidden {hidden}, every linear layer", large, points(wide, side, 1, 154), "all"),
     ]
     rows = []
     for name, mmdit, given, inputs in cases:
