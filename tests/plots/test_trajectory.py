@@ -32,6 +32,12 @@ def test_command_draws_the_recorded_trajectories(capsys, tmp_path):
     show_trajectory.main([*show, "--images", "0", "1", "--columns", "3"])
     assert "2 trajectories at 4 noise levels" in capsys.readouterr().out
     assert read_image(out)[0].std() > 10
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("{}")
+    for wrong, message in [("none", "no such file"), ("other", "expected ditq.calibration_images version 1")]:
+        with pytest.raises(SystemExit) as caught:
+            show_trajectory.main(["--calib-dir", str(tmp_path / wrong), "--out", str(tmp_path / "x.png")])
+        assert caught.value.code == 2 and message in capsys.readouterr().err
     for flags, message in [
         (["--images", "2"], "--images: got 2; expected from 0 to 1"),
         (["--columns", "5"], "got 5"),

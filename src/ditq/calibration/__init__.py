@@ -2,7 +2,7 @@
 
 from ditq.calibration import config
 from ditq.calibration.collect import PointRecipe, collect_points, parts_of
-from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images
+from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.points import PointSet, read_points
 from ditq.calibration.prompts import default_prompts, prompt_lines
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
@@ -19,6 +19,7 @@ __all__ = [
     "default_prompts",
     "parts_of",
     "prompt_lines",
+    "read_manifest",
     "read_points",
     "record",
     "selected_steps",

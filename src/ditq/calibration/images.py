@@ -10,6 +10,7 @@ latents/{image:04d}.npy           the final latents, float16
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 import ditq
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
-from ditq.core.artefact import write_npy, write_npz, write_png
+from ditq.core.artefact import read_json, write_npy, write_npz, write_png
 from ditq.core.errors import UserError
 from ditq.generation import Settings
 from ditq.models.model import TextToImage
@@ -83,6 +84,16 @@ def collect_images(
     for start, batch in zip(range(0, len(todo), recipe.batch_size), batches, strict=True):
         _write_batch(model, folder, todo[start : start + recipe.batch_size], batch, settings)
     return len(todo)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a calibration folder. Raises UserError when the folder holds none, or another kind of file."""
+    path = folder / "manifest.json"
+    manifest = read_json(path)
+    found = (manifest.get("kind"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
+    if found != (KIND, VERSION):
+        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    return manifest
 
 
 def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:

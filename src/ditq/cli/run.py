@@ -22,7 +22,10 @@ def run(command: Callable[[], None]) -> None:
         except DitqError as error:
             _fail(f"error: {error}", 1)
         except KeyboardInterrupt:
-            _fail("interrupted: what was finished is kept; --resume goes on from there", INTERRUPTED)
+            _fail(
+                "interrupted: what was finished is kept; where the command has --resume, --resume goes on from there",
+                INTERRUPTED,
+            )
 
 
 def _fail(message: str, status: int) -> None:

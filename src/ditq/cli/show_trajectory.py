@@ -6,10 +6,10 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from ditq.calibration import selected_steps
+from ditq.calibration import read_manifest, selected_steps
 from ditq.cli.flags import parser, refuse_overwriting
 from ditq.cli.run import run
-from ditq.core.artefact import read_json, read_npy, read_npz, write_figure
+from ditq.core.artefact import read_npy, read_npz, write_figure
 from ditq.core.errors import UserError
 from ditq.models import load
 from ditq.plots.trajectory import trajectory_figure
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 def show(args: argparse.Namespace) -> None:
     """Writes the figure and prints where."""
     refuse_overwriting(args.out, args.force)
-    manifest = read_json(args.calib_dir / "manifest.json")
+    manifest = read_manifest(args.calib_dir)
     beyond = [image for image in args.images if not 0 <= image < manifest["num_images"]]
     if beyond:
         raise UserError("--images", got=beyond[0], expected=f"from 0 to {manifest['num_images'] - 1}")

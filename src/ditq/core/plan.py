@@ -22,6 +22,8 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
             str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place"
         )
     earlier = read_json(path)
+    if not isinstance(earlier, dict):
+        raise UserError(str(path), got="another kind of file", expected="the settings of an earlier run")
     for field in [*plan, *(field for field in earlier if field not in plan)]:
         if earlier.get(field) != plan.get(field):
             raise UserError(

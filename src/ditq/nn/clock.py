@@ -16,8 +16,7 @@ class StepClock:
         self.steps = steps
         self.state: list[mx.array] = []
         self._tables: list[mx.array] = []
-        self._table: mx.array | None = None
-        self._width = 0
+        self._width = self._step = 0
 
     def register(self, table: Float[mx.array, "steps columns"]) -> slice:
         """Where the rows of `table` will be in the current row. Raises ValueError for another number of steps."""
@@ -25,8 +24,7 @@ class StepClock:
             raise ValueError(f"a table of {table.shape[0]} steps on a clock of {self.steps}")
         self._tables.append(table.astype(mx.float32))
         start, self._width = self._width, self._width + table.shape[1]
-        self._table = None
-        self.set(0)
+        self.state.clear()
         return slice(start, self._width)
 
     def set(self, step: int) -> None:
@@ -34,15 +32,12 @@ class StepClock:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} on a clock of {self.steps} steps")
         self._step = step
-        if self._table is not None:
-            self.state[0] = self._table[step]
-        elif self.state:
-            self.state.clear()
+        if self.state:
+            self.state[0] = self._tables[0][step]
 
     def row(self, columns: slice) -> Float[mx.array, "columns"]:
         """The current row of a registered table."""
         if not self.state:
-            self._table = mx.concatenate(self._tables, axis=1)
-            self._tables = [self._table]
-            self.state.append(self._table[self._step])
+            self._tables = [mx.concatenate(self._tables, axis=1)]
+            self.state.append(self._tables[0][self._step])
         return self.state[0][columns]
