@@ -1,0 +1,21 @@
+"""A quantized model in memory: its weights on their grids and, if there are any, its activation grids."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ditq.activations import ActivationTable
+from ditq.core.quantized import QuantizedWeight
+
+
+@dataclass(frozen=True)
+class QuantizedCheckpoint:
+    """Everything that turns the float model `model` into its quantized self."""
+
+    model: str
+    """The name of the model that it was made from."""
+    weights: dict[str, QuantizedWeight]
+    """By module path."""
+    activations: ActivationTable | None = None
+    """None: activations stay as they are (W4A16)."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """How it was made."""

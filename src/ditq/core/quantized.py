@@ -1,0 +1,66 @@
+"""A weight on its grid: what every weight method returns, and what every checkpoint holds."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Int
+
+from ditq.core import affine
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """Integer codes with the scale and the zero point of each of their groups: value = scale (code - zero)."""
+
+    codes: Int[mx.array, "out in"]
+    scale: Float[mx.array, "out groups"]
+    """Steps, never maxima."""
+    zero: Float[mx.array, "out groups"]
+    """Whole numbers; zeros on a symmetric grid."""
+    spec: Spec
+    smooth: Float[mx.array, "in"] | None = None
+    """Channel factors: the weight's columns were multiplied by them before it was put on the grid, so that the layer's
+    input is to be divided by them (SmoothQuant, arXiv 2211.10438)."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def values(self) -> Float[mx.array, "out in"]:
+        """What stands on the grid, float32; it expects the smoothed input."""
+        return affine.dequantize(self.codes, self.scale, self.zero)
+
+    def effective(self) -> Float[mx.array, "out in"]:
+        """The weight that multiplies the plain input, float32."""
+        return self.values() if self.smooth is None else self.values() / self.smooth
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the codes, with a float32 scale (and, on an asymmetric grid, a zero point of `bits`) per group."""
+        overhead = 32 if self.spec.symmetric else 32 + self.spec.bits
+        return self.spec.bits + overhead * self.scale.size / self.codes.size
+
+    def check(self, name: str) -> None:
+        """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or not finite."""
+        rows, columns = self.shape
+        expected = rows, self.spec.groups(columns, name)
+        for part, array in (("scale", self.scale), ("zero", self.zero)):
+            if array.shape != expected:
+                raise UserError(f"{name}: shape of {part}", got=array.shape, expected=str(expected))
+            if not np.isfinite(np.array(array)).all():
+                raise UserError(f"{name}: {part}", got="values that are not finite", expected="numbers")
+        if self.smooth is not None and self.smooth.shape != (columns,):
+            raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=f"({columns},)")
+        if self.codes.size:
+            codes = np.array(self.codes)
+            least, greatest = codes.min(), codes.max()
+            if least < self.spec.qmin or greatest > self.spec.qmax:
+                raise UserError(
+                    f"{name}: codes",
+                    got=f"from {least} to {greatest}",
+                    expected=f"from {self.spec.qmin} to {self.spec.qmax} at {self.spec.bits} bits",
+                )

@@ -1,0 +1,63 @@
+"""A weight on its grid gives its values back, and refuses parts that do not belong to it."""
+
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core.affine import round_to_nearest
+from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+
+
+def rounded(spec: Spec, smooth: mx.array | None = None) -> QuantizedWeight:
+    w = mx.array(np.random.default_rng(0).normal(size=(6, 64)).astype(np.float32))
+    return QuantizedWeight(*round_to_nearest(w, spec), spec, smooth)
+
+
+@pytest.mark.parametrize("spec", [Spec(4), Spec(3, group_size=32), Spec(8, symmetric=False, group_size=64)])
+def test_values_are_scale_times_code_less_zero(spec):
+    weight = rounded(spec)
+    codes, scale, zero = (np.array(x, np.float64) for x in (weight.codes, weight.scale, weight.zero))
+    size = 64 // scale.shape[1]
+    expected = (codes - zero.repeat(size, 1)) * scale.repeat(size, 1)
+    np.testing.assert_allclose(np.array(weight.values()), expected, rtol=1e-6)
+    assert weight.effective() is not None and mx.array_equal(weight.effective(), weight.values())
+
+
+def test_the_effective_weight_undoes_the_smoothing():
+    smooth = mx.array(np.linspace(0.5, 4, 64).astype(np.float32))
+    weight = rounded(Spec(4), smooth)
+    x = mx.random.normal((3, 64), key=mx.random.key(1))
+    smoothed = (x / smooth) @ weight.values().T
+    assert mx.allclose(x @ weight.effective().T, smoothed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "bits"), [(Spec(4), 4 + 32 / 64), (Spec(4, False, 32), 4 + 2 * 36 / 64)])
+def test_bits_per_weight_count_scales_and_zero_points(spec, bits):
+    assert rounded(spec).bits_per_weight == bits
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        (
+            "codes",
+            mx.full((6, 64), 8, mx.int32),
+            "layer: codes: got from 8 to 8; expected from -8 to 7 at 4 bits",
+        ),
+        ("scale", mx.full((6, 1), float("nan")), "layer: scale: got values that are not finite"),
+    ],
+)
+def test_check_names_layer_and_part(part, value, says):
+    with pytest.raises(UserError, match=says):
+        replace(rounded(Spec(4)), **{part: value}).check("layer")
+
+
+def test_check_names_a_scale_of_other_groups():
+    weight = rounded(Spec(4))
+    wrong = QuantizedWeight(weight.codes, mx.ones((6, 2)), mx.zeros((6, 2)), weight.spec)
+    with pytest.raises(UserError, match=r"layer: shape of scale: got \(6, 2\); expected \(6, 1\)"):
+        wrong.check("layer")
