@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from ditq.core.errors import DitqError, UserError
 from ditq.models.denoiser import Denoiser
 from ditq.models.model import TextToImage
-from ditq.sampling import SCHEDULES, Sigmas, euler, noise
+from ditq.sampling import SCHEDULES, Latents, Sigmas, euler, noise
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -94,6 +94,19 @@ def generate(
     batch size. `on_step()` is called after each denoise step of each batch. All prompts are encoded before the
     transformer is loaded. Raises DitqError when the latents overflow.
     """
+    for latents in denoised(model, prompts, seeds, settings, batch_size, on_step):
+        yield from model.decode(latents)
+
+
+def denoised(
+    model: TextToImage,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    batch_size: int = 1,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[Latents]:
+    """The final latents of `generate`'s pictures, batch after batch, before they are decoded."""
     conditioning = model.encode([*prompts, settings.negative])
     prompted, negative = conditioning[:-1], conditioning[-1:]
     height, width = settings.height // model.factor, settings.width // model.factor
@@ -107,4 +120,4 @@ def generate(
             raise DitqError(
                 "the latents are not finite: the model's dtype overflowed; use bfloat16 or float32"
             )
-        yield from model.decode(latents)
+        yield latents
