@@ -26,10 +26,20 @@ class Samples:
 class Metric(Protocol):
     """A number for each pair of pictures, or one for the two sets (a distance of distributions, say)."""
 
-    name: str
-    """The key in reports."""
-    unit: str
-    better: Literal["higher", "lower"]
+    @property
+    def name(self) -> str:
+        """The key in reports."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of its values; empty for a bare number."""
+        ...
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which values are good."""
+        ...
 
     def __call__(self, reference: Samples, candidate: Samples) -> Values:
         """One value per picture, or a single one for the whole set."""
