@@ -6,12 +6,13 @@ zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are st
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ditq.core.spec import Spec
 
 Matrix = Float[mx.array, "rows columns"]
 Codes = Int[mx.array, "rows columns"]
+Bools = Bool[mx.array, "rows columns"]
 Scales = Float[mx.array, "rows groups"]
 
 
@@ -47,7 +48,7 @@ def quantize(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Codes:
     return codes.reshape(w.shape).astype(mx.int32)
 
 
-def dequantize(codes: Codes, scale: Scales, zero: Scales) -> Matrix:
+def dequantize(codes: Codes | Matrix, scale: Scales, zero: Scales) -> Matrix:
     """The values of codes, float32."""
     grouped = _grouped(codes.astype(mx.float32), scale)
     return ((grouped - zero[..., None]) * scale[..., None]).reshape(codes.shape)
@@ -76,9 +77,38 @@ def fake_quant(
     rounding, is 0 outside the grid, and reaches scale and shift too, as learned step size quantization wants it
     (LSQ, Esser et al. 2020, arXiv 1902.08153).
     """
+    return fake_quant_within(x, scale, shift, spec.qmin, spec.qmax)
+
+
+def fake_quant_within(
+    x: Float[mx.array, "*rows channels"],
+    scale: Float[mx.array, "..."],
+    shift: Float[mx.array, "..."],
+    qmin: float | Float[mx.array, "..."],
+    qmax: float | Float[mx.array, "..."],
+) -> Float[mx.array, "*rows channels"]:
+    """`fake_quant` between bounds that may be arrays: rows of a batch whose grids have different bits."""
     codes = (x.astype(mx.float32) - shift) / scale
-    on_grid = mx.clip(straight_through_round(codes), spec.qmin, spec.qmax)
+    on_grid = straight_through_round(mx.clip(codes, qmin, qmax))
     return (on_grid * scale + shift).astype(x.dtype)
+
+
+def bracket(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> tuple[Matrix, Bools, Matrix]:
+    """The code below each weight, whether the next one up is on the grid as well, and the part of the way towards it.
+
+    below + part is the weight's exact place between its two codes; where there is but one, at the ends of a grid that
+    does not hold every weight, part is 0.
+    """
+    codes = (_grouped(w.astype(mx.float32), scale) / scale[..., None] + zero[..., None]).reshape(w.shape)
+    floor = mx.floor(codes)
+    below = mx.clip(floor, spec.qmin, spec.qmax)
+    free = (floor >= spec.qmin) & (floor < spec.qmax)
+    return below, free, mx.where(free, codes - floor, 0.0)
+
+
+def between(below: Matrix, free: Bools, part: Matrix, scale: Scales, zero: Scales) -> Matrix:
+    """The values at `part` of the way from the codes below to those above, linear in the part."""
+    return dequantize(below + mx.where(free, part, 0.0), scale, zero)
 
 
 def encode(
