@@ -1,0 +1,87 @@
+"""Recipes decide by their first matching line, survive their file, and name the line at fault."""
+
+import json
+from copy import deepcopy
+
+import pytest
+
+from ditq.capture import linears
+from ditq.core.errors import UserError
+from ditq.core.recipe import FLOAT, presets, read_recipe, recipe_from
+from ditq.core.spec import Spec
+from ditq.models import load
+
+CONTENT = {
+    "kind": "ditq.recipe",
+    "version": 1,
+    "about": "a test",
+    "layers": [
+        {"paths": ["*.adaLN_modulation.*"], "method": "float", "why": "cheap"},
+        {"paths": ["blocks.*.fc2"], "method": "rtn", "bits": 8, "symmetric": False, "group_size": 32},
+        {"paths": ["blocks.*"], "method": "gptq", "bits": 4},
+        {"paths": ["*"], "method": "float"},
+    ],
+    "methods": {"gptq": {"act_order": True}},
+    "activations": {"bits": 8},
+}
+
+
+def test_the_first_matching_line_decides():
+    recipe = recipe_from(CONTENT, "test", "test.json")
+    assigned = recipe.assign(
+        ["blocks.0.adaLN_modulation.layers.1", "blocks.0.fc2", "blocks.1.mlp.fc1", "head"]
+    )
+    assert [(rule.method, rule.spec) for rule in assigned.values()] == [
+        (FLOAT, None),
+        ("rtn", Spec(8, symmetric=False, group_size=32)),
+        ("gptq", Spec(4)),
+        (FLOAT, None),
+    ]
+
+
+def test_a_layer_that_no_line_matches_is_named():
+    content = deepcopy(CONTENT)
+    content["layers"].pop()
+    with pytest.raises(UserError, match="recipe test: head: got no line that matches it"):
+        recipe_from(content, "test", "test.json").assign(["blocks.0.fc2", "head"])
+
+
+def test_a_recipe_survives_its_file(tmp_path):
+    recipe = recipe_from(CONTENT, "mine", "test.json")
+    (tmp_path / "mine.json").write_text(json.dumps(recipe.to_json()))
+    assert read_recipe(str(tmp_path / "mine.json")) == recipe
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_decide_over_every_layer_of_a_model(name):
+    recipe = read_recipe(name)
+    assigned = recipe.assign(linears(load("mini").transformer()))
+    quantized = [path for path, rule in assigned.items() if rule.method != FLOAT]
+    assert sum(path.endswith(("fc1", "fc2")) for path in quantized) == 14
+    assert not any(path.startswith(("context_embedder", "final_layer", "t_embedder")) for path in quantized)
+    assert recipe.about.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(version=2), "expected kind 'ditq.recipe', version 1"),
+        (lambda c: c.update(layers=[]), "layers: got"),
+        (lambda c: c.update(colour="red"), "got colour"),
+        (lambda c: c["layers"][1].pop("bits"), r"layers\[1\]: bits: expected from 2 to 8"),
+        (lambda c: c["layers"][1].update(bits=9), "bits: got 9; expected from 2 to 8"),
+        (lambda c: c["layers"][2].update(group_size=48), "group size: got 48"),
+        (lambda c: c["layers"][2].update(metod="gptq"), r"layers\[2\]: got metod"),
+        (lambda c: c["layers"][0].pop("paths"), r"layers\[0\]"),
+    ],
+)
+def test_a_wrong_line_is_named(change, says):
+    content = deepcopy(CONTENT)
+    change(content)
+    with pytest.raises(UserError, match=says):
+        recipe_from(content, "test", "test.json")
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(UserError, match=r"a \.json file, or one of .*w4a8-qronos"):
+        read_recipe("w1a1")
