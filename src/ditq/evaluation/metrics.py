@@ -1,7 +1,7 @@
 """How far pictures are from their references: one protocol, and the metrics that need nothing but the pairs."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -23,6 +23,7 @@ class Samples:
         return len(self.prompts)
 
 
+@runtime_checkable
 class Metric(Protocol):
     """A number for each pair of pictures, or one for the two sets (a distance of distributions, say)."""
 

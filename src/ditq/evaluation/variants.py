@@ -1,0 +1,52 @@
+"""What can be compared: the float model, and anything that opens as a model of the same pictures."""
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+from ditq.core.quantized import QuantizedWeight
+from ditq.models.cost import parameter_count
+from ditq.models.model import TextToImage
+
+Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
+FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a transformer's weights take."""
+
+    bytes: int
+    """All of them: quantized layers as their codes, scales and zero points, the rest in 16 bits."""
+    bits_per_weight: float
+    """Of the quantized layers; 16 where there are none."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to be drawn with: `opened(float model)` is a context that gives it, and undoes what it did."""
+
+    name: str
+    opened: Opener
+    fingerprint: str
+    """Stands for everything that decides the pictures besides prompts, seeds and settings."""
+    size: Size
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's."""
+        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_")
+
+
+def float_variant(model: TextToImage, name: str = FLOAT) -> Variant:
+    """The model as it is: the reference of a comparison."""
+    return Variant(name, nullcontext, "float", size_of(model, {}))
+
+
+def size_of(model: TextToImage, weights: dict[str, QuantizedWeight]) -> Size:
+    """The size of the transformer with these layers on their grids."""
+    codes = sum(weight.codes.size for weight in weights.values())
+    bits = sum(weight.codes.size * weight.bits_per_weight for weight in weights.values())
+    rest = 16 * (parameter_count(model.config) - codes)
+    return Size(round((bits + rest) / 8), bits / codes if codes else 16.0)
