@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,14 +120,17 @@ def read_json(path: str | Path) -> Any:
     return _reading(path, lambda p: json.loads(p.read_text(encoding="utf-8")), ValueError, "JSON")
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file by name; object arrays are refused, so nothing is ever unpickled."""
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name; object arrays are refused, so nothing is ever unpickled.
+
+    With `names` only these are read from the disk, and one that is not there is an error.
+    """
 
     def read(p: Path) -> dict[str, np.ndarray]:
         with np.load(p, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an npz archive")
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in (file.files if names is None else names)}
 
     return _reading(
         path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays"

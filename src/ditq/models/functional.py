@@ -29,15 +29,15 @@ def gelu_tanh(x: Float[mx.array, "*shape"]) -> Float[mx.array, "*shape"]:
 
 
 def timestep_embedding(
-    timesteps: Float[mx.array, "steps"], dims: int, max_period: int
-) -> Float[mx.array, "steps dims"]:
+    timesteps: Float[mx.array, "*steps"], dims: int, max_period: int
+) -> Float[mx.array, "*steps dims"]:
     """Cosines, then sines, of the timesteps at `dims / 2` geometric frequencies.
 
     Always float32: near 1000 float16 knows an angle only to the next half radian.
     """
     half = dims // 2
     frequencies = mx.exp(-mx.log(mx.array(float(max_period))) * mx.arange(half, dtype=mx.float32) / half)
-    angles = timesteps.astype(mx.float32)[:, None] * frequencies
+    angles = timesteps.astype(mx.float32)[..., None] * frequencies
     return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
 
 

@@ -54,11 +54,16 @@ class MMDiT(nn.Module):
         `timesteps` are 1000 * sigma. Each adaLN layer runs once, over all pairs. For SD3 Medium in 16 bit, 50 steps
         and 2 prompts take 88 MB.
         """
+        condition = self.condition(pooled[None], timesteps[:, None])
+        blocks = [block.modulation(condition) for block in self.multimodal_transformer_blocks]
+        return mx.concatenate([*blocks, self.final_layer.adaLN_modulation(condition)], axis=-1)
+
+    def condition(
+        self, pooled: Float[mx.array, "*prompts pooled_dim"], timesteps: Float[mx.array, "*steps"]
+    ) -> Float[mx.array, "*rows hidden"]:
+        """What every adaLN layer is given: the embedded timesteps plus the embedded prompts, broadcast together."""
         frequencies = timestep_embedding(timesteps, self.config.frequency_embed_dim, self.config.max_period)
-        step = self.t_embedder(frequencies.astype(self.dtype))
-        prompt = self.y_embedder(pooled.astype(self.dtype))
-        condition = step[:, None] + prompt[None]
-        return mx.concatenate([layer(condition) for layer in self._adaLN_layers()], axis=-1)
+        return self.t_embedder(frequencies.astype(self.dtype)) + self.y_embedder(pooled.astype(self.dtype))
 
     def __call__(
         self,
@@ -75,12 +80,6 @@ class MMDiT(nn.Module):
             image, text = block(image, text, *block.take_chunks(chunks))
         return unpatchify(self.final_layer(image, list(chunks)), height, width, self.config.patch_size)
 
-    def _adaLN_layers(self) -> Iterator[nn.Module]:
-        for block in self.multimodal_transformer_blocks:
-            yield block.image_transformer_block.adaLN_modulation
-            yield block.text_transformer_block.adaLN_modulation
-        yield self.final_layer.adaLN_modulation
-
 
 class MultiModalTransformerBlock(nn.Module):
     """Both streams through one layer; their tokens see each other in one joint attention."""
@@ -90,6 +89,19 @@ class MultiModalTransformerBlock(nn.Module):
         self.num_heads = config.num_heads
         self.image_transformer_block = TransformerBlock(config, dual=dual)
         self.text_transformer_block = TransformerBlock(config, ends_at_attention=last)
+
+    @property
+    def num_modulation_params(self) -> int:
+        """Shifts, scales and gates of both streams together."""
+        return (
+            self.image_transformer_block.num_modulation_params
+            + self.text_transformer_block.num_modulation_params
+        )
+
+    def modulation(self, condition: Float[mx.array, "*rows hidden"]) -> Float[mx.array, "*rows modulation"]:
+        """This block's part of `MMDiT.modulation`: the image stream's, then the text stream's."""
+        halves = self.image_transformer_block, self.text_transformer_block
+        return mx.concatenate([half.adaLN_modulation(condition) for half in halves], axis=-1)
 
     def take_chunks(self, chunks: Iterator[mx.array]) -> tuple[Chunks, Chunks]:
         """The image and the text stream's modulation, drawn from `chunks` in its order."""
@@ -254,6 +266,6 @@ class Embedder(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dims, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
 
-    def __call__(self, x: Float[mx.array, "rows dims"]) -> Float[mx.array, "rows hidden"]:
+    def __call__(self, x: Float[mx.array, "*rows dims"]) -> Float[mx.array, "*rows hidden"]:
         """The embedded rows."""
         return self.mlp(x)
