@@ -5,22 +5,27 @@ from ditq.calibration.collect import PointRecipe, collect_points, parts_of
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.points import PointSet, read_points
 from ditq.calibration.prompts import default_prompts, prompt_lines
+from ditq.calibration.replay import ImageSet, check_model, read_images, replay
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
 
 __all__ = [
     "CONTENTS",
     "ImageRecipe",
+    "ImageSet",
     "PointRecipe",
     "PointSet",
     "Trajectories",
+    "check_model",
     "collect_images",
     "collect_points",
     "config",
     "default_prompts",
     "parts_of",
     "prompt_lines",
+    "read_images",
     "read_manifest",
     "read_points",
     "record",
+    "replay",
     "selected_steps",
 ]

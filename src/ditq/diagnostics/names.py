@@ -20,6 +20,18 @@ def observed_paths(model: nn.Module, inputs: str) -> list[str]:
     return [path for path in linears(model) if inputs == "all" or path.endswith(POSTGELU)]
 
 
+def block_linears(model: nn.Module) -> list[str]:
+    """The paths of the linear layers that are quantized by default: those of the blocks, without their modulation."""
+    return [
+        path for path in linears(model) if re.fullmatch(_IN_BLOCK, path) and ".adaLN_modulation." not in path
+    ]
+
+
+def shared_input(path: str) -> str:
+    """The layer that is observed for this one: queries, keys and values of a stream receive the same input."""
+    return re.sub(r"\.[kv]_proj$", ".q_proj", path)
+
+
 def label(path: str) -> str:
     """A short name: mm_03_txt for the post-GELU input of block 3's text stream, mm_03_txt.attn.q_proj for another's.
 

@@ -1,0 +1,184 @@
+"""The folder that step 2A leaves: statistics of what the layers receive, one file per timestep.
+
+layer_statistics.json             kind, version, model, images, step_keys, sigma_map; layers: input and channels of each
+timestep_stats/step_{K}.npz       {path}::avg_min, avg_max (channels,) float64   ::abs_min, abs_max (channels,) float32
+                                  ::hist (1026,) int64   ::images, count () int64   ::sample (rows, channels) float16
+                                  ::priorities (rows,) float64   ::shift (channels,) float64, post-GELU layers only
+                                  ::column_norms (channels,) float64: squared weights per channel
+                                  hist_edges (1027,) float64
+timestep_stats/step_{K}_index.json  per layer: tensor_absmax, hist_p50, hist_p99, hist_p999 and other scalars
+`{path}` is the layer that was observed; the manifest says for each layer which one that is ("input"): queries, keys and
+values of a stream share the one of the queries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ditq.core import plan
+from ditq.core.artefact import read_json, read_npz, write_json, write_npz
+from ditq.core.errors import UserError
+from ditq.diagnostics.histogram import wide_edges
+from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
+from ditq.diagnostics.reservoir import Reservoir
+
+KIND, VERSION = "ditq.layer_statistics", 1
+MANIFEST, FOLDER = "layer_statistics.json", "timestep_stats"
+CONTENTS = (MANIFEST, FOLDER)
+"""What the folder holds: what a forced run removes."""
+SAME = ("model", "dtype", "guidance", "inputs", "sample_values", "step_keys", "sigma_map", "layers")
+"""What folders must share to be merged."""
+PER_CHANNEL = ("avg_min", "avg_max", "abs_min", "abs_max", "column_norms")
+ARRAYS = (*PER_CHANNEL, "hist", "images", "count", "sample", "priorities")
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """A complete folder, read one timestep at a time."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def steps(self) -> list[int]:
+        """The calibrated steps, in the order of denoising."""
+        return self.manifest["step_keys"]
+
+    @property
+    def sigmas(self) -> list[float]:
+        """The noise level of each of them."""
+        return [self.manifest["sigma_map"][str(step)] for step in self.steps]
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """Each layer by path, with the one that was observed for it."""
+        return {path: entry["input"] for path, entry in self.manifest["layers"].items()}
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Each observed layer, with all layers that receive what it receives."""
+        found: dict[str, list[str]] = {}
+        for path, source in self.layers.items():
+            found.setdefault(source, []).append(path)
+        return found
+
+    def at(self, step: int) -> dict[str, InputStatistics]:
+        """The statistics of every observed layer at one step."""
+        return read_step(self.folder, step, self.manifest)
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """Where the arrays of a step lie."""
+    return folder / FOLDER / f"step_{step}.npz"
+
+
+def read_layer_statistics(path: Path) -> LayerStatistics:
+    """The folder of a manifest. Raises UserError for another kind of file, or a run that is not finished."""
+    manifest = read_json(path)
+    found = (manifest.get("kind"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
+    if found != (KIND, VERSION):
+        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    missing = [step for step in manifest["step_keys"] if not step_file(path.parent, step).exists()]
+    if missing:
+        got = f"{len(missing)} of {len(manifest['step_keys'])} steps missing, the first: {missing[0]}"
+        remedy = "finish it: collect_layer_activations --resume"
+        raise UserError(str(path), got=got, remedy=remedy)
+    return LayerStatistics(path.parent, manifest)
+
+
+def write_step(folder: Path, step: int, found: dict[str, InputStatistics], manifest: dict[str, Any]) -> None:
+    """Writes a step's index, then its arrays: where these are, the step is done."""
+    arrays: dict[str, np.ndarray] = {"hist_edges": wide_edges()}
+    for path, part in found.items():
+        values = {
+            "avg_min": part.avg_min,
+            "avg_max": part.avg_max,
+            "abs_min": part.abs_min,
+            "abs_max": part.abs_max,
+            "column_norms": part.column_norms,
+            "hist": part.counts,
+            "images": np.array(part.images, np.int64),
+            "count": np.array(part.count, np.int64),
+            "sample": part.sample.rows,
+            "priorities": part.sample.priorities,
+        }
+        if part.shift is not None:
+            values["shift"] = part.shift
+        arrays |= {f"{path}::{name}": value for name, value in values.items()}
+    index = {
+        "step": step,
+        "sigma": manifest["sigma_map"][str(step)],
+        "layers": {
+            path: {"input": entry["input"], **found[entry["input"]].summary()}
+            for path, entry in manifest["layers"].items()
+        },
+    }
+    write_json(folder / FOLDER / f"step_{step}_index.json", index)
+    write_npz(step_file(folder, step), arrays)
+
+
+def read_step(folder: Path, step: int, manifest: dict[str, Any]) -> dict[str, InputStatistics]:
+    """The statistics of a step's file. Raises UserError when it lacks a layer or holds other channels."""
+    path = step_file(folder, step)
+    arrays = read_npz(path)
+    found = {}
+    for layer, entry in manifest["layers"].items():
+        source, channels = entry["input"], entry["channels"]
+        if source in found:
+            continue
+        missing = [name for name in ARRAYS if f"{source}::{name}" not in arrays]
+        if missing:
+            raise UserError(str(path), got=f"no {missing[0]} of {layer}", remedy="collect this step again")
+        values = {name: arrays[f"{source}::{name}"] for name in ARRAYS}
+        shape = values["sample"].shape
+        if any(values[name].shape != (channels,) for name in PER_CHANNEL) or shape[1:] != (channels,):
+            raise UserError(f"{path}: {layer}", got=f"shape {shape}", expected=f"{channels} channels")
+        if not all(np.isfinite(values[name]).all() for name in (*PER_CHANNEL, "sample")):
+            raise UserError(
+                f"{path}: {layer}", got="values that are not finite", remedy="collect this step again"
+            )
+        size = sample_rows(manifest["sample_values"], channels)
+        found[source] = InputStatistics(
+            images=int(values["images"]),
+            count=int(values["count"]),
+            **{name: values[name] for name in PER_CHANNEL},
+            shift=arrays.get(f"{source}::shift"),
+            counts=values["hist"],
+            sample=Reservoir(size, values["priorities"], values["sample"]),
+        )
+    return found
+
+
+def merge_inputs(folders: Sequence[Path], output: Path, resume: bool = False) -> dict[str, Any]:
+    """Fills `output` with the statistics of all folders' pictures; returns its manifest.
+
+    Raises UserError when they do not belong together, or share a picture.
+    """
+    parts = [read_layer_statistics(folder / MANIFEST) for folder in folders]
+    first = parts[0].manifest
+    images: list[str] = []
+    for folder, part in zip(folders, parts, strict=True):
+        for name in SAME:
+            if part.manifest.get(name) != first.get(name):
+                raise UserError(f"cannot merge {folder}: {name}", got="another than the first folder's")
+        shared = set(images) & set(part.manifest["images"])
+        if shared:
+            remedy = "merge the shards of one run (--shard K/N), which share none"
+            raise UserError(
+                f"cannot merge {folder}", got=f"{len(shared)} pictures that others have", remedy=remedy
+            )
+        images += part.manifest["images"]
+    manifest = {**first, "images": images}
+    plan.begin(output / MANIFEST, manifest, resume)
+    for step in manifest["step_keys"]:
+        if step_file(output, step).exists():
+            continue
+        whole = parts[0].at(step)
+        for part in parts[1:]:
+            for path, statistics in part.at(step).items():
+                whole[path].add(statistics)
+        write_step(output, step, whole, manifest)
+    return manifest
