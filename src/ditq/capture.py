@@ -1,4 +1,4 @@
-"""The one way into a model: its linear layers by path, and modules put in their place for a while."""
+"""The one way into a model: its linear layers by path, and modules put in their place, for a while or for good."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,15 +29,22 @@ def swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[nn.M
     Raises DitqError, before anything is replaced, for a path that is not in the model. A compiled function that was
     traced before does not see the replacements.
     """
-    places = {path: _place(model, path) for path in modules}
-    before = {path: _get(*place) for path, place in places.items()}
+    before = {path: _get(*_place(model, path)) for path in modules}
     try:
-        for path, module in modules.items():
-            _set(*places[path], module)
+        replace(model, modules)
         yield model
     finally:
-        for path, module in before.items():
-            _set(*places[path], module)
+        replace(model, before)
+
+
+def replace(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    """Puts each module in the place of the one at its path, for good.
+
+    Raises DitqError, before anything is replaced, for a path that is not in the model.
+    """
+    places = {path: _place(model, path) for path in modules}
+    for path, module in modules.items():
+        _set(*places[path], module)
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from ditq.models.mmdit import MMDiT
 from ditq.models.model import Conditioning
+from ditq.nn import clock_of
 from ditq.sampling import Latents, Sigmas
 
 
@@ -14,18 +15,22 @@ class Denoiser:
     """Makes `denoise(x, step)` functions, all from one compiled step of `mmdit`.
 
     The step reads the transformer's parameters when it is called, so an update of their values is seen; build a new
-    Denoiser after replacing modules. `compiled` None compiles on a GPU and not on a CPU, where MLX's fused loops are
-    slower than its plain ones (benchmarks/denoise_step.py shows both).
+    Denoiser after replacing modules. A transformer with quantized layers has a step clock: each step puts it on the row
+    that was calibrated nearest to its timestep, without a new trace.
+    `compiled` None compiles on a GPU and not on a CPU, where MLX's fused loops are slower than its plain ones
+    (benchmarks/denoise_step.py shows both).
     """
 
     def __init__(self, mmdit: MMDiT, compiled: bool | None = None):
         self.mmdit = mmdit
         if compiled is None:
             compiled = mx.default_device().type == mx.DeviceType.gpu
+        self._clock = clock_of(mmdit)
         self._guided, self._plain = self._guided_step, mmdit.__call__
         if compiled:
-            self._guided = mx.compile(self._guided_step, inputs=mmdit.state)
-            self._plain = mx.compile(mmdit.__call__, inputs=mmdit.state)
+            state = [mmdit.state, [] if self._clock is None else self._clock.state]
+            self._guided = mx.compile(self._guided_step, inputs=state)
+            self._plain = mx.compile(mmdit.__call__, inputs=state)
 
     def run(
         self, prompts: Conditioning, negative: Conditioning | None, sigmas: Sigmas, guidance: float
@@ -38,14 +43,18 @@ class Denoiser:
         """
         guided = guidance > 1 and negative is not None
         both = _stack(prompts, negative) if guided and negative is not None else prompts
-        timesteps = mx.array(1000 * sigmas[:-1], dtype=mx.float32)
-        modulation = self.mmdit.modulation(both.pooled, timesteps)
+        timesteps = 1000 * sigmas[:-1]
+        clock = self._clock
+        rows = None if clock is None else clock.follow(timesteps)
+        modulation = self.mmdit.modulation(both.pooled, mx.array(timesteps, dtype=mx.float32))
         dtype = modulation.dtype
         tokens, weight = both.tokens.astype(dtype), mx.array(guidance, dtype=mx.float32)
         mx.eval(modulation, tokens)
 
         def denoise(x: Latents, step: int) -> Latents:
             x = x.astype(dtype)
+            if clock is not None and rows is not None:
+                clock.set(int(rows[step]))
             if guided:
                 return self._guided(x, tokens, modulation[step], weight)
             return self._plain(x, tokens, modulation[step]).astype(mx.float32)

@@ -1,6 +1,7 @@
 """Layers that compute on quantization grids."""
 
-from ditq.nn.clock import StepClock
-from ditq.nn.quantized_linear import ActivationGrid, QuantizedLinear
+from ditq.nn.clock import StepClock, clock_of
+from ditq.nn.quantized_linear import ActivationGrid, Backend, QuantizedLinear
+from ditq.nn.weight_only import WeightOnlyLinear
 
-__all__ = ["ActivationGrid", "QuantizedLinear", "StepClock"]
+__all__ = ["ActivationGrid", "Backend", "QuantizedLinear", "StepClock", "WeightOnlyLinear", "clock_of"]

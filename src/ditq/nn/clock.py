@@ -1,19 +1,25 @@
 """The denoising step as layers see it: one row of a table, put in place before each step."""
 
 import mlx.core as mx
-from jaxtyping import Float
+import mlx.nn as nn
+import numpy as np
+from jaxtyping import Float, Int64
+
+from ditq.core.errors import DitqError
 
 
 class StepClock:
     """Holds, for the current step, what every quantized layer needs of it.
 
-    Layers register tables with a row per step. All tables lie side by side in one array, so that a step costs one
-    slice and no gather per layer; `state` is the current row, to be named in `mx.compile(inputs=...)`: a new step
-    changes its values and never retraces.
+    Layers register tables with a row per calibrated timestep. All tables lie side by side in one array, so that a step
+    costs one slice and no gather per layer; `state` is the current row, to be named in `mx.compile(inputs=...)`: a new
+    step changes its values and never retraces.
     """
 
-    def __init__(self, steps: int):
-        self.steps = steps
+    def __init__(self, timesteps: Float[np.ndarray, "steps"]):
+        """`timesteps` are those of the rows, 1000 * sigma."""
+        self.timesteps = timesteps
+        self.steps = len(timesteps)
         self.state: list[mx.array] = []
         self._tables: list[mx.array] = []
         self._width = self._step = 0
@@ -27,17 +33,38 @@ class StepClock:
         self.state.clear()
         return slice(start, self._width)
 
-    def set(self, step: int) -> None:
-        """Makes `step` the current one. Raises IndexError beyond the last: MLX itself would wrap around in silence."""
-        if not 0 <= step < self.steps:
-            raise IndexError(f"step {step} on a clock of {self.steps} steps")
-        self._step = step
-        if self.state:
-            self.state[0] = self._tables[0][step]
+    def follow(self, timesteps: Float[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
+        """The row of each timestep of a sampler: the one calibrated nearest to it, the earlier of two equally near."""
+        return np.abs(self.timesteps[None] - timesteps[:, None]).argmin(axis=1)
+
+    def set(self, row: int) -> None:
+        """Makes `row` the current one. Raises IndexError beyond the last: MLX itself would wrap around in silence."""
+        if not 0 <= row < self.steps:
+            raise IndexError(f"step {row} on a clock of {self.steps} steps")
+        self._step = row
+        if self._tables:
+            self._put()
 
     def row(self, columns: slice) -> Float[mx.array, "columns"]:
         """The current row of a registered table."""
         if not self.state:
-            self._tables = [mx.concatenate(self._tables, axis=1)]
-            self.state.append(self._tables[0][self._step])
+            self._put()
         return self.state[0][columns]
+
+    def _put(self) -> None:
+        if len(self._tables) > 1:
+            self._tables = [mx.concatenate(self._tables, axis=1)]
+            mx.eval(self._tables)
+        self.state[:] = [self._tables[0][self._step]]
+
+
+def clock_of(module: nn.Module) -> StepClock | None:
+    """The clock that the quantized layers of `module` share; None without such layers. Raises DitqError for two."""
+    clocks = {
+        id(clock): clock for _, child in module.named_modules() if (clock := getattr(child, "_clock", None))
+    }
+    if len(clocks) > 1:
+        raise DitqError(
+            f"{type(module).__name__}: {len(clocks)} step clocks; inject one checkpoint at a time"
+        )
+    return next(iter(clocks.values()), None)

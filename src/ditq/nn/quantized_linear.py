@@ -36,6 +36,7 @@ class QuantizedLinear(nn.Module):
     multiplies MLX's packed words (`mx.quantized_matmul`), "codes" int8 codes as float32; None takes "packed" on a GPU
     and "codes" on a CPU, where packed products run at a hundredth of BLAS's speed. Both give the same result: with one
     scale per row every sum is of whole numbers, exact in float32 while it stays below 2^24.
+    `clock` is shared by all layers of a model; `grid` has a row for each of its timesteps.
     """
 
     def __init__(
@@ -55,15 +56,19 @@ class QuantizedLinear(nn.Module):
             "packed" if mx.default_device().type == mx.DeviceType.gpu else "codes"
         )
         per_row = spec.group_size is None
-        # s = m 2^e: the products carry the power of two exactly, and m scales the finished sums.
-        mantissa, exponent = np.frexp(np.array(scale, np.float32))
-        inner = mx.array(np.ldexp(np.float32(1), exponent).astype(np.float32)) if per_row else scale
         if self.backend == "packed":
+            # s = m 2^e: the products carry the power of two exactly, and m scales the finished sums.
+            mantissa, exponent = np.frexp(np.array(scale, np.float32))
+            inner = mx.array(np.ldexp(np.float32(1), exponent).astype(np.float32)) if per_row else scale
             self.group_size = packing.storage_group(spec, self.input_dims)
             self.weight, self.scales, self.biases = packing.pack(codes, inner, zero, spec)
+            self.multiplier = mx.array(mantissa[:, 0]) if per_row else None
         else:
-            self.codes, self.scales, self.zeros = codes.astype(mx.int8), inner, zero
-        self.multiplier = mx.array(mantissa[:, 0]) if per_row else None
+            middle = spec.qmin + 2 ** (spec.bits - 1)  # codes from 0 to 255 are no int8
+            self.codes = (codes - middle).astype(mx.int8)
+            self.zeros = None if spec.symmetric else zero - middle
+            self.group_scales = None if per_row else scale
+            self.multiplier = scale[:, 0] if per_row else None
         self.smooth = None if grid.smooth is None else 1 / grid.smooth
         self.bias = bias if grid.shift is None else None
         self._clock = clock
@@ -92,7 +97,14 @@ class QuantizedLinear(nn.Module):
             return mx.quantized_matmul(
                 codes, self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.spec.bits
             )
-        return codes @ affine.dequantize(self.codes, self.scales, self.zeros).T
+        if self.group_scales is not None:
+            zeros = mx.zeros_like(self.group_scales) if self.zeros is None else self.zeros
+            return codes @ affine.dequantize(self.codes, self.group_scales, zeros).T
+        product = codes @ self.codes.astype(mx.float32).T
+        # sum of codes times zero point, not a pass over the whole weight
+        return (
+            product if self.zeros is None else product - codes.sum(axis=1, keepdims=True) * self.zeros[:, 0]
+        )
 
     @staticmethod
     def _table(

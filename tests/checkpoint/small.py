@@ -1,0 +1,78 @@
+"""A random model of the SD3 family and checkpoints of it, rounded to nearest, with made-up activation grids."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from ditq.activations import ActivationTable
+from ditq.capture import linears
+from ditq.checkpoint import QuantizedCheckpoint
+from ditq.core.affine import round_to_nearest
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+from ditq.models.mmdit import MMDiT
+from ditq.nn import ActivationGrid
+from tests.models.families import FAMILIES, stability_weights, to_mlx
+from tests.models.test_mmdit import loaded
+
+CONFIG = FAMILIES["sd3.5-medium"]
+TIMESTEPS = np.array([1000, 700, 300, 20], np.float32)
+INT4 = Spec(4)
+NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
+IMAGE = "multimodal_transformer_blocks.0.image_transformer_block"
+
+
+def model(config=CONFIG) -> MMDiT:
+    return loaded(config, to_mlx(stability_weights(config)))
+
+
+def block_linears(mmdit: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that are quantized by default."""
+    return {path: layer for path, layer in linears(mmdit).items() if path.rpartition(".")[2] in NAMES}
+
+
+def factors(path: str, columns: int) -> mx.array | None:
+    """Smoothing where adaLN can take it: one vector for q, k and v of an attention, one for fc1."""
+    owner, _, name = path.rpartition(".")
+    if name not in ("q_proj", "k_proj", "v_proj", "fc1"):
+        return None
+    rng = np.random.default_rng(sum(map(ord, owner + ("fc1" if name == "fc1" else "qkv"))))
+    return mx.array(rng.uniform(0.5, 2.0, columns).astype(np.float32))
+
+
+def quantize(weight: mx.array, spec: Spec, smooth: mx.array | None = None) -> QuantizedWeight:
+    return QuantizedWeight(
+        *round_to_nearest(weight if smooth is None else weight * smooth, spec), spec, smooth
+    )
+
+
+def table(mmdit: nn.Module, bits: int = 8, smooth: bool = False, shift: bool = True) -> ActivationTable:
+    """Grids of another width at each timestep; shifted per channel for fc2, per tensor for o_proj, else not."""
+    spec, grids, steps = Spec(bits), {}, len(TIMESTEPS)
+    for i, (path, layer) in enumerate(block_linears(mmdit).items()):
+        rng, columns = np.random.default_rng(i), layer.weight.shape[1]
+        channels = {"fc2": columns, "o_proj": 1}.get(path.rpartition(".")[2]) if shift else None
+        grids[path] = ActivationGrid(
+            scale=mx.array((rng.uniform(4, 8, steps) / 2**bits).astype(np.float32)),
+            qmin=mx.full((steps,), float(spec.qmin)),
+            qmax=mx.full((steps,), float(spec.qmax)),
+            shift=None
+            if channels is None
+            else mx.array(rng.normal(0, 0.3, (steps, channels)).astype(np.float32)),
+            smooth=factors(path, columns) if smooth else None,
+        )
+    return ActivationTable(TIMESTEPS, grids)
+
+
+def checkpoint(
+    mmdit: nn.Module,
+    spec: Spec = INT4,
+    smooth: bool = False,
+    activations: bool = True,
+    name: str = "small",
+) -> QuantizedCheckpoint:
+    weights = {
+        path: quantize(layer.weight, spec, factors(path, layer.weight.shape[1]) if smooth else None)
+        for path, layer in block_linears(mmdit).items()
+    }
+    return QuantizedCheckpoint(name, weights, table(mmdit, smooth=smooth) if activations else None)
