@@ -2,6 +2,7 @@
 
 from ditq.evaluation.benchmark import FLOOR, Drawn, draw, evaluate
 from ditq.evaluation.metrics import METRICS, PSNR, SSIM, LatentError, Metric, Samples
+from ditq.evaluation.prompts import FIRST_SEED, evaluation_prompts
 from ditq.evaluation.report import (
     EvalReport,
     Gain,
@@ -15,6 +16,7 @@ from ditq.evaluation.report import (
 from ditq.evaluation.variants import FLOAT, Size, Variant, float_variant, size_of
 
 __all__ = [
+    "FIRST_SEED",
     "FLOAT",
     "FLOOR",
     "METRICS",
@@ -32,6 +34,7 @@ __all__ = [
     "VariantReport",
     "draw",
     "evaluate",
+    "evaluation_prompts",
     "float_variant",
     "markdown",
     "read_report",
