@@ -4,12 +4,15 @@ A matrix (rows, columns) is cut along its columns into groups; each group has a 
 zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are steps, never maxima.
 """
 
+from typing import TypeVar
+
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ditq.core.spec import Spec
 
+Array = TypeVar("Array", mx.array, np.ndarray)
 Matrix = Float[mx.array, "rows columns"]
 Codes = Int[mx.array, "rows columns"]
 Bools = Bool[mx.array, "rows columns"]
@@ -44,8 +47,16 @@ def mse_range(w: Matrix, spec: Spec, candidates: int = 80, least: float = 0.2) -
 def quantize(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Codes:
     """The codes nearest to w, int32; halves round to even."""
     grouped = _grouped(w.astype(mx.float32), scale)
-    codes = mx.clip(mx.round(grouped / scale[..., None]) + zero[..., None], spec.qmin, spec.qmax)
-    return codes.reshape(w.shape).astype(mx.int32)
+    return nearest(grouped, scale[..., None], zero[..., None], spec).reshape(w.shape).astype(mx.int32)
+
+
+def nearest(values: Array, scale: Array, zero: Array, spec: Spec) -> Array:
+    """The codes nearest to values, as whole numbers in the values' dtype; MLX or NumPy, scale and zero broadcast.
+
+    What solvers that round one column at a time call: NumPy's arrays may be float64.
+    """
+    xp = mx if isinstance(values, mx.array) else np
+    return xp.clip(xp.round(values / scale) + zero, spec.qmin, spec.qmax)
 
 
 def dequantize(codes: Codes | Matrix, scale: Scales, zero: Scales) -> Matrix:
