@@ -1,6 +1,8 @@
 """Calibration data: what really flows through a model along its denoising trajectories."""
 
 from ditq.calibration import config
+from ditq.calibration.blocks import BlockCache, read_block_cache
+from ditq.calibration.cache_blocks import CacheRecipe, cache_blocks, cache_quantized
 from ditq.calibration.collect import PointRecipe, collect_points, parts_of
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.points import PointSet, read_points
@@ -10,11 +12,15 @@ from ditq.calibration.trajectories import Trajectories, record, selected_steps
 
 __all__ = [
     "CONTENTS",
+    "BlockCache",
+    "CacheRecipe",
     "ImageRecipe",
     "ImageSet",
     "PointRecipe",
     "PointSet",
     "Trajectories",
+    "cache_blocks",
+    "cache_quantized",
     "check_model",
     "collect_images",
     "collect_points",
@@ -22,6 +28,7 @@ __all__ = [
     "default_prompts",
     "parts_of",
     "prompt_lines",
+    "read_block_cache",
     "read_images",
     "read_manifest",
     "read_points",

@@ -101,6 +101,14 @@ def write_figure(path: str | Path, figure: Figure) -> None:
         figure.savefig(temporary)
 
 
+def free_bytes(folder: str | Path) -> int:
+    """Free bytes on the disk of a folder that may not be there yet."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def remove(*paths: Path) -> None:
     """Removes files and whole folders; what is not there is no error."""
     for path in paths:
