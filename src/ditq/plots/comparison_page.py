@@ -32,9 +32,10 @@ p {{ margin: .4rem 0 1rem; max-width: 46rem }}
 .soft, figcaption, .score {{ color: var(--soft) }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.4rem 0 }}
 .tile {{ background: var(--card); border-radius: 10px; padding: .8rem 1.1rem; flex: 1 1 11rem }}
-.tile b {{ display: block; font-size: 1.55rem; line-height: 1.25; color: var(--mark); font-variant-numeric: tabular-nums }}
+.tile b {{ display: block; font-size: 1.55rem; line-height: 1.25; color: var(--mark) }}
+.tile b, table {{ font-variant-numeric: tabular-nums }}
 .wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums }}
+table {{ border-collapse: collapse; font-size: 13.5px }}
 td, th {{ padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }}
 th {{ font-weight: 600; vertical-align: bottom }}
 td:first-child, th:first-child {{ text-align: left; padding-left: 0 }}
