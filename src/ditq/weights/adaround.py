@@ -1,0 +1,80 @@
+"""AdaRound, block by block: learned rounding of weights, together with learned grids of the layers' inputs.
+
+Nagel et al. 2020 (arXiv 2004.10568), on whole blocks as in BRECQ (arXiv 2102.05426), with QDrop's mixing (arXiv
+2203.05740) and LSQ's gradients (arXiv 1902.08153), as TaQ-DiT (arXiv 2411.14172) joins them. docs/methods.md says what
+differs, and why.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ditq.core.quantized import QuantizedWeight
+from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.input_grids import inputs_of, static_grids
+from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
+from ditq.weights.reconstruction import Reconstruction
+from ditq.weights.soft_rounding import Parts, Rounding, start
+
+
+@dataclass(frozen=True)
+class AdaRound:
+    """Learned rounding; `quantize` never returns a block that is worse than rounding to nearest."""
+
+    iterations: int = field(default=1000, metadata={"help": "optimiser steps per block"})
+    batch_size: int = field(default=16, metadata={"help": "calibration rows per step"})
+    lr: float = field(default=1e-3, metadata={"help": "Adam's rate for the rounding"})
+    lr_scale: float = field(default=1e-3, metadata={"help": "Adam's rate for the inputs' grids"})
+    penalty: float = field(default=1.0, metadata={"help": "weight of the pull towards whole codes"})
+    warmup: float = field(default=0.2, metadata={"help": "part of the run without that pull"})
+    beta_start: float = field(default=20.0, metadata={"help": "its exponent when it begins"})
+    beta_end: float = field(default=2.0, metadata={"help": "its exponent at the end"})
+    drop: float = field(
+        default=0.5, metadata={"help": "share of values left unquantized at each step (QDrop)"}
+    )
+
+    def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
+        """The block's layers on their grids, and the input grids learned with them, if they were not given."""
+        begun = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
+        roundings = {path: rounding for path, (rounding, _) in begun.items()}
+        parts = {path: part for path, (_, part) in begun.items()}
+        rounded, inputs = hardened(problem, roundings, parts), inputs_of(problem)
+        used, held_out = held_out_rows(problem.rows, problem.seed)
+        powers = stream_powers(problem)
+        before = block_error(problem, rounded, inputs, held_out, powers)
+
+        unit = block_error(problem, rounded, inputs, used, powers)
+        reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
+        learned, losses = reconstruction.run(parts, used, on_iteration)
+
+        candidate = hardened(problem, roundings, learned["parts"]), reconstruction.inputs(learned)
+        after = block_error(problem, *candidate, held_out, powers)
+        kept = not after < before  # a NaN keeps rounding too
+        weights, chosen = (rounded, inputs) if kept else candidate
+        report = {
+            "error_rounding": before,
+            "error_learned": after if np.isfinite(after) else None,
+            "error": before if kept else after,
+            "kept_rounding": kept,
+            "flipped": _flipped(rounded, weights),
+            "rows_optimised": len(used),
+            "rows_judged": len(held_out),
+            "losses": losses,
+        }
+        return BlockResult(weights, static_grids(chosen, weights), report)
+
+
+def hardened(
+    problem: BlockProblem, roundings: Mapping[str, Rounding], parts: Mapping[str, Parts]
+) -> dict[str, QuantizedWeight]:
+    """Every layer with the nearer of its two codes."""
+    return {
+        path: rounding.hardened(parts[path], problem.smooth(path)) for path, rounding in roundings.items()
+    }
+
+
+def _flipped(one: Mapping[str, QuantizedWeight], other: Mapping[str, QuantizedWeight]) -> float:
+    """The share of codes that differ."""
+    differing = sum(int((one[path].codes != other[path].codes).sum().item()) for path in one)
+    return differing / max(1, sum(weight.codes.size for weight in one.values()))

@@ -1,0 +1,195 @@
+"""The optimisation behind AdaRound: parts of steps and input grids that bring a block's output back to the float one's.
+
+The loss of one step is the block's squared error on a batch, measured in that of rounding to nearest, plus `penalty`
+times the mean indecision of the weights: both are near 1 whatever the model, its width or its activations are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from jaxtyping import Float, UInt32
+
+from ditq.calibration.blocks import Streams
+from ditq.weights.errors import Rows, squared_error
+from ditq.weights.grid_block import GridLayer, InputGrid, Quantize, run_on_grids, take_rows
+from ditq.weights.input_grids import InputGrids, StaticInputs
+from ditq.weights.problem import BlockProblem, OnIteration
+from ditq.weights.soft_rounding import Parts, Rounding, indecision
+
+Learned = dict[str, dict[str, mx.array]]
+"""`parts` by layer; by input, `growths` (logarithm of the step by its first value) and `moves` (of the centre, in
+multiples of the first step)."""
+Key = UInt32[mx.array, "2"]
+
+
+class Settings(Protocol):
+    """What `AdaRound` sets."""
+
+    iterations: int
+    batch_size: int
+    lr: float
+    lr_scale: float
+    penalty: float
+    warmup: float
+    beta_start: float
+    beta_end: float
+    drop: float
+
+
+class Reconstruction:
+    """One block's optimisation."""
+
+    def __init__(
+        self,
+        problem: BlockProblem,
+        roundings: Mapping[str, Rounding],
+        inputs: InputGrids,
+        powers: Mapping[str, float],
+        unit: float,
+        settings: Any,
+        compiled: bool | None = None,
+    ):
+        self.problem, self.roundings, self.given = problem, roundings, inputs
+        self.powers, self.unit, self.settings = powers, max(unit, 1e-30), settings
+        if compiled is None:
+            compiled = mx.default_device().type == mx.DeviceType.gpu
+        self.compiled = compiled
+        self._biases = {path: problem.bias(path) for path in roundings}
+        self._sizes = sum(rounding.below.size for rounding in roundings.values())
+
+    def run(
+        self, parts: Mapping[str, Parts], rows: Rows, on_iteration: OnIteration
+    ) -> tuple[Learned, list[float]]:
+        """What was learned, and the reconstruction error (in units of rounding's) of every iteration."""
+        settings, rng = self.settings, np.random.default_rng(self.problem.seed)
+        learned = self.begin(parts)
+        slow = optim.cosine_decay(settings.lr_scale, max(1, settings.iterations))
+        optimisers = [optim.Adam(settings.lr, bias_correction=True), optim.Adam(slow, bias_correction=True)]
+        for optimiser, some in zip(optimisers, _split(learned), strict=True):
+            optimiser.init(some)
+        step = self._step(optimisers)
+        losses = []
+        for iteration in range(settings.iterations):
+            batch = rng.choice(rows, min(settings.batch_size, len(rows)), replace=False)
+            key = mx.array(rng.integers(0, 1 << 32, 2, dtype=np.uint32))
+            beta, penalty = self.pull(iteration)
+            learned, error = step(learned, *self._batch(batch), key, mx.array(beta), mx.array(penalty))
+            mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
+            losses.append(float(error.item()))
+            on_iteration(iteration + 1, losses[-1])
+        return learned, losses
+
+    def begin(self, parts: Mapping[str, Parts]) -> Learned:
+        """Parts that reproduce the weights, input grids as given."""
+        grids = self.given.grids if isinstance(self.given, StaticInputs) else {}
+        zeros = {name: mx.array(0.0) for name in grids}
+        # a centre moves where there is one: other inputs stay symmetric
+        moves = {name: mx.array(0.0) for name, (_, shift) in grids.items() if float(shift.item()) != 0}
+        return {"parts": dict(parts), "growths": zeros, "moves": moves}
+
+    def inputs(self, learned: Learned) -> InputGrids:
+        """The input grids with what was learned of them."""
+        if not isinstance(self.given, StaticInputs):
+            return self.given
+        grids = {
+            name: (scale * mx.exp(learned["growths"][name]), shift + scale * learned["moves"].get(name, 0.0))
+            for name, (scale, shift) in self.given.grids.items()
+        }
+        return StaticInputs(self.given.bits, grids)
+
+    def pull(self, iteration: int) -> tuple[float, float]:
+        """The exponent beta and the weight of the indecision at an iteration: none at first, then falling beta."""
+        settings = self.settings
+        begin = settings.warmup * settings.iterations
+        if iteration < begin:
+            return settings.beta_start, 0.0
+        progress = (iteration - begin) / max(1.0, settings.iterations - begin)
+        return settings.beta_start + (settings.beta_end - settings.beta_start) * progress, settings.penalty
+
+    def loss(
+        self,
+        learned: Learned,
+        rows: mx.array,
+        inputs: Streams,
+        targets: Streams,
+        modulation: mx.array,
+        key: Key,
+        beta: Float[mx.array, ""],
+        penalty: Float[mx.array, ""],
+    ) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
+        """The loss, and its first part, the reconstruction error in units of rounding's."""
+        quantizers = self._quantizers(self.inputs(learned).of(self.roundings, rows), key)
+        layers = {
+            self.problem.inside(path): GridLayer(
+                rounding.values(learned["parts"][path]), self._biases[path], quantizers.get(path)
+            )
+            for path, rounding in self.roundings.items()
+        }
+        output = run_on_grids(self.problem.block, layers, inputs, modulation)
+        error = squared_error(output, targets, self.powers) / self.unit
+        undecided = sum(
+            (indecision(part, beta) * (part.size / self._sizes) for part in learned["parts"].values()),
+            mx.array(0.0),
+        )
+        return error + penalty * undecided, error
+
+    def _quantizers(self, grids: Mapping[str, InputGrid], key: Key) -> dict[str, Quantize]:
+        """Each grid's function, some values of every call left as they are (QDrop)."""
+        distinct = list({id(grid): grid for grid in grids.values()}.values())
+        keys = mx.random.split(key, len(distinct) + 1)
+        made = {id(grid): _dropping(grid, keys[i], self.settings.drop) for i, grid in enumerate(distinct)}
+        return {path: made[id(grid)] for path, grid in grids.items()}
+
+    def _batch(self, rows: Rows) -> tuple:
+        problem, at = self.problem, mx.array(rows)
+        inputs = [take_rows(streams, rows) for streams in (problem.inputs, problem.quantized_inputs)]
+        targets = take_rows(problem.targets, rows)
+        arrays = [array for streams in (*inputs, targets) for array in (streams.image, streams.text)]
+        return at, *arrays, problem.modulation[at]
+
+    def _step(self, optimisers: list[optim.Optimizer]) -> Callable:
+        """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
+        gradient = mx.value_and_grad(self.loss)
+
+        def step(
+            learned, rows, image, text, q_image, q_text, to_image, to_text, modulation, key, beta, penalty
+        ):
+            mixing, dropping = mx.random.split(key)
+            mixed = _mixed(Streams(image, text), Streams(q_image, q_text), mixing, self.settings.drop)
+            targets = Streams(to_image, to_text)
+            (_, error), grads = gradient(learned, rows, mixed, targets, modulation, dropping, beta, penalty)
+            fast, slow = (
+                optimiser.apply_gradients(some, now)
+                for optimiser, some, now in zip(optimisers, _split(grads), _split(learned), strict=True)
+            )
+            parts = {path: mx.clip(part, 0, 1) for path, part in fast["parts"].items()}
+            return {"parts": parts, **slow}, error
+
+        if not self.compiled:
+            return step
+        states = [optimiser.state for optimiser in optimisers]
+        return mx.compile(step, inputs=states, outputs=states)
+
+
+def _split(learned: Learned) -> tuple[Learned, Learned]:
+    return {"parts": learned["parts"]}, {name: learned[name] for name in ("growths", "moves")}
+
+
+def _mixed(floating: Streams, quantized: Streams, key: Key, share: float) -> Streams:
+    """Each value from the float stream with probability `share`, else from the quantized one."""
+    keys = mx.random.split(key)
+
+    def mix(one: mx.array, other: mx.array, key: Key) -> mx.array:
+        return mx.where(mx.random.bernoulli(share, one.shape, key=key), one, other)
+
+    return Streams(mix(floating.image, quantized.image, keys[0]), mix(floating.text, quantized.text, keys[1]))
+
+
+def _dropping(grid: InputGrid, key: Key, share: float) -> Quantize:
+    def quantize(x: mx.array) -> mx.array:
+        return mx.where(mx.random.bernoulli(share, x.shape, key=key), grid.smoothed(x), grid(x))
+
+    return quantize

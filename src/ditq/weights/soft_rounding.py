@@ -1,0 +1,50 @@
+"""Rounding as an optimisation: each weight between the code below it and the code above it.
+
+The published form (AdaRound, Nagel et al. 2020, arXiv 2004.10568) writes the part h of the step above the lower code as
+a stretched sigmoid of a free variable. Here h is itself the variable, kept in [0, 1] by projection after each step of the
+optimiser: the box that the sigmoid parametrises, without its flat ends, and at a fifth of its cost on a CPU.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+from jaxtyping import Bool, Float
+
+from ditq.core import affine
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+
+Parts = Float[mx.array, "out in"]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """The two codes that each weight of a layer may take, on a fixed grid."""
+
+    below: Float[mx.array, "out in"]
+    free: Bool[mx.array, "out in"]
+    """False where the grid ends: only `below` is possible."""
+    scale: Float[mx.array, "out groups"]
+    zero: Float[mx.array, "out groups"]
+    spec: Spec
+
+    def values(self, part: Parts) -> Float[mx.array, "out in"]:
+        """The weight at `part` of the way from the lower to the upper code; differentiable in `part`."""
+        return affine.between(self.below, self.free, part, self.scale, self.zero)
+
+    def hardened(self, part: Parts, smooth: Float[mx.array, "in"] | None = None) -> QuantizedWeight:
+        """The nearer of the two codes: the upper one from half of the way on."""
+        codes = (self.below + (self.free & (part >= 0.5))).astype(mx.int32)
+        return QuantizedWeight(codes, self.scale, self.zero, self.spec, smooth)
+
+
+def start(weight: Float[mx.array, "out in"], spec: Spec) -> tuple[Rounding, Parts]:
+    """The two codes of each weight in the MSE-optimal range, and the parts that reproduce the weight exactly."""
+    scale, zero = affine.mse_range(weight, spec)
+    below, free, part = affine.bracket(weight, scale, zero, spec)
+    return Rounding(below, free, scale, zero, spec), part
+
+
+def indecision(part: Parts, beta: Float[mx.array, ""]) -> Float[mx.array, ""]:
+    """The mean of 1 - |2h - 1|^beta: 0 where every part h is 0 or 1 (AdaRound, equation 24)."""
+    return mx.mean(1 - mx.power(mx.abs(2 * part - 1), beta))
