@@ -1,6 +1,8 @@
 """What quantization costs: same-seed pictures of each variant against the float model's."""
 
+from ditq.evaluation.baselines import rounded
 from ditq.evaluation.benchmark import FLOOR, Drawn, draw, evaluate
+from ditq.evaluation.findings import compared, floor_told, smaller
 from ditq.evaluation.metrics import METRICS, PSNR, SSIM, LatentError, Metric, Samples
 from ditq.evaluation.prompts import FIRST_SEED, evaluation_prompts
 from ditq.evaluation.report import (
@@ -13,7 +15,15 @@ from ditq.evaluation.report import (
     rows,
     write_report,
 )
-from ditq.evaluation.variants import FLOAT, Size, Variant, float_variant, size_of
+from ditq.evaluation.variants import (
+    FLOAT,
+    Size,
+    Variant,
+    fingerprint_of,
+    float_variant,
+    quantized_variant,
+    size_of,
+)
 
 __all__ = [
     "FIRST_SEED",
@@ -32,13 +42,19 @@ __all__ = [
     "Spread",
     "Variant",
     "VariantReport",
+    "compared",
     "draw",
     "evaluate",
     "evaluation_prompts",
+    "fingerprint_of",
     "float_variant",
+    "floor_told",
     "markdown",
+    "quantized_variant",
     "read_report",
+    "rounded",
     "rows",
     "size_of",
+    "smaller",
     "write_report",
 ]

@@ -5,6 +5,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import mlx.core as mx
+import numpy as np
+
+from ditq.checkpoint import QuantizedCheckpoint, QuantizedModel
+from ditq.core import plan
 from ditq.core.quantized import QuantizedWeight
 from ditq.models.cost import parameter_count
 from ditq.models.model import TextToImage
@@ -44,9 +49,37 @@ def float_variant(model: TextToImage, name: str = FLOAT) -> Variant:
     return Variant(name, nullcontext, "float", size_of(model, {}))
 
 
+def quantized_variant(
+    name: str, model: TextToImage, checkpoint: QuantizedCheckpoint, activations: bool = True
+) -> Variant:
+    """The model with a checkpoint in it, on integer activations too or with its weights alone."""
+
+    def opened(encoded: TextToImage) -> AbstractContextManager[TextToImage]:
+        return nullcontext(QuantizedModel(encoded, checkpoint, activations))
+
+    fingerprint = f"{fingerprint_of(checkpoint)}, activations {'quantized' if activations else 'as they are'}"
+    return Variant(name, opened, fingerprint, size_of(model, checkpoint.weights))
+
+
+def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
+    """Sixteen digits that stand for every code, scale and grid of a checkpoint."""
+    parts: list[str | bytes] = [checkpoint.model]
+    for path, weight in sorted(checkpoint.weights.items()):
+        parts += [path, *_bytes(weight.codes, weight.scale, weight.zero, weight.smooth)]
+    if checkpoint.activations is not None:
+        parts.append(checkpoint.activations.timesteps.tobytes())
+        for path, grid in sorted(checkpoint.activations.grids.items()):
+            parts += [path, *_bytes(grid.scale, grid.qmin, grid.qmax, grid.shift, grid.smooth)]
+    return plan.digest(*parts)
+
+
 def size_of(model: TextToImage, weights: dict[str, QuantizedWeight]) -> Size:
     """The size of the transformer with these layers on their grids."""
     codes = sum(weight.codes.size for weight in weights.values())
     bits = sum(weight.codes.size * weight.bits_per_weight for weight in weights.values())
     rest = 16 * (parameter_count(model.config) - codes)
     return Size(round((bits + rest) / 8), bits / codes if codes else 16.0)
+
+
+def _bytes(*arrays: mx.array | None) -> list[bytes]:
+    return [b"" if array is None else np.array(array).tobytes() for array in arrays]
