@@ -204,6 +204,7 @@ def inputs_forecast(model: TextToImage, images: ImageSet, recipe: InputRecipe) -
     sample = images.latents(chosen[:1], 0)
     seconds = sampling_seconds(model, len(chosen), steps, images.guided, *sample.shape[1:3])
     return (
-        f"would replay {len(chosen)} pictures x {steps} steps and observe {len(channels)} inputs of {len(layers)} layers; "
+        f"would replay {len(chosen)} pictures x {steps} steps and observe {len(channels)} inputs of "
+        f"{len(layers)} layers; "
         f"disk: up to {size * steps / 1e6:,.1f} MB; {seconds:,.0f} s or more"
     )

@@ -1,0 +1,181 @@
+"""The static grid of a layer's input at one timestep: step size and shift of least output error, or the full range.
+
+The error of a grid is what it does to the layer's output, E ||W (Q(x) - x)||^2, with the channels' errors taken as
+uncorrelated: sum_j ||W_j||^2 E (Q(x_j) - x_j)^2. It is measured on the stored sample of rows, to which every channel's
+least and greatest value of the whole calibration are added with the weight of one value each, so that the rare values
+that a sample misses are neither forgotten nor overrated.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from ditq.core import affine
+from ditq.core.spec import Spec
+from ditq.diagnostics import InputStatistics
+
+Kind = Literal["none", "tensor", "channels"]
+"""The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value)."""
+Range = Literal["mse", "max"]
+BINS = 8192
+"""Of the tally that candidates are judged on: 32 per step of an 8-bit grid over the full range."""
+LEAST_RATIO = 0.02
+"""The narrowest candidate clips at this part of the full range."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows of a layer's input at one timestep, each with its weight, and what an error in each channel costs."""
+
+    rows: Float32[np.ndarray, "rows channels"]
+    weights: Float64[np.ndarray, "rows"]
+    """They add up to 1 or a little more."""
+    importance: Float64[np.ndarray, "channels"]
+    shift: Float64[np.ndarray, "channels"] | None = None
+    """The moving midpoints, where they are kept."""
+
+    @staticmethod
+    def of(found: InputStatistics) -> "Inputs":
+        """The sample and the extremes of these statistics."""
+        sample = found.sample.rows.astype(np.float32)
+        weights = np.full(len(sample), 1 / len(sample))
+        if found.count > len(sample):  # otherwise the sample is all there is
+            sample = np.concatenate([sample, found.abs_min[None], found.abs_max[None]])
+            weights = np.append(weights, [1 / found.count] * 2)
+        return Inputs(sample, weights, found.column_norms, found.shift)
+
+    def smoothed(self, factors: Float[np.ndarray, "channels"]) -> "Inputs":
+        """The input divided by channel factors, with which the weights that it meets are multiplied."""
+        shift = None if self.shift is None else self.shift / factors
+        rows = (self.rows / factors).astype(np.float32)
+        return replace(self, rows=rows, importance=self.importance * factors**2, shift=shift)
+
+    def minus(self, shift: Float[np.ndarray, "channels"]) -> Float32[np.ndarray, "rows channels"]:
+        """The rows without a shift."""
+        return (self.rows - shift).astype(np.float32)
+
+    @property
+    def energy(self) -> float:
+        """The output's squared norm under the same assumption: what errors are compared with."""
+        return float(self.weights @ np.square(self.rows.astype(np.float64)) @ self.importance)
+
+    def error(self, grid: "Grid") -> float:
+        """The mean squared norm of the output's error under a grid."""
+        x, shift = mx.array(self.rows), mx.array(np.asarray(grid.shift, np.float32))
+        on_grid = affine.fake_quant(x, mx.array(grid.scale), shift, Spec(grid.bits))
+        squares = np.array(mx.square(on_grid - x)).astype(np.float64)
+        return float(self.weights @ squares @ self.importance)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One layer's input grid at one timestep: values scale * code + shift."""
+
+    bits: int
+    scale: float
+    """The step, never the maximum."""
+    shift: float | Float64[np.ndarray, "channels"]
+    """The grid's centre."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Values by their bins, with what an error of each costs: candidates are judged on it at once."""
+
+    values: Float[mx.array, "bins"]
+    weights: Float[mx.array, "bins"]
+    low: float
+    high: float
+    mean: float
+
+    @staticmethod
+    def of(
+        rows: Float32[np.ndarray, "rows channels"],
+        weights: Float64[np.ndarray, "rows"],
+        importance: Float64[np.ndarray, "channels"],
+    ) -> "Tally":
+        """The tally of these values; a bin stands at the weighted mean of what it holds."""
+        low, high = float(rows.min()), float(rows.max())
+        width = (high - low) / BINS or 1.0
+        bins = np.minimum(((rows - low) / width).astype(np.int64), BINS - 1).ravel()
+        cost = (weights[:, None] * importance).ravel()
+        total = np.bincount(bins, cost, BINS)
+        sums = np.bincount(bins, cost * rows.ravel(), BINS)
+        filled = total > 0
+        if not filled.any():  # no weight meets these channels: any grid will do
+            filled, total, sums = np.ones(BINS, bool), np.ones(BINS), np.linspace(low, high, BINS)
+        values = mx.array((sums[filled] / total[filled]).astype(np.float32))
+        mean = float(sums.sum() / total.sum())
+        return Tally(values, mx.array(total[filled].astype(np.float32)), low, high, mean)
+
+    def errors(
+        self,
+        scales: Float64[np.ndarray, "candidates"],
+        centres: Float64[np.ndarray, "candidates"],
+        spec: Spec,
+    ) -> Float64[np.ndarray, "candidates"]:
+        """The error of each candidate grid."""
+        scale, centre = (mx.array(a.astype(np.float32))[:, None] for a in (scales, centres))
+        x = mx.broadcast_to(self.values, (len(scales), self.values.size))
+        error = mx.square(affine.fake_quant(x, scale, centre, spec) - x) @ self.weights
+        return np.array(error).astype(np.float64)
+
+
+def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse") -> Grid:
+    """The grid of this kind that has the least error, or that holds every value.
+
+    "channels" needs the moving midpoints; its grid is centred on them plus one value for all channels.
+    """
+    spec = Spec(bits)
+    base = inputs.shift if kind == "channels" and inputs.shift is not None else np.zeros(inputs.rows.shape[1])
+    rows = inputs.minus(base) if kind == "channels" else inputs.rows
+    tally = Tally.of(rows, inputs.weights, inputs.importance)
+    if kind == "none":
+        return Grid(bits, symmetric(tally, spec, how), 0.0)
+    scale, centre = asymmetric(tally, spec, how)
+    return Grid(bits, scale, base + centre if kind == "channels" else centre)
+
+
+def symmetric(tally: Tally, spec: Spec, how: Range) -> float:
+    """The step of the grid around zero."""
+    full = max(tally.low / spec.qmin, tally.high / spec.qmax)
+    if full <= 0:
+        return 1.0
+    if how == "max":
+        return full
+    ratios = np.geomspace(1, LEAST_RATIO, 32)
+
+    def errors(ratios: np.ndarray) -> np.ndarray:
+        return tally.errors(full * ratios, np.zeros(len(ratios)), spec)
+
+    best = int(errors(ratios).argmin())
+    near = np.append(np.linspace(ratios[max(best - 1, 0)], ratios[min(best + 1, 31)], 12), ratios[best])
+    return full * float(near[errors(near).argmin()])
+
+
+def asymmetric(tally: Tally, spec: Spec, how: Range) -> tuple[float, float]:
+    """Step and centre of the grid from a low to a high end, each moved by itself."""
+    if tally.high <= tally.low:
+        return symmetric(tally, spec, "max"), 0.0
+
+    def grid(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scales = (ends[:, 1] - ends[:, 0]) / (spec.qmax - spec.qmin)
+        return scales, ends[:, 0] - spec.qmin * scales
+
+    full, mean = np.array([tally.low, tally.high]), tally.mean
+    if how == "mse":
+        ends = mean + np.geomspace(1, LEAST_RATIO, 24)[:, None] * (full - mean)
+        best = ends[tally.errors(*grid(ends), spec).argmin()]
+        for spread in (2.0, 1.3, 1.06):
+            for side in (0, 1):
+                ends = np.tile(best, (13, 1))
+                ends[:, side] = mean + np.geomspace(1 / spread, spread, 13) * (best[side] - mean)
+                ends[:, side] = np.clip(ends[:, side], *full)
+                ends[0] = best
+                best = ends[tally.errors(*grid(ends), spec).argmin()]
+        full = best
+    scales, centres = grid(full[None])
+    return float(scales[0]), float(centres[0])

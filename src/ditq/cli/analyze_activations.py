@@ -1,0 +1,248 @@
+"""`python -m src.analyze_activations`: step 3A, bits, grids and channel factors for every layer and timestep."""
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ditq.activations import (
+    Analysis,
+    ByError,
+    ByTier,
+    Decision,
+    Fixed,
+    Smoothing,
+    Tiers,
+    temporal_analysis,
+    write_quant_config,
+)
+from ditq.activations.smooth import POLICIES
+from ditq.capture import linears
+from ditq.cli.flags import parser
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import write_figure, write_json
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+from ditq.diagnostics import LayerStatistics, read_layer_statistics
+from ditq.models import load
+
+TEMPORAL = "layer_temporal_analysis.json"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and decides."""
+    flags = parser(
+        "Decide the bits, the static grid, the shift and the channel factors of every layer's input at every timestep.",
+        "python -m src.analyze_activations --stats calibration_data/activations/layer_statistics.json",
+    )
+    flags.add_argument(
+        "--stats",
+        type=Path,
+        default=Path("calibration_data/activations/layer_statistics.json"),
+        metavar="FILE",
+        help="what collect_layer_activations wrote (default: calibration_data/activations/layer_statistics.json)",
+    )
+    flags.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: quant_config.json beside --stats"
+    )
+    _add_bit_flags(flags)
+    _add_grid_flags(flags)
+    group = flags.add_argument_group(
+        "model (named by the statistics; read only where a layer has isolated spikes)"
+    )
+    group.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    group = flags.add_argument_group("run")
+    group.add_argument("--no-plots", action="store_true", help="write no figures")
+    group.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
+    group.add_argument("--dry-run", action="store_true", help="say what would be computed, and stop")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
+    args = flags.parse_args(argv)
+    run(lambda: analyze(args))
+
+
+def analyze(args: argparse.Namespace) -> None:
+    """Writes the config, the temporal analysis and the figures, and prints what was decided."""
+    output: Path = args.output or args.stats.with_name("quant_config.json")
+    temporal = output.with_name(TEMPORAL)
+    analysis = analysis_from(args)
+    statistics = read_layer_statistics(args.stats)
+    if args.dry_run:
+        print(
+            f"would decide {len(statistics.layers)} layers ({len(statistics.groups)} inputs) x "
+            f"{len(statistics.steps)} timesteps: {output}"
+        )
+        return
+    for path in (output, temporal):
+        if path.exists() and not args.force:
+            raise UserError(
+                str(path), got="a file from an earlier run", remedy="use --force or another place"
+            )
+    started = time.perf_counter()
+
+    def weights(paths: list[str]) -> dict[str, mx.array]:
+        modules = linears(load(statistics.manifest["model"], args.model_path).transformer())
+        return {path: modules[path].weight for path in paths}
+
+    with Progress(len(statistics.steps), "timestep", "analysis") as bar:
+        decision = analysis.decide(statistics, weights, bar.advance)
+    summary = summary_of(statistics, decision)
+    meta = {"method": told(analysis), "summary": summary}
+    write_quant_config(output, statistics, decision, meta)
+    scales = {path: np.array([grid.scale for grid in grids]) for path, grids in decision.grids.items()}
+    analysed = temporal_analysis(decision.bits, decision.ranges, scales, statistics.steps)
+    write_json(temporal, {**analysed, "sigma_map": statistics.manifest["sigma_map"]})
+    figures = [] if args.no_plots else draw(statistics, decision, output)
+    _report(args, output, summary, analysed, len(figures), time.perf_counter() - started)
+
+
+def analysis_from(args: argparse.Namespace) -> Analysis:
+    """The analysis that the flags describe. Raises UserError for flags that exclude each other."""
+    if args.bits is not None and args.objective == "error":
+        raise UserError("--bits", got="with --objective error", remedy="give one of them")
+    if args.average_bits is not None and args.objective != "error":
+        raise UserError(
+            "--average-bits", got=f"with --objective {args.objective}", remedy="add --objective error"
+        )
+    tiers = Tiers(args.a4_below, args.a4_below_shifted, args.a6_below, args.tail_from)
+    bits = ByTier(tiers)
+    if args.bits is not None:
+        bits = Fixed(args.bits)
+    elif args.objective == "error":
+        bits = ByError(ByError.average_bits if args.average_bits is None else args.average_bits)
+    spec = Spec(args.bits_w, group_size=args.group_size)
+    smoothing = Smoothing(args.smooth, args.spike_from, args.spike_channels, spec)
+    return Analysis(bits, args.scale, smoothing, args.shift_gain)
+
+
+def told(analysis: Analysis) -> dict[str, Any]:
+    """The analysis as JSON."""
+    bits = {"by": type(analysis.bits).__name__, **asdict(analysis.bits)}  # pyright: ignore[reportArgumentType]
+    smoothing = {**asdict(analysis.smoothing), "weights": asdict(analysis.smoothing.weights)}
+    return {"bits": bits, "range": analysis.how, "smoothing": smoothing, "shift_gain": analysis.shift_gain}
+
+
+def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any]:
+    """Counts over layers and timesteps; average bits per activation value, a shared input counted once."""
+    sizes = {}
+    for source, found in statistics.at(statistics.steps[0]).items():
+        sizes[source] = found.count * len(found.abs_min)
+    weighted = sum(sizes[source] * float(np.mean(bits)) for source, bits in decision.bits.items())
+    cells = [b for source, paths in statistics.groups.items() for b in decision.bits[source] * len(paths)]
+    kinds = list(decision.kinds.values())
+    return {
+        "layers": len(statistics.layers),
+        "inputs": len(statistics.groups),
+        "timesteps": len(statistics.steps),
+        "average_bits": round(weighted / sum(sizes.values()), 4),
+        "bits": {f"A{b}": cells.count(b) for b in sorted(set(cells))},
+        "shift_kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        "smoothed_inputs": len(decision.smooth),
+    }
+
+
+def draw(statistics: LayerStatistics, decision: Decision, output: Path) -> list[str]:
+    """Writes the figures beside the config; their names."""
+    from ditq.plots.decisions import decision_figures  # matplotlib takes a second
+
+    folder, names = output.with_name(f"{output.stem}_plots"), []
+    for name, figure in decision_figures(statistics.sigmas, decision):
+        write_figure(folder / f"{name}.png", figure)
+        names.append(name)
+    return names
+
+
+def _add_bit_flags(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("bits")
+    group.add_argument(
+        "--objective",
+        choices=["tiers", "error"],
+        default="tiers",
+        help="by the size of the values, or the least output error under a budget (default: tiers)",
+    )
+    group.add_argument(
+        "--average-bits", type=float, metavar="B", help=f"the budget (default: {ByError.average_bits:g})"
+    )
+    group.add_argument("--bits", type=int, metavar="N", help="the same for all, in place of an objective")
+    limits = {
+        "--a4-below": (Tiers.a4_below, "A4 where the range is below this"),
+        "--a4-below-shifted": (Tiers.a4_below_shifted, "the same for post-GELU inputs, around their shift"),
+        "--a6-below": (Tiers.a6_below, "A6 from there to below this, A8 beyond"),
+        "--tail-from": (Tiers.tail_from, "A8 where p99/p50 of |x| reaches this"),
+    }
+    for flag, (number, meaning) in limits.items():
+        group.add_argument(
+            flag, type=float, default=number, metavar="X", help=f"{meaning} (default: {number:g})"
+        )
+
+
+def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("grids and channel factors")
+    group.add_argument(
+        "--scale",
+        choices=["mse", "max"],
+        default="mse",
+        help="least output error, or the full range (default: mse)",
+    )
+    group.add_argument(
+        "--shift-gain",
+        type=float,
+        default=Analysis.shift_gain,
+        metavar="X",
+        help=f"part of the error that a shift must save (default: {Analysis.shift_gain:g})",
+    )
+    group.add_argument(
+        "--smooth",
+        choices=POLICIES,
+        default="foldable",
+        help="factors where adaLN can take the division in, none, or all layers (default: foldable)",
+    )
+    group.add_argument(
+        "--spike-from",
+        type=float,
+        default=Smoothing.spike_from,
+        metavar="X",
+        help=f"p100/p99 of |x| of an isolated spike (default: {Smoothing.spike_from:g})",
+    )
+    group.add_argument(
+        "--spike-channels",
+        type=float,
+        default=Smoothing.rarer_than,
+        metavar="X",
+        help=f"part of the channels that may spike (default: {Smoothing.rarer_than:g})",
+    )
+    group.add_argument(
+        "--bits-w", type=int, default=4, metavar="N", help="bits of the weights, for the gate (default: 4)"
+    )
+    group.add_argument(
+        "--group-size", type=int, metavar="N", help="group of the weights (default: per channel)"
+    )
+
+
+def _report(
+    args: argparse.Namespace,
+    output: Path,
+    summary: Mapping[str, Any],
+    analysed: Mapping[str, Any],
+    figures: int,
+    seconds: float,
+) -> None:
+    switching, always = len(analysed["switching_layers"]), len(analysed["always_a8_layers"])
+    if args.json:
+        facts = {"output": str(output), **summary, "switching_layers": switching, "always_a8_layers": always}
+        print(json.dumps({**facts, "figures": figures, "seconds": round(seconds, 3)}))
+        return
+    bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
+    print(
+        f"{summary['layers']} layers x {summary['timesteps']} timesteps: {bits} ({summary['average_bits']:.2f} bits on "
+        f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {figures} figures, "
+        f"{seconds:.1f} s: {output}"
+    )
