@@ -76,7 +76,7 @@ def quantized_layers(
                 got="a quantized weight without an activation grid",
                 remedy="collect this layer's statistics too",
             )
-        _check_grid(path, grid, weight)
+        check_grid(path, grid, weight)
         bias = modules[path].get("bias")
         layers[path] = QuantizedLinear(
             weight.codes, weight.scale, weight.zero, weight.spec, bias, grid, clock, backend
@@ -105,7 +105,8 @@ def check_fits(modules: Mapping[str, nn.Linear], weights: Mapping[str, Quantized
         weight.check(path)
 
 
-def _check_grid(path: str, grid: ActivationGrid, weight: QuantizedWeight) -> None:
+def check_grid(path: str, grid: ActivationGrid, weight: QuantizedWeight) -> None:
+    """Raises UserError, naming the layer, unless the grid is whole, finite, and smoothed as the weight is."""
     _check_smoothing(path, grid.smooth, weight.smooth)
     scale = np.array(grid.scale)
     if not (np.isfinite(scale).all() and (scale > 0).all()):

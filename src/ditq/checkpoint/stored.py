@@ -1,0 +1,125 @@
+"""Weights and activation grids as a checkpoint folder stores them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from ditq.activations import ActivationTable
+from ditq.core import packing
+from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+from ditq.nn import ActivationGrid
+
+Arrays = dict[str, mx.array]
+PARTS = ("weight", "scales", "biases")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one layer lies in its arrays: MLX's own words for it, and what MLX does not ask."""
+
+    bits: int
+    stored_group: int
+    """Columns per stored scale."""
+    symmetric: bool
+    per_channel: bool
+    """All stored scales of a row are one and the same."""
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight, path: str) -> "Layout":
+        """The layout of a weight. Raises UserError, with the layer's path, for what MLX cannot store."""
+        group = packing.storage_group(weight.spec, weight.shape[1], path)
+        return cls(weight.spec.bits, group, weight.spec.symmetric, weight.spec.group_size is None)
+
+    @property
+    def spec(self) -> Spec:
+        """The grid."""
+        return Spec(self.bits, self.symmetric, None if self.per_channel else self.stored_group)
+
+
+def stored(weight: QuantizedWeight, path: str, scales: mx.Dtype) -> Arrays:
+    """`weight`, `scales` and `biases` under the layer's path, as MLX's `nn.QuantizedLinear` names them.
+
+    Scales are rounded to the dtype `scales` first, so that biases, and with them the codes' zero points, fit them.
+    """
+    rounded = weight.scale.astype(scales).astype(mx.float32)
+    words, steps, biases = packing.pack(weight.codes, rounded, weight.zero, weight.spec, path)
+    arrays = (words, steps.astype(scales), biases.astype(scales))
+    if (
+        not all(mx.isfinite(array).all().item() and array.size for array in arrays[1:])
+        or not steps.all().item()
+    ):
+        raise UserError(
+            f"{path}: scales", got=f"values beyond {scales}", remedy="store the scales as float32"
+        )
+    return {f"{path}.{part}": array for part, array in zip(PARTS, arrays, strict=True)}
+
+
+def restored(
+    arrays: Mapping[str, mx.array], path: str, layout: Layout, shape: tuple[int, ...]
+) -> QuantizedWeight:
+    """The weight of a layer whose float self has `shape`. Raises UserError, naming the layer, for what does not fit."""
+    words, scales, biases = (arrays[f"{path}.{part}"] for part in PARTS)
+    rows, columns = shape
+    spec, groups = layout.spec, columns // layout.stored_group
+    wanted = {"weight": (rows, columns * spec.bits // 32), "scales": (rows, groups), "biases": (rows, groups)}
+    for part, array in zip(PARTS, (words, scales, biases), strict=True):
+        if array.shape != wanted[part]:
+            raise UserError(
+                f"{path}.{part}",
+                got=f"shape {array.shape}",
+                expected=f"{wanted[part]} for {spec.bits} bits and groups of {layout.stored_group}",
+            )
+    if words.dtype != mx.uint32:
+        raise UserError(f"{path}.weight", got=words.dtype, expected="packed uint32")
+    scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    if layout.per_channel:
+        if not (mx.array_equal(scales, scales[:, :1] + mx.zeros_like(scales)).item()):
+            raise UserError(
+                f"{path}.scales", got="groups of one channel that differ", expected="one scale a channel"
+            )
+        scales, biases = scales[:, :1], biases[:, :1]
+    zero = spec.qmin - biases / scales
+    whole = mx.round(zero)
+    # Half-precision biases know zero point times scale to three digits; a foreign file's are anywhere between.
+    if not (mx.abs(zero - whole) < 0.25).all().item():
+        raise UserError(
+            f"{path}.biases", got="zero points between two codes", expected="whole ones, as ditq writes"
+        )
+    weight = QuantizedWeight(packing.unpack(words, spec), scales, whole, spec)
+    weight.check(path)
+    return weight
+
+
+def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
+    """The grids as named arrays: timesteps, and {path}::{scale,qmin,qmax,shift}, a row per timestep."""
+    arrays = {"timesteps": table.timesteps}
+    for path, grid in table.grids.items():
+        for part in ("scale", "qmin", "qmax", "shift"):
+            value = getattr(grid, part)
+            if value is not None:
+                arrays[f"{path}::{part}"] = np.array(value, np.float32)
+    return arrays
+
+
+def table_from(
+    arrays: Mapping[str, np.ndarray], smooth: Mapping[str, mx.array], source: str
+) -> ActivationTable:
+    """The table of `table_arrays`, with the smoothing factors of its layers. Raises UserError for a missing part."""
+    paths = dict.fromkeys(key.partition("::")[0] for key in arrays if "::" in key)
+    wanted = ["timesteps", *(f"{path}::{part}" for path in paths for part in ("scale", "qmin", "qmax"))]
+    missing = [key for key in wanted if key not in arrays]
+    if missing:
+        raise UserError(source, got=f"no {missing[0]}", expected="whole activation grids")
+
+    def part(path: str, name: str) -> mx.array | None:
+        return mx.array(arrays[f"{path}::{name}"]) if f"{path}::{name}" in arrays else None
+
+    def grid(path: str) -> ActivationGrid:
+        scale, qmin, qmax = (mx.array(arrays[f"{path}::{name}"]) for name in ("scale", "qmin", "qmax"))
+        return ActivationGrid(scale, qmin, qmax, part(path, "shift"), smooth.get(path))
+
+    return ActivationTable(arrays["timesteps"].astype(np.float32), {path: grid(path) for path in paths})
