@@ -87,3 +87,19 @@ def test_unreadable_files_are_explained(tmp_path, read):
     (tmp_path / "noise").write_bytes(b"\xff\xfe\x00garbage" * 9)
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path / "noise")
+
+
+def test_named_arrays_alone_are_read(tmp_path):
+    artefact.write_npz(tmp_path / "a.npz", {"x": np.arange(3), "y": np.zeros(2)})
+    assert list(artefact.read_npz(tmp_path / "a.npz", ["y"])) == ["y"]
+    assert artefact.read_npz(tmp_path / "a.npz", []) == {}
+    with pytest.raises(UserError, match=r"a.npz: .*z is not a file in the archive"):
+        artefact.read_npz(tmp_path / "a.npz", ["x", "z"])
+
+
+def test_free_bytes_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert (
+        0
+        < artefact.free_bytes(tmp_path / "new" / "newer")
+        == pytest.approx(artefact.free_bytes(tmp_path), rel=0.01)
+    )

@@ -2,7 +2,7 @@
 
 from ditq.calibration import config
 from ditq.calibration.blocks import BlockCache, read_block_cache
-from ditq.calibration.cache_blocks import CacheRecipe, cache_blocks, cache_quantized
+from ditq.calibration.caching import CacheRecipe, cache_blocks, cache_quantized
 from ditq.calibration.collect import PointRecipe, collect_points, parts_of
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.points import PointSet, read_points

@@ -18,17 +18,20 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from ditq.core.artefact import read_json, read_npz
 from ditq.core.errors import DitqError, UserError
 from ditq.models.mmdit import MMDiT, MultiModalTransformerBlock
 
-KIND, VERSION = "ditq.block_cache", 1
+KIND, QUANTIZED, VERSION = "ditq.block_cache", "ditq.quantized_block_cache", 1
 FACTS = ("pooled", "timestep", "sigma", "step_index", "image_id")
 """What each sample file holds beside the streams."""
 CONTENTS = ("metadata.json", "samples", "metadata_quantized.json", "samples_quantized")
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+Rows = Sequence[int] | slice | Int[np.ndarray, "wanted"]
 
 
 @dataclass(frozen=True)
@@ -66,16 +69,14 @@ class BlockCache:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def streams(
-        self, boundary: int, rows: Sequence[int] | slice | None = None, quantized: bool = False
-    ) -> Streams:
+    def streams(self, boundary: int, rows: Rows | None = None, quantized: bool = False) -> Streams:
         """What enters block `boundary`, or at the last boundary leaves the last block; of all rows or of some.
 
-        `quantized` reads what came through the quantized blocks. Every call reads the files anew. Raises UserError,
-        naming file and array, for what is missing or misshapen.
+        `quantized` reads what came through quantized blocks, all those before the boundary. Every call reads the files
+        anew. Raises UserError, naming file and array, for what is missing or misshapen.
         """
         wanted = np.arange(len(self))[slice(None) if rows is None else rows]
-        folder = self.folder / ("samples_quantized" if quantized else "samples")
+        folder = self._quantized(boundary) if quantized else self.folder / "samples"
         keys, shapes = boundary_keys(boundary, self.blocks), self._shapes()
         gathered = [np.empty((len(wanted), *shape[1:]), np.dtype(self.meta["dtype"])) for shape in shapes]
         for sample in np.unique(wanted // self.rows_per_sample):
@@ -111,6 +112,24 @@ class BlockCache:
                     got=f"{what} {self.meta[what]}",
                     expected=f"{found} as in the model; is it another one?",
                 )
+
+    def _quantized(self, boundary: int) -> Path:
+        """The folder of the quantized stream. Raises UserError unless it is whole and quantized up to the boundary."""
+        folder, path = self.folder / "samples_quantized", self.folder / "metadata_quantized.json"
+        remedy = (
+            "run cache_adaround_data --stream quantized --adaround-output DIR, with --force if it ran before"
+        )
+        if not path.exists() or missing_samples(folder, self.samples):
+            raise UserError(str(self.folder), got="no quantized stream, or a part of one", remedy=remedy)
+        meta = read_json(path)
+        ours = {**self.meta, "kind": QUANTIZED}
+        differ = [field for field in ours if meta.get(field) != ours[field]]
+        if differ:
+            raise UserError(str(path), got=f"another {differ[0]} than in metadata.json", remedy=remedy)
+        floats = [block for block in range(boundary) if str(block) not in meta["source"]]
+        if floats:
+            raise UserError(str(path), got=f"block {floats[0]} in float", expected="quantized", remedy=remedy)
+        return folder
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         rows, hidden = self.rows_per_sample, self.meta["hidden"]

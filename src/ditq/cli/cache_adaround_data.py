@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ditq.calibration import CacheRecipe, ImageSet, blocks, cache_blocks, read_images
-from ditq.calibration.cache_blocks import batches_to_run, cache_meta, sample_bytes
+from ditq.calibration.caching import batches, cache_meta, sample_bytes, unfinished
 from ditq.calibration.recording import DTYPES as STORED
 from ditq.cli.flags import DTYPES, add_run_flags, model_forecast, parser
 from ditq.cli.progress import Progress
@@ -87,9 +87,7 @@ def forecast(
 ) -> None:
     """Prints passes, disk, memory and time, or refuses when the disk is too small."""
     samples, size = len(meta["samples"]), sample_bytes(meta)
-    passes = len(
-        batches_to_run(folder / "samples", meta if args.resume else {**meta, "samples": meta["samples"]})
-    )
+    passes = len(unfinished(folder / "samples", meta) if args.resume else batches(meta))
     free = free_bytes(folder)
     if args.json:
         facts = {"samples": samples, "passes": passes, "bytes": samples * size, "free_bytes": free}
@@ -111,7 +109,7 @@ def forecast(
 
 def check_space(meta: dict[str, Any], folder: Path, samples: Path) -> None:
     """Raises UserError when what is still to be written does not fit on the disk."""
-    needed = sum(map(len, batches_to_run(samples, meta))) * sample_bytes(meta)
+    needed = sum(map(len, unfinished(samples, meta))) * sample_bytes(meta)
     free = free_bytes(folder)
     if needed > free:
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 import ditq
 from ditq.calibration.blocks import (
     KIND,
+    QUANTIZED,
     VERSION,
     BlockCache,
     Streams,
@@ -82,11 +83,15 @@ def spread_images(prompts: Sequence[str], count: int) -> list[int]:
 
 
 def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dict[str, Any]:
-    """metadata.json of this run; nothing is loaded. Raises UserError for pictures of another model."""
+    """metadata.json of this run; nothing is loaded.
+
+    Raises UserError for calibration data that is of another model or not finished.
+    """
     check_model(images, model)
+    samples = recipe.samples(images)
+    check_finished(images, samples)
     config, manifest = model.config, images.manifest
     cells = manifest["height"] // model.factor * (manifest["width"] // model.factor)
-    samples = recipe.samples(images)
     return {
         "kind": KIND,
         "version": VERSION,
@@ -128,7 +133,6 @@ def cache_blocks(
     for a folder begun with other settings, and for values beyond the range of `recipe.dtype`.
     """
     meta = cache_meta(model, images, recipe)
-    check_finished(images, recipe.samples(images))
     mmdit = model.transformer()
     plan.begin(folder / "metadata.json", {**meta, "model_dtype": str(mmdit.dtype)}, resume)
     return _fill(mmdit, images, meta, folder / "samples", on_samples)
@@ -138,14 +142,14 @@ def cache_quantized(
     mmdit: MMDiT,
     images: ImageSet,
     cache: BlockCache,
-    source: Mapping[str, Any],
+    source: Mapping[int, str],
     resume: bool = False,
     on_samples: Callable[[int], None] = lambda count: None,
 ) -> int:
     """Adds to `cache` what its samples become in `mmdit`, some or all of whose blocks are quantized.
 
-    `source` says what was put into them; with another one a run cannot be resumed. Returns the number of samples that
-    were still to be run. Raises UserError as `cache_blocks` does.
+    `source` says, by the number of each quantized block, what was put into it; with other blocks a run cannot be
+    resumed. Returns the number of samples that were still to be run. Raises UserError as `cache_blocks` does.
     """
     if cache.meta["calibration"] != images.digest:
         raise UserError(
@@ -155,7 +159,11 @@ def cache_quantized(
         )
     cache.check_model(mmdit)
     check_finished(images, cache.samples)
-    meta = {**cache.meta, "kind": f"{KIND}.quantized", "source": dict(source)}
+    meta = {
+        **cache.meta,
+        "kind": QUANTIZED,
+        "source": {str(block): digest for block, digest in source.items()},
+    }
     plan.begin(cache.folder / "metadata_quantized.json", meta, resume)
     return _fill(mmdit, images, meta, cache.folder / "samples_quantized", on_samples)
 
@@ -171,25 +179,28 @@ def check_finished(images: ImageSet, samples: Sequence[Sample]) -> None:
         )
 
 
-def batches_to_run(folder: Path, meta: Mapping[str, Any]) -> list[list[Sample]]:
-    """The batches, each of one step, that are not complete; a batch is computed as it would have been at first."""
-    samples = [(image, step) for image, step in meta["samples"]]
-    by_step = {
-        step: [s for s in samples if s[1] == step] for step in dict.fromkeys(step for _, step in samples)
-    }
+def batches(meta: Mapping[str, Any]) -> list[list[Sample]]:
+    """The samples in the batches that they are run in, each of one step."""
+    by_step: dict[int, list[Sample]] = {}
+    for image, step in meta["samples"]:
+        by_step.setdefault(step, []).append((image, step))
     size = meta["batch_size"]
-    batches = [own[start : start + size] for own in by_step.values() for start in range(0, len(own), size)]
-    return [batch for batch in batches if missing_samples(folder, batch)]
+    return [own[start : start + size] for own in by_step.values() for start in range(0, len(own), size)]
+
+
+def unfinished(folder: Path, meta: Mapping[str, Any]) -> list[list[Sample]]:
+    """The batches that are not complete on disk; each is computed as a whole, as it would have been at first."""
+    return [batch for batch in batches(meta) if missing_samples(folder, batch)]
 
 
 def _fill(
     mmdit: MMDiT, images: ImageSet, meta: Mapping[str, Any], folder: Path, on_samples: Callable[[int], None]
 ) -> int:
     remove(*folder.glob(".*.npz"))  # what a killed run left half written
-    batches = batches_to_run(folder, meta)
-    todo = sum(map(len, batches))
+    waiting = unfinished(folder, meta)
+    todo = sum(map(len, waiting))
     on_samples(len(meta["samples"]) - todo)
-    for batch in batches:
+    for batch in waiting:
         for sample, arrays in _run_batch(mmdit, images, meta, batch):
             write_npz(sample_file(folder, *sample), arrays)
         on_samples(len(batch))
