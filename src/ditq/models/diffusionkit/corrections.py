@@ -16,6 +16,7 @@ import regex
 
 from ditq.models.diffusionkit.imports import diffusionkit
 from ditq.models.functional import timestep_embedding
+from ditq.nn import clock_of
 
 DK = diffusionkit()
 
@@ -106,11 +107,15 @@ def with_tanh_gelu(mmdit: Any) -> None:
 
 
 class CorrectedDenoiser(DK.CFGDenoiser):
-    """DiffusionKit's guidance with float32 timesteps, for any guidance weight, without rereading the checkpoint."""
+    """DiffusionKit's guidance with float32 timesteps, for any guidance weight, without rereading the checkpoint.
+
+    The clock of a quantized transformer is put on each step's row, which takes eager steps, as the original's are.
+    """
 
     def __init__(self, pipeline: Any, sigmas: mx.array):
         super().__init__(pipeline)
         self._timesteps = pipeline.sampler.timestep(sigmas)
+        self._clock = clock_of(pipeline.mmdit)
 
     def cache_modulation_params(self, pooled_text_embeddings: mx.array, sigmas: mx.array) -> None:
         """Caches for the exact timesteps; those given were cast to the 16-bit dtype (602.15 became 602.0)."""
@@ -132,6 +137,9 @@ class CorrectedDenoiser(DK.CFGDenoiser):
 
         The original subtracts the velocity from latents rounded to 16 bits.
         """
+        if self._clock is not None:
+            now = np.array(self.model.sampler.timestep(sigma)).reshape(-1)[:1]
+            self._clock.set(int(self._clock.follow(now)[0]))
         guided = conditioning.shape[0] > 1
         doubled = mx.concatenate([x_t, x_t]) if guided else x_t
         velocity = self.model.mmdit(
