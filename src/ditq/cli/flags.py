@@ -154,11 +154,14 @@ def refuse_overwriting(path: Path, force: bool) -> None:
         raise UserError(str(path), got="a file from an earlier run", remedy="use --force or another place")
 
 
-def add_run_flags(flags: argparse.ArgumentParser) -> None:
-    """--force, --resume, --dry-run, --json: how a run meets an earlier one, and what it prints."""
+def add_run_flags(flags: argparse.ArgumentParser, resume: bool = True) -> None:
+    """--force, --resume (unless the command is too short for it), --dry-run, --json."""
     group = flags.add_argument_group("run")
     again = group.add_mutually_exclusive_group()
     again.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
-    again.add_argument("--resume", action="store_true", help="keep what an earlier run finished, and go on")
+    if resume:
+        again.add_argument(
+            "--resume", action="store_true", help="keep what an earlier run finished, and go on"
+        )
     group.add_argument("--dry-run", action="store_true", help="say what would be computed, and stop")
     group.add_argument("--json", action="store_true", help="print the result as JSON")
