@@ -1,7 +1,7 @@
 """The grids that layers' inputs stand on while a block is quantized: static ones, or given ones per timestep."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import mlx.core as mx
@@ -15,7 +15,7 @@ from ditq.core.spec import Spec
 from ditq.diagnostics.tracing import traced
 from ditq.nn import ActivationGrid
 from ditq.weights.grid_block import InputGrid, batches, take_rows
-from ditq.weights.problem import NO_BITS, BlockProblem
+from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
 
 Rows = Int[mx.array, "batch"]
 Scalar = Float[mx.array, ""]
@@ -89,6 +89,17 @@ def inputs_of(problem: BlockProblem) -> InputGrids:
         return StaticInputs(problem.activation_bits, {})
     spec = Spec(problem.activation_bits)
     return StaticInputs(spec.bits, {name: mse_grid(x, spec) for name, x in sampled_inputs(problem).items()})
+
+
+def inputs_of_result(problem: BlockProblem, result: BlockResult) -> InputGrids:
+    """The grids that a result was made for: the table's, its own static ones, or none."""
+    if problem.table is not None or not result.activations:
+        return inputs_of(replace(problem, activation_bits=NO_BITS))
+    grids = {
+        input_name(path): (mx.array(scale), mx.array(shift))
+        for path, (scale, shift) in result.activations.items()
+    }
+    return StaticInputs(problem.activation_bits, grids)
 
 
 def static_grids(inputs: InputGrids, paths: Iterable[str]) -> dict[str, tuple[float, float]] | None:

@@ -51,6 +51,10 @@ class BlockProblem:
     table: ActivationTable | None = None
     """Given grids of the layers' inputs, per timestep, in place of learned ones."""
     seed: int = 0
+    float_block: MultiModalTransformerBlock | None = None
+    """The block as `inputs` went through it, where another method has put layers of `block` on their grids before."""
+    float_modulation: Float[mx.array, "rows modulation"] | None = None
+    """What `inputs` were modulated with, where `modulation` is that of quantized adaLN layers."""
 
     @property
     def rows(self) -> int:

@@ -17,11 +17,14 @@ from ditq.weights.errors import Rows, squared_error
 from ditq.weights.grid_block import GridLayer, InputGrid, Quantize, run_on_grids, take_rows
 from ditq.weights.input_grids import InputGrids, StaticInputs
 from ditq.weights.problem import BlockProblem, OnIteration
-from ditq.weights.soft_rounding import Parts, Rounding, indecision
+from ditq.weights.soft_rounding import Parts, Rounding, indecision, settled
 
 Learned = dict[str, dict[str, mx.array]]
 """`parts` by layer; by input, `growths` (logarithm of the step by its first value) and `moves` (of the centre, in
 multiples of the first step)."""
+COS = True
+SETTLED_AT = 0.95
+"""Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
 Key = UInt32[mx.array, "2"]
 
 
@@ -67,7 +70,8 @@ class Reconstruction:
         settings, rng = self.settings, np.random.default_rng(self.problem.seed)
         learned = self.begin(parts)
         slow = optim.cosine_decay(settings.lr_scale, max(1, settings.iterations))
-        optimisers = [optim.Adam(settings.lr, bias_correction=True), optim.Adam(slow, bias_correction=True)]
+        fast = optim.cosine_decay(settings.lr, max(1, settings.iterations)) if COS else settings.lr
+        optimisers = [optim.Adam(rate, bias_correction=True) for rate in (fast, slow)]
         for optimiser, some in zip(optimisers, _split(learned), strict=True):
             optimiser.init(some)
         step = self._step(optimisers)
@@ -75,8 +79,8 @@ class Reconstruction:
         for iteration in range(settings.iterations):
             batch = rng.choice(rows, min(settings.batch_size, len(rows)), replace=False)
             key = mx.array(rng.integers(0, 1 << 32, 2, dtype=np.uint32))
-            beta, penalty = self.pull(iteration)
-            learned, error = step(learned, *self._batch(batch), key, mx.array(beta), mx.array(penalty))
+            pull = [mx.array(number) for number in self.pull(iteration)]
+            learned, error = step(learned, *self._batch(batch), key, *pull)
             mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
             losses.append(float(error.item()))
             on_iteration(iteration + 1, losses[-1])
@@ -100,14 +104,15 @@ class Reconstruction:
         }
         return StaticInputs(self.given.bits, grids)
 
-    def pull(self, iteration: int) -> tuple[float, float]:
-        """The exponent beta and the weight of the indecision at an iteration: none at first, then falling beta."""
+    def pull(self, iteration: int) -> tuple[float, float, float]:
+        """What drives the weights to whole codes at an iteration: beta and the weight of the indecision, and the reach
+        at which they settle. None of it during the warm-up."""
         settings = self.settings
-        begin = settings.warmup * settings.iterations
-        if iteration < begin:
-            return settings.beta_start, 0.0
-        progress = (iteration - begin) / max(1.0, settings.iterations - begin)
-        return settings.beta_start + (settings.beta_end - settings.beta_start) * progress, settings.penalty
+        progress = (iteration / settings.iterations - settings.warmup) / max(1e-9, 1 - settings.warmup)
+        if progress < 0:
+            return settings.beta_start, 0.0, 0.5
+        beta = settings.beta_start + (settings.beta_end - settings.beta_start) * progress
+        return beta, settings.penalty, 0.5 * max(0.0, 1 - progress / SETTLED_AT)
 
     def loss(
         self,
@@ -119,12 +124,15 @@ class Reconstruction:
         key: Key,
         beta: Float[mx.array, ""],
         penalty: Float[mx.array, ""],
+        reach: Float[mx.array, ""],
     ) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
         """The loss, and its first part, the reconstruction error in units of rounding's."""
         quantizers = self._quantizers(self.inputs(learned).of(self.roundings, rows), key)
         layers = {
             self.problem.inside(path): GridLayer(
-                rounding.values(learned["parts"][path]), self._biases[path], quantizers.get(path)
+                rounding.values(settled(learned["parts"][path], reach)),
+                self._biases[path],
+                quantizers.get(path),
             )
             for path, rounding in self.roundings.items()
         }
@@ -154,13 +162,11 @@ class Reconstruction:
         """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
         gradient = mx.value_and_grad(self.loss)
 
-        def step(
-            learned, rows, image, text, q_image, q_text, to_image, to_text, modulation, key, beta, penalty
-        ):
+        def step(learned, rows, image, text, q_image, q_text, to_image, to_text, modulation, key, *pull):
             mixing, dropping = mx.random.split(key)
             mixed = _mixed(Streams(image, text), Streams(q_image, q_text), mixing, self.settings.drop)
             targets = Streams(to_image, to_text)
-            (_, error), grads = gradient(learned, rows, mixed, targets, modulation, dropping, beta, penalty)
+            (_, error), grads = gradient(learned, rows, mixed, targets, modulation, dropping, *pull)
             fast, slow = (
                 optimiser.apply_gradients(some, now)
                 for optimiser, some, now in zip(optimisers, _split(grads), _split(learned), strict=True)

@@ -1,8 +1,8 @@
 """Rounding as an optimisation: each weight between the code below it and the code above it.
 
 The published form (AdaRound, Nagel et al. 2020, arXiv 2004.10568) writes the part h of the step above the lower code as
-a stretched sigmoid of a free variable. Here h is itself the variable, kept in [0, 1] by projection after each step of the
-optimiser: the box that the sigmoid parametrises, without its flat ends, and at a fifth of its cost on a CPU.
+a stretched sigmoid of a free variable. Here h is itself the variable, kept in [0, 1] by projection after each step of
+the optimiser: the same box, without the sigmoid's flat ends, and at a fraction of its cost on a CPU.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Rounding:
     spec: Spec
 
     def values(self, part: Parts) -> Float[mx.array, "out in"]:
-        """The weight at `part` of the way from the lower to the upper code; differentiable in `part`."""
+        """The weight at `part` of the way from the lower to the upper code; linear in `part`."""
         return affine.between(self.below, self.free, part, self.scale, self.zero)
 
     def hardened(self, part: Parts, smooth: Float[mx.array, "in"] | None = None) -> QuantizedWeight:
@@ -43,6 +43,16 @@ def start(weight: Float[mx.array, "out in"], spec: Spec) -> tuple[Rounding, Part
     scale, zero = affine.mse_range(weight, spec)
     below, free, part = affine.bracket(weight, scale, zero, spec)
     return Rounding(below, free, scale, zero, spec), part
+
+
+def settled(part: Parts, reach: Float[mx.array, ""]) -> Parts:
+    """The parts, those at `reach` or more from one half already whole; the gradient passes straight through.
+
+    As `reach` falls from one half to 0 the weights settle, the surest first, and what has not settled yet makes up
+    for what has (the order is that of TesseraQ's progressive rounding, arXiv 2410.19103, which freezes what settled).
+    """
+    whole = mx.where(mx.abs(part - 0.5) >= reach, (part >= 0.5).astype(part.dtype), part)
+    return part + mx.stop_gradient(whole - part)
 
 
 def indecision(part: Parts, beta: Float[mx.array, ""]) -> Float[mx.array, ""]:
