@@ -100,10 +100,8 @@ def forecast(
             f"{batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks"
         )
         print(_model_forecast(args, model, images, meta["num_images"], steps))
-        print(f"memory: {batch * size / 1e6:.1f} MB of streams at once, beside the transformer")
-        print(
-            f"disk: {samples * size / 1e6:,.1f} MB as {meta['dtype']} in {folder}, {free / 1e9:,.1f} GB are free"
-        )
+        print(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
+        print(f"disk: {_size(samples * size)} as {meta['dtype']} in {folder}, {_size(free)} are free")
     check_space(meta, folder, folder / "samples")
 
 
@@ -114,8 +112,8 @@ def check_space(meta: dict[str, Any], folder: Path, samples: Path) -> None:
     if needed > free:
         raise UserError(
             str(folder),
-            got=f"{free / 1e9:,.1f} GB free",
-            expected=f"{needed / 1e9:,.1f} GB",
+            got=f"{_size(free)} free",
+            expected=_size(needed),
             remedy="take fewer pictures or a greater stride, store float16, or choose another --output-dir",
         )
 
@@ -128,7 +126,7 @@ def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached:
         print(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
     print(
-        f"{samples} samples x {meta['blocks']} blocks ({cached} new), {size / 1e6:,.1f} MB, {seconds:.1f} s: {folder}"
+        f"{samples} samples x {meta['blocks']} blocks ({cached} new), {_size(size)}, {seconds:.1f} s: {folder}"
     )
 
 
@@ -139,3 +137,7 @@ def _model_forecast(
     own = {name: images.manifest[name] for name in names}
     settings = Settings(**own, steps=steps, guidance=images.manifest["cfg_weight"])
     return model_forecast(argparse.Namespace(dtype=args.model_dtype), model, settings, pictures)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

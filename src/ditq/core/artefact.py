@@ -135,10 +135,11 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
     """
 
     def read(p: Path) -> dict[str, np.ndarray]:
-        with np.load(p, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with open(p, "rb") as file:  # given a path, NumPy leaves a cut archive open
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an npz archive")
-            return {name: file[name] for name in (file.files if names is None else names)}
+            return {name: archive[name] for name in (archive.files if names is None else names)}
 
     return _reading(
         path, read, (ValueError, EOFError, KeyError, zipfile.BadZipFile), "an npz archive of plain arrays"

@@ -1,0 +1,134 @@
+"""The documented command on `mini`: what it writes, foretells and refuses, and that a kill costs nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from ditq.calibration import read_block_cache
+from ditq.cli import cache_adaround_data, generate_calibration_data
+from ditq.core import artefact
+from tests.calibration.test_blocks import same_files
+from tests.cli.test_calibration_commands import fails
+from tests.house.checker import ROOT
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    """Six pictures of ten steps."""
+    folder = tmp_path_factory.mktemp("calibration") / "calibration_data"
+    argv = ["--model", "mini", "--num-images", 6, "--num-steps", 10, "--batch-size", 6, "--calib-dir", folder]
+    generate_calibration_data.main([str(arg) for arg in argv])
+    return folder
+
+
+def run(*argv):
+    cache_adaround_data.main([str(arg) for arg in argv])
+
+
+def test_command_of_the_documents(capsys, calibration, tmp_path):
+    folder = tmp_path / "adaround_cache"
+    argv = ["--calib-dir", calibration, "--output-dir", folder, "--num-images", 5, "--stride", 5]
+    run(*argv, "--force")
+    out = capsys.readouterr().out
+    assert out.startswith("10 samples x 4 blocks (10 new), 2.8 MB, ") and out.endswith(f"{folder}\n")
+    assert sorted(os.listdir(folder)) == ["metadata.json", "samples"]
+    assert "0004_005.npz" in os.listdir(folder / "samples")
+    cache = read_block_cache(folder)
+    assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["dtype"] == "float16"
+    assert cache.streams(4, [3]).image.shape == (1, 64, 192)
+    with np.load(folder / "samples" / "0002_005.npz") as sample:
+        assert sample["mm3__text_out"].shape == (2, 8, 192)
+    assert "earlier run; use --resume" in fails(capsys, cache_adaround_data.main, *argv)
+    run(*argv, "--resume", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cached"] == 0 and facts["samples"] == 10 and facts["blocks"] == 4
+    (folder / "mine.txt").write_text("")
+    run(*argv, "--force")
+    assert "(10 new)" in capsys.readouterr().out and (folder / "mine.txt").exists()
+
+
+def test_cache_lies_in_the_calibration_folder_by_default(calibration):
+    run("--calib-dir", calibration, "--num-images", 1, "--stride", 9)
+    assert len(os.listdir(calibration / "adaround_cache" / "samples")) == 2
+    artefact.remove(calibration / "adaround_cache")
+
+
+def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calibration, tmp_path):
+    folder = tmp_path / "cache"
+    argv = ["--calib-dir", calibration, "--output-dir", folder, "--batch-size", 2, "--dtype", "float32"]
+    run(*argv, "--dry-run")
+    out = capsys.readouterr().out
+    assert "samples to cache: 10, 5 pictures x 2 steps; 6 forward passes of 4 rows serve all 4 blocks" in out
+    assert "denoising:" in out and "memory: 1.1 MB of streams at once" in out
+    assert "disk: 5.5 MB as float32 in" in out and " are free" in out and not folder.exists()
+    run(*argv, "--dry-run", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["passes"] == 6 and told["free_bytes"] > 0
+    run(*argv)
+    written = sum(path.stat().st_size for path in folder.rglob("*.npz"))
+    assert told["bytes"] <= written < 1.02 * told["bytes"]
+    run(*argv, "--dry-run", "--resume")
+    assert "0 forward passes" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_too_small_is_refused_beforehand(capsys, calibration, tmp_path, monkeypatch):
+    monkeypatch.setattr("ditq.cli.cache_adaround_data.free_bytes", lambda folder: 2_000_000)
+    argv = ["--calib-dir", calibration, "--output-dir", tmp_path / "cache"]
+    for more in ([], ["--dry-run"]):
+        err = fails(capsys, cache_adaround_data.main, *argv, *more)
+        assert "got 2.0 MB free; expected 2.8 MB; take fewer pictures or a greater stride" in err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num-images", 7], "--num-images: got 7; expected at most 6"),
+        (["--stride", 0], "--stride: got 0; expected at least 1"),
+        (["--model", "sd3-medium"], "--model sd3-medium: got calibration data of mini"),
+        (["--calib-dir", "nowhere"], "nowhere/manifest.json: got no such file"),
+    ],
+)
+def test_bad_flags_are_explained(capsys, calibration, tmp_path, argv, message):
+    output = ["--output-dir", tmp_path / "cache"]
+    assert message in fails(capsys, cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
+    assert os.listdir(tmp_path) == []
+
+
+EVERY_STEP = ["--num-images", 6, "--stride", 1, "--batch-size", 2]
+"""60 samples."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(calibration, tmp_path_factory):
+    """The cache of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("unbroken") / "cache"
+    run("--calib-dir", calibration, *EVERY_STEP, "--output-dir", folder)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_a_random_moment_it_resumes_to_identical_files(calibration, unbroken, tmp_path, seed):
+    folder, samples = tmp_path / "killed", tmp_path / "killed" / "samples"
+    argv = [str(arg) for arg in ["--calib-dir", calibration, *EVERY_STEP, "--output-dir", folder]]
+    rng = random.Random(seed)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.cache_adaround_data", *argv], cwd=ROOT, stderr=subprocess.PIPE
+    )
+    wanted = rng.randrange(1, 25)
+    while process.poll() is None and (not samples.exists() or len(list(samples.glob("0*.npz"))) < wanted):
+        time.sleep(0.002)
+    time.sleep(rng.random() / 100)
+    process.send_signal(signal.SIGKILL)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert 0 < len(list(samples.glob("0*.npz"))) < 60
+    run(*argv, "--resume")
+    same_files(unbroken, folder)
