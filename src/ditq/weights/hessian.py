@@ -15,6 +15,7 @@ HELD_OUT_MOST = 1024
 LEAST_CHUNK = 1024
 
 Rows = Float32[np.ndarray, "rows in"]
+Some = Float32[np.ndarray, "some in"]
 Given = Float[mx.array, "*rows in"] | Float[np.ndarray, "*rows in"]
 Matrix = Float32[np.ndarray, "out in"]
 
@@ -42,6 +43,8 @@ class Moments:
         """X~'X~, a sum over rows."""
         self.rows = 0
         """Rows in the sums, once `finish` was called."""
+        self.judged_apart = True
+        """Whether the held-out rows stand outside the sums."""
         self._cross: np.ndarray | None = None
         self._slices = _side_by_side(weights or {}, columns)
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
@@ -58,7 +61,7 @@ class Moments:
         xq = None if quantized is None else self._checked(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
-        held = (np.arange(self._seen, self._seen + len(x)) % self._stride == self._stride - 1) & self.hold_out
+        held = np.arange(self._seen, self._seen + len(x)) % self._stride == self._stride - 1
         self._seen += len(x)
         self._waiting.append(_taken(x, xq, ~held))
         self._held.append(_taken(x, xq, held))
@@ -68,16 +71,19 @@ class Moments:
             self._flush()
 
     def finish(self) -> "Moments":
-        """Itself, all rows summed. Raises UserError when there were no rows."""
+        """Itself, all rows summed; rows too few to hold any out judge as well. Raises UserError for no rows."""
         if not self._seen:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
+        self.judged_apart = self._seen >= HELD_OUT_EVERY
+        if not self.judged_apart:
+            self._held = [*self._waiting]
         self._flush()
         return self
 
     def held_out(self) -> tuple[Rows, Rows]:
-        """The rows kept aside, of the float and of the quantized model; none when there were too few."""
-        floats = [x for x, _ in self._held] or [np.zeros((0, self.columns), np.float32)]
-        quantized = [x if xq is None else xq for x, xq in self._held] or floats
+        """The rows that judge, of the float and of the quantized model; after `finish`."""
+        floats = [x for x, _ in self._held]
+        quantized = [x if xq is None else xq for x, xq in self._held]
         return np.concatenate(floats), np.concatenate(quantized)
 
     def correction(self, weight: Matrix, layer: str = "") -> Float32[np.ndarray, "in out"] | None:
@@ -148,5 +154,5 @@ def _side_by_side(weights: Mapping[str, Matrix], columns: int) -> dict[str, slic
     }
 
 
-def _taken(x: Rows, xq: Rows | None, which: np.ndarray) -> tuple[Rows, Rows | None]:
+def _taken(x: Rows, xq: Rows | None, which: np.ndarray) -> tuple[Some, Some | None]:
     return x[which], None if xq is None else xq[which]

@@ -1,0 +1,73 @@
+"""How much is added to H's diagonal: a given amount, or the rung of a ladder that held-out rows like best.
+
+Too little fits the noise of few rows, and float32 cannot factor H; too much ends at plain rounding. What is best
+depends on rows per column and on the data: no constant serves all layers.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from ditq.core.errors import UserError
+from ditq.weights.factor import Factor, cholesky
+
+Square = Float[np.ndarray, "in in"]
+Ladder = float | tuple[float, ...]
+"""One amount, or several to choose from, in the method's unit."""
+RAISE = 10.0
+
+
+def rungs(ladder: Ladder) -> tuple[float, ...]:
+    """The amounts, rising. Raises UserError unless they are zero or more."""
+    amounts = (ladder,) if isinstance(ladder, int | float) else tuple(ladder)
+    if not amounts or not all(amount >= 0 for amount in amounts):
+        raise UserError("damping", got=ladder, expected="one or more numbers from 0 on")
+    return tuple(sorted(amounts))
+
+
+def best(
+    amounts: tuple[float, ...], judge: Callable[[float], float]
+) -> tuple[float, list[tuple[float, float]]]:
+    """The amount with the least error, and all that were judged with their errors, from the least amount on.
+
+    The error falls and then rises along the ladder: two worse rungs in a row end the search. One amount needs no judge.
+    """
+    if len(amounts) == 1:
+        return amounts[0], []
+    tried: list[tuple[float, float]] = []
+    for amount in amounts:
+        tried.append((amount, judge(amount)))
+        least = min(error for _, error in tried)
+        if len(tried) > 2 and min(error for _, error in tried[-2:]) > least:
+            break
+    return min(tried, key=lambda pair: pair[1])[0], tried
+
+
+def damped_factor(hessian: Square, amount: float) -> tuple[Factor | None, float, list[str]]:
+    """The factor of H + amount I, the amount used, and what had to be done for it, in words.
+
+    float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none is
+    positive definite.
+    """
+    notes: list[str] = []
+    for lam, dtype in _attempts(amount, float(np.diagonal(hessian).mean())):
+        damped = hessian.astype(dtype)
+        damped[np.diag_indices(len(damped))] += lam
+        factor = cholesky(damped)
+        if lam != amount:
+            notes.append(f"damping raised to {lam:.3g}")
+        elif dtype == np.float64:
+            notes.append("float64")
+        if factor is not None:
+            return factor, lam, notes
+    return None, amount, [*notes, "no factor"]
+
+
+def _attempts(amount: float, mean: float) -> Iterator[tuple[float, type]]:
+    yield amount, np.float32
+    yield amount, np.float64
+    raised = max(amount * RAISE, 1e-6 * mean)
+    while raised <= mean * RAISE:
+        yield raised, np.float32
+        raised *= RAISE

@@ -1,0 +1,27 @@
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): each column's rounding error is made good by the columns after it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float32
+
+from ditq.weights.damping import Ladder
+
+LADDER = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class GPTQ:
+    """The loss |X~ W' - X~ Q'|: the quantized model's inputs in both places."""
+
+    damping: Ladder = field(
+        default=LADDER,
+        metadata={"help": "added to H's diagonal, in means of it; several: the best is chosen"},
+    )
+    act_order: bool = field(default=True, metadata={"help": "columns with the largest inputs first"})
+    search: bool = field(default=True, metadata={"help": "look for the range with the least squared error"})
+    corrects = False
+
+    def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
+        """The mean of the diagonal."""
+        return float(np.diagonal(hessian).mean())

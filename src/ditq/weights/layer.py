@@ -1,0 +1,213 @@
+"""One layer solved: prepared, damped, rounded column by column, and judged against plain rounding."""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Float32
+
+from ditq.core import affine
+from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+from ditq.weights.damping import Ladder, best, damped_factor, rungs
+from ditq.weights.factor import Factor, solve_lower
+from ditq.weights.hessian import Moments
+from ditq.weights.solver import Grid, round_columns, treatment_order
+
+Weight = Float32[np.ndarray, "out in"]
+Columns = Float[np.ndarray, "in out"]
+SAMPLED_OUTPUTS = 256
+"""Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
+
+
+class LayerMethod(Protocol):
+    """What GPTQ and Qronos differ in."""
+
+    @property
+    def damping(self) -> Ladder:
+        """Added to H's diagonal: one amount, or several to choose from."""
+        ...
+
+    @property
+    def act_order(self) -> bool:
+        """Whether the columns with the largest inputs come first."""
+        ...
+
+    @property
+    def search(self) -> bool:
+        """Whether the range is the MSE-optimal one; else it is the least that holds every weight."""
+        ...
+
+    @property
+    def corrects(self) -> bool:
+        """Whether the target is the float model's output for its own inputs."""
+        ...
+
+    def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
+        """What a damping of 1 adds to H's diagonal."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How a layer fared. Errors are |X W' - X~ Q'| / |X W'| on the rows that judge, Frobenius norms."""
+
+    name: str
+    method: str
+    error_rounding: float
+    """Of plain rounding on the same scales."""
+    error: float
+    """Of what is returned; never above `error_rounding`."""
+    damping: float
+    """In the method's unit; what was used, also where it had to be raised."""
+    condition: float
+    """A lower bound of the condition number of the damped H."""
+    rows: int
+    judged_rows: int
+    ladder: list[tuple[float, float]] = field(default_factory=list)
+    """The dampings that were tried and their errors on some of the outputs."""
+    dead_columns: int = 0
+    fallback: list[str] = field(default_factory=list)
+    """What had to be done besides the plan, in words: float64, a raised damping, rounding."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A layer in reverse order of treatment."""
+
+    hessian: Float32[np.ndarray, "in in"]
+    weight: Columns
+    correction: Columns | None
+    """X~'(X - X~)W'."""
+    grid: Grid
+    order: np.ndarray
+
+    def outputs(self, which: slice) -> "_Prepared":
+        """Some of the outputs."""
+        grid = replace(self.grid, scale=self.grid.scale[:, which], zero=self.grid.zero[:, which])
+        correction = None if self.correction is None else self.correction[:, which]
+        return replace(self, weight=self.weight[:, which], correction=correction, grid=grid)
+
+    def codes(self, factor: Factor, lam: float) -> Columns:
+        """The codes, transposed and in the weight's own order of columns."""
+        dtype = factor.lower.dtype
+        weight, shift, first = self.weight.astype(dtype, copy=False), None, None
+        if self.correction is not None:
+            shift = solve_lower(factor, self.correction.astype(dtype)) / np.diagonal(factor.lower)[:, None]
+            first = weight[-1] + self.correction[-1] / (self.hessian[-1, -1] + lam)
+        codes = np.empty_like(weight)
+        codes[self.order] = round_columns(weight, factor, self.grid, shift, first)
+        return codes
+
+
+def solve_layer(
+    weight: Weight, moments: Moments, spec: Spec, method: LayerMethod, name: str = "layer", key: str = ""
+) -> tuple[QuantizedWeight, LayerReport]:
+    """A weight on its grid by GPTQ or Qronos, and how it fared; plain rounding where that is no worse on judging rows.
+
+    `moments` are finished; `key` is the layer's name among the weights that they were made with. The damping is chosen
+    on some of the outputs, then all are solved with it. Raises UserError for a weight that is not finite.
+    """
+    started = time.perf_counter()
+    if not np.isfinite(weight).all():
+        raise UserError(f"{name}: weight", got="values that are not finite", expected="numbers")
+    spec.groups(weight.shape[1], name)
+    scale, zero = (affine.mse_range if method.search else affine.minmax_range)(mx.array(weight), spec)
+    rounded = affine.quantize(mx.array(weight), scale, zero, spec)
+    judge = _Judge(weight, moments)
+    error_rounding = judge(np.array(affine.dequantize(rounded, scale, zero)))
+
+    kept = QuantizedWeight(rounded, scale, zero, spec)
+    report = LayerReport(
+        name, type(method).__name__, error_rounding, error_rounding, 0.0, 1.0, moments.rows, judge.rows
+    )
+    live = moments.diagonal > 0
+    report = replace(report, dead_columns=int((~live).sum()))
+    if live.any():
+        prepared = _prepare(
+            weight, moments, Grid.of(np.array(scale), np.array(zero), weight.shape[1], spec), method, key
+        )
+        kept, report = _solve(prepared, kept, judge, method, report)
+    else:
+        report.fallback.append("rounding: all inputs are zero")
+    return kept, replace(report, seconds=time.perf_counter() - started)
+
+
+def _solve(
+    prepared: _Prepared, rounded: QuantizedWeight, judge: "_Judge", method: LayerMethod, report: LayerReport
+) -> tuple[QuantizedWeight, LayerReport]:
+    unit = method.unit(prepared.hessian)
+    sample = slice(None, None, max(1, prepared.weight.shape[1] // SAMPLED_OUTPUTS))
+    sampled, sampled_judge = prepared.outputs(sample), judge.outputs(sample)
+
+    def error(amount: float) -> float:
+        factor, lam, _ = damped_factor(prepared.hessian, amount * unit)
+        return np.inf if factor is None else sampled_judge(_values(sampled.codes(factor, lam), sampled.grid))
+
+    amount, ladder = best(rungs(method.damping), error)
+    factor, lam, notes = damped_factor(prepared.hessian, amount * unit)
+    if factor is None:
+        return rounded, replace(report, ladder=ladder, fallback=[*notes, "rounding: H cannot be factored"])
+    codes = prepared.codes(factor, lam)
+    solved_error = judge(_values(codes, prepared.grid))
+    report = replace(
+        report,
+        error=solved_error,
+        damping=lam / unit,
+        condition=factor.condition,
+        ladder=ladder,
+        fallback=notes,
+    )
+    # Written so that NaN is refused as well
+    if not solved_error <= report.error_rounding:
+        said = [*notes, "rounding: no worse on the rows that judge"]
+        return rounded, replace(report, error=report.error_rounding, fallback=said)
+    return replace(rounded, codes=mx.array(np.ascontiguousarray(codes.T).astype(np.int32))), report
+
+
+def _prepare(weight: Weight, moments: Moments, grid: Grid, method: LayerMethod, key: str) -> _Prepared:
+    """The columns in order. A column without input has nothing to correct: it is rounded to nearest, not set to zero,
+    since other pictures may need it."""
+    order = treatment_order(moments.diagonal, method.act_order)
+    hessian = moments.hessian.take(order, axis=0).take(order, axis=1)
+    dead = np.flatnonzero(np.diagonal(hessian) == 0)
+    hessian[dead, dead] = np.diagonal(hessian).mean()
+    correction = moments.correction(weight, key) if method.corrects else None
+    return _Prepared(
+        hessian,
+        weight.T.take(order, axis=0),
+        None if correction is None else correction.take(order, axis=0),
+        grid.take(order),
+        order,
+    )
+
+
+def _values(codes: Columns, grid: Grid) -> Float[np.ndarray, "out in"]:
+    """What codes in the weight's own order stand for."""
+    group = np.sort(grid.group)
+    return ((codes - grid.zero[group]) * grid.scale[group]).T
+
+
+class _Judge:
+    """The relative error of a quantized weight on the rows that judge."""
+
+    def __init__(self, weight: Weight, moments: Moments):
+        inputs, self._quantized = moments.held_out()
+        self._target = inputs @ weight.T
+        self.rows = len(inputs)
+
+    def outputs(self, which: slice) -> "_Judge":
+        """A judge of some of the outputs."""
+        judge = object.__new__(_Judge)
+        judge._quantized, judge._target, judge.rows = self._quantized, self._target[:, which], self.rows
+        return judge
+
+    def __call__(self, values: Float[np.ndarray, "out in"]) -> float:
+        """The error; 0 where there is nothing to be wrong about."""
+        wrong = np.linalg.norm(self._target - self._quantized @ values.T)
+        size = np.linalg.norm(self._target)
+        return float(wrong / size) if size > 0 else float(wrong)

@@ -1,0 +1,185 @@
+"""The plain-array solver: better than rounding on rows it never saw, and unharmed by hostile calibration."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core import affine
+from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+from ditq.weights.gptq import GPTQ
+from ditq.weights.hessian import HELD_OUT_EVERY, HELD_OUT_MOST, Moments
+from ditq.weights.layer import solve_layer
+from ditq.weights.solve import Solution, solve
+from tests.weights.test_solver import data
+
+
+def float32(*arrays):
+    return [a.astype(np.float32) for a in arrays]
+
+
+def error(solution, W, X, Xq):
+    return np.linalg.norm(X @ W.T - Xq @ solution.values().T) / np.linalg.norm(X @ W.T)
+
+
+def rounding(W, spec, search=True):
+    return Solution(*(np.array(a) for a in affine.round_to_nearest(mx.array(W), spec, search)))
+
+
+@pytest.mark.parametrize("method", ["gptq", "qronos"])
+@pytest.mark.parametrize("symmetric, group_size", [(True, None), (False, None), (True, 64), (False, 32)])
+def test_unseen_rows_are_served_better_than_by_rounding(method, symmetric, group_size):
+    W, X, Xq = float32(*data(out=48, columns=128, rows=3000))
+    solution, report = solve(W, X[:2000], Xq[:2000], 4, group_size, method, symmetric)
+    unseen = error(solution, W, X[2000:], Xq[2000:])
+    assert unseen < error(rounding(W, Spec(4, symmetric, group_size)), W, X[2000:], Xq[2000:])
+    assert report.error < report.error_rounding and not report.fallback
+    assert unseen == pytest.approx(report.error, rel=0.1)
+    assert report.rows + report.judged_rows == 2000 and len(report.ladder) >= 3
+
+
+def test_qronos_mends_what_gptq_cannot_see():
+    W, X, Xq = float32(*data(out=48, columns=128, rows=3000))
+    errors = {
+        method: error(solve(W, X[:2000], Xq[:2000], 8, method=method)[0], W, X[2000:], Xq[2000:])
+        for method in ("gptq", "qronos")
+    }
+    assert errors["qronos"] < 0.9 * errors["gptq"]
+
+
+def test_mlx_arrays_get_a_quantized_weight():
+    W, X, _ = float32(*data())
+    quantized, report = solve(mx.array(W), mx.array(X), group_size=32, bits=3)
+    plain, _ = solve(W, X, group_size=32, bits=3)
+    assert isinstance(quantized, QuantizedWeight) and isinstance(plain, Solution)
+    quantized.check("layer")
+    assert np.array_equal(np.array(quantized.codes), plain.codes)
+    assert np.allclose(np.array(quantized.values()), plain.values())
+    half, _ = solve(mx.array(W).astype(mx.bfloat16), mx.array(X).astype(mx.bfloat16))
+    assert report.error > 0 and isinstance(half, QuantizedWeight)
+
+
+def test_batches_and_layouts_do_not_matter():
+    W, X, Xq = float32(*data(rows=240))
+    spec = Spec(4)
+    once, whole = Moments(128), Moments(128, weights={"a": W})
+    for start in range(0, 240, 60):
+        once.add(
+            X[start : start + 60].reshape(6, 10, 128), mx.array(Xq[start : start + 60]).reshape(6, 10, 128)
+        )
+    whole.add(X, Xq)
+    assert np.allclose(once.finish().hessian, whole.finish().hessian, rtol=1e-5)
+    assert np.allclose(once.held_out()[1], whole.held_out()[1])
+    kept = np.arange(240) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
+    assert np.allclose(whole.hessian, Xq[kept].T @ Xq[kept], rtol=1e-4, atol=1e-2)
+    expected = Xq[kept].T @ (X - Xq)[kept] @ W.T
+    for moments, key in ((once, ""), (whole, "a")):
+        found = moments.correction(W, key)
+        assert found is not None and np.allclose(found, expected, rtol=1e-3, atol=1e-2)
+    codes = [solve_layer(W, m, spec, GPTQ(), key=k)[0].codes for m, k in ((once, ""), (whole, "a"))]
+    assert np.array_equal(*map(np.array, codes))
+
+
+def test_held_out_rows_are_thinned_into_the_rest():
+    moments = Moments(2)
+    for _ in range(30):
+        moments.add(np.ones((1000, 2), np.float32))
+    held, _ = moments.finish().held_out()
+    assert HELD_OUT_MOST // 4 < len(held) <= HELD_OUT_MOST
+    assert moments.rows + len(held) == 30000 == moments.hessian[0, 1] + len(held)
+
+
+@pytest.fixture(params=["gptq", "qronos"])
+def hostile(request):
+    """Solves, and checks that the result is finite and no worse than rounding on the rows that were given."""
+
+    def run(W, X, Xq=None, **settings):
+        solution, report = solve(W, X, Xq, method=request.param, name="fc2", **settings)
+        assert np.isfinite(solution.values()).all()
+        spec = Spec(settings.get("bits", 4))
+        assert report.error <= report.error_rounding
+        return solution, report, rounding(W, spec)
+
+    return run
+
+
+def test_zero_inputs(hostile):
+    W, X, _ = float32(*data())
+    solution, report, plain = hostile(W, np.zeros_like(X))
+    assert np.array_equal(solution.codes, plain.codes)
+    assert report.fallback == ["rounding: all inputs are zero"] and report.dead_columns == 128
+
+
+def test_nan_row(hostile):
+    W, X, Xq = float32(*data())
+    X[7] = np.nan
+    with pytest.raises(UserError, match=r"fc2: calibration inputs: got 1 of 300 rows with NaN"):
+        hostile(W, X)
+    with pytest.raises(UserError, match="fc2: calibration quantized inputs"):
+        hostile(W, Xq, X)
+
+
+def test_float16_overflow(hostile):
+    W, X, _ = float32(*data())
+    X[3] *= 1e5
+    with np.errstate(over="ignore"):
+        half = X.astype(np.float16)
+    with pytest.raises(
+        UserError, match="fc2: calibration inputs: got 1 of 300 rows.*infinity.*float32 or bfloat16"
+    ):
+        hostile(W, half)
+
+
+def test_overflowing_squares(hostile):
+    W, X, _ = float32(*data())
+    with pytest.raises(UserError, match="fc2: .*overflow float32"):
+        hostile(W, X * np.float32(1e25))
+
+
+def test_large_channel(hostile):
+    W, X, Xq = float32(*data())
+    X[:, 9] *= 1e4
+    Xq[:, 9] *= 1e4
+    hostile(W, X, Xq)
+    hostile(W, X, Xq, damping=0.0)
+
+
+def test_fewer_rows_than_columns(hostile):
+    W, X, Xq = float32(*data(rows=40))
+    _, report, _ = hostile(W, X, Xq)
+    assert report.rows == 38
+    hostile(W, X, Xq, damping=0.0)
+
+
+def test_one_row(hostile):
+    W, X, Xq = float32(*data(rows=1))
+    _, report, _ = hostile(W, X, Xq)
+    assert report.rows == report.judged_rows == 1
+
+
+def test_singular_hessian(hostile):
+    W, X, _ = float32(*data())
+    X[:, 64:] = X[:, :64]
+    _, report, _ = hostile(W, X, damping=0.0)
+    assert report.fallback and report.damping > 0
+    _, report, _ = hostile(W, X)
+    assert report.error < report.error_rounding
+
+
+def test_misuse_is_told():
+    W, X, _ = float32(*data())
+    with pytest.raises(UserError, match="fc2: inputs: got 100 channels; expected 128"):
+        solve(W, X[:, :100], name="fc2")
+    with pytest.raises(UserError, match="fc2: quantized inputs: got 10 rows"):
+        solve(W, X, X[:10], name="fc2")
+    with pytest.raises(UserError, match="fc2: calibration: got no rows"):
+        solve(W, X[:0], name="fc2")
+    with pytest.raises(UserError, match="fc2: weight"):
+        solve(W * np.nan, X, name="fc2")
+    with pytest.raises(UserError, match="method"):
+        solve(W, X, method="magic")
+    with pytest.raises(UserError, match="damping"):
+        solve(W, X, damping=-1.0)
+    with pytest.raises(UserError, match="not divisible"):
+        solve(W[:, :100], X[:, :100], group_size=64, name="fc2")
