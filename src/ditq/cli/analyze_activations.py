@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,27 @@ def analyze(args: argparse.Namespace) -> None:
         return {path: modules[path].weight for path in paths}
 
     with Progress(len(statistics.steps), "timestep", "analysis") as bar:
-        decision = analysis.decide(statistics, weights, bar.advance)
+        written = write_decision(analysis, statistics, output, weights, not args.no_plots, bar.advance)
+    _report(args, output, *written, time.perf_counter() - started)
+
+
+def write_decision(
+    analysis: Analysis,
+    statistics: LayerStatistics,
+    output: Path,
+    weights: Callable[[list[str]], Mapping[str, mx.array]],
+    plots: bool = True,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Writes the config, the temporal analysis and the figures; the summary, that analysis, and how many figures."""
+    decision = analysis.decide(statistics, weights, on_step)
     summary = summary_of(statistics, decision)
-    meta = {"method": told(analysis), "summary": summary}
-    write_quant_config(output, statistics, decision, meta)
+    write_quant_config(output, statistics, decision, {"method": told(analysis), "summary": summary})
     scales = {path: np.array([grid.scale for grid in grids]) for path, grids in decision.grids.items()}
     analysed = temporal_analysis(decision.bits, decision.ranges, scales, statistics.steps)
+    temporal = output.with_name(TEMPORAL)
     write_json(temporal, {**analysed, "sigma_map": statistics.manifest["sigma_map"]})
-    figures = [] if args.no_plots else draw(statistics, decision, output)
-    _report(args, output, summary, analysed, len(figures), time.perf_counter() - started)
+    return summary, analysed, len(draw(statistics, decision, output)) if plots else 0
 
 
 def analysis_from(args: argparse.Namespace) -> Analysis:
