@@ -154,7 +154,7 @@ def test_an_earlier_run_leaves_nothing_behind(tmp_path, mmdit):
     [
         (
             lambda w: {f"{IMAGE}.attn.o_proj": {"smooth": mx.ones((64,))}},
-            "o_proj: got smoothing factors that no adaptive layer norm can take; .* --smooth adaln",
+            "o_proj: got smoothing factors that no adaptive layer norm can take; .* --smooth foldable",
         ),
         (
             lambda w: {FC2: {"smooth": mx.ones((256,))}},

@@ -1,17 +1,42 @@
 """Quantized checkpoints: what is stored, and how it gets back into a model."""
 
+from pathlib import Path
+
+from ditq.checkpoint import folder
+from ditq.checkpoint.adaround import read_adaround, with_grids
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.folder import read_folder, read_model, write_folder
 from ditq.checkpoint.inject import inject, injected, quantized_layers
-from ditq.checkpoint.model import QuantizedModel
+from ditq.checkpoint.model import FolderModel, QuantizedModel
+from ditq.core.artefact import read_json
 
 __all__ = [
+    "FolderModel",
     "QuantizedCheckpoint",
     "QuantizedModel",
     "inject",
     "injected",
+    "is_folder",
+    "load",
     "quantized_layers",
+    "read_adaround",
     "read_folder",
     "read_model",
     "write_folder",
 ]
+
+
+def load(path: Path, quant_config: Path | None = None) -> QuantizedCheckpoint:
+    """The checkpoint in a folder of either form: of adaround_optimize, or of export_checkpoint.
+
+    `quant_config` gives the activation grids in place of the folder's own. Raises UserError for another folder.
+    """
+    if is_folder(path):
+        return with_grids(read_folder(path), quant_config)
+    return read_adaround(path, quant_config)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` holds what export_checkpoint writes, which is complete in itself."""
+    config = path / "config.json"
+    return config.exists() and folder.is_config(read_json(config))

@@ -100,6 +100,11 @@ def read_model(folder: Path, activations: bool = True, backend: Backend | None =
     return mmdit
 
 
+def is_config(config: Any) -> bool:
+    """Whether this is the config.json of a checkpoint folder, of whatever version."""
+    return isinstance(config, dict) and config.get("kind") == KIND
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder. Raises UserError for another kind or version."""
     path = folder / "config.json"

@@ -1,10 +1,13 @@
 """A quantized model behind the interface of every model."""
 
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.folder import read_config, read_model
 from ditq.checkpoint.inject import inject
 from ditq.core.errors import UserError
 from ditq.models import Conditioning, TextToImage
@@ -43,16 +46,36 @@ class QuantizedModel:
     def transformer(self) -> MMDiT:
         """The transformer with the quantized layers, made on the first call and kept."""
         if self._transformer is None:
-            transformer = sharing(self.float_model.transformer())
-            inject(transformer, self.checkpoint, self.activations, self.backend)
-            self._transformer = transformer
+            self._transformer = self._made()
         return self._transformer
+
+    def _made(self) -> MMDiT:
+        transformer = sharing(self.float_model.transformer())
+        inject(transformer, self.checkpoint, self.activations, self.backend)
+        return transformer
 
     def decode(
         self, latents: Float[mx.array, "batch height width channels"]
     ) -> UInt8[np.ndarray, "batch rows columns 3"]:
         """The pictures of final latents."""
         return self.float_model.decode(latents)
+
+
+class FolderModel(QuantizedModel):
+    """The quantized model of a checkpoint folder, whose transformer comes from the folder alone.
+
+    `model` gives the text encoders and the decoder; its float transformer is never loaded.
+    """
+
+    def __init__(
+        self, model: TextToImage, folder: Path, activations: bool = True, backend: Backend | None = None
+    ):
+        nothing_yet = QuantizedCheckpoint(read_config(folder)["model"], {})
+        super().__init__(model, nothing_yet, activations, backend)
+        self.folder = folder
+
+    def _made(self) -> MMDiT:
+        return read_model(self.folder, self.activations, self.backend)
 
 
 def sharing(mmdit: MMDiT) -> MMDiT:

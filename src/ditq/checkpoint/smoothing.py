@@ -37,7 +37,7 @@ def folded(parameters: Parameters, weights: Mapping[str, QuantizedWeight]) -> Pa
                 path,
                 got="smoothing factors that no adaptive layer norm can take",
                 expected="factors of q_proj, k_proj, v_proj or fc1 alone",
-                remedy="make the quant_config with --smooth adaln, and quantize the weights with it",
+                remedy="make the quant_config with --smooth foldable, and quantize the weights with it",
             )
         block, part, _ = found.groups()
         siblings = (
@@ -65,7 +65,7 @@ def _check_shared(
                 f"{path}: smoothing factors",
                 got=f"others than those of {sibling}",
                 expected="the same for all layers that read this input",
-                remedy="make the quant_config with --smooth adaln",
+                remedy="make the quant_config with --smooth foldable",
             )
 
 
