@@ -4,7 +4,7 @@ Too little fits the noise of few rows, and float32 cannot factor H; too much end
 depends on rows per column and on the data: no constant serves all layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from ditq.core.errors import UserError
 from ditq.weights.factor import Factor, cholesky
 
 Square = Float[np.ndarray, "in in"]
-Ladder = float | tuple[float, ...]
+Ladder = float | Sequence[float]
 """One amount, or several to choose from, in the method's unit."""
 RAISE = 10.0
 

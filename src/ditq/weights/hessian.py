@@ -16,7 +16,8 @@ LEAST_CHUNK = 1024
 
 Rows = Float32[np.ndarray, "rows in"]
 Some = Float32[np.ndarray, "some in"]
-Given = Float[mx.array, "*rows in"] | Float[np.ndarray, "*rows in"]
+Given = Float[mx.array, "*rows channels"] | Float[np.ndarray, "*rows channels"]
+SameRows = Float[mx.array, "*same_rows channels"] | Float[np.ndarray, "*same_rows channels"]
 Matrix = Float32[np.ndarray, "out in"]
 
 
@@ -52,7 +53,7 @@ class Moments:
         self._held: list[tuple[Rows, Rows | None]] = []
         self._seen, self._stride = 0, HELD_OUT_EVERY
 
-    def add(self, inputs: Given, quantized: Given | None = None) -> None:
+    def add(self, inputs: Given, quantized: SameRows | None = None) -> None:
         """Takes the rows of one batch: of the float model and, if it differs, of the quantized model.
 
         Raises UserError, with the layer's name, when a value is not finite or a shape does not fit.
@@ -97,7 +98,7 @@ class Moments:
         """The sum of squares of each input channel."""
         return np.diagonal(self.hessian)
 
-    def _checked(self, given: Given, what: str) -> Rows:
+    def _checked(self, given: mx.array | np.ndarray, what: str) -> Rows:
         if given.shape[-1] != self.columns:
             raise UserError(f"{self.name}: {what}", got=f"{given.shape[-1]} channels", expected=self.columns)
         given = given.astype(mx.float32) if isinstance(given, mx.array) else given
