@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from ditq.plots.style import BLUE, GREY, TIMESTEP, VERMILLION, figure, tidy
+from ditq.plots.style import BLUE, GREY, figure, tidy
 
 INCH = 1.32
 """Side of a picture in the grid: 200 of its dots."""
@@ -74,74 +73,6 @@ def scores_by_variant(
     axis.set_ylim(len(scores) - 0.4, -0.6)
     tidy(axis, xlabel=f"{label}: a dot per picture, median and quartiles")
     axis.grid(axis="y", visible=False)
-    return made
-
-
-def errors_before_and_after(
-    conclusion: str,
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    names: tuple[str, str] = ("rounding to nearest", "AdaRound"),
-) -> Figure:
-    """Relative output error of each block, with plain rounding and with the method: a line between the two."""
-    made = figure(conclusion, height=1.5 + 0.3 * len(before))
-    axis = made.subplots()
-    rows = np.arange(len(before))
-    left, right = (np.array([table[name] for name in before]) for table in (before, after))
-    axis.hlines(rows, left, right, color="#bbbbbb", linewidth=2.5, zorder=1)
-    axis.scatter(left, rows, color=GREY, s=42, label=names[0], zorder=2)
-    axis.scatter(right, rows, color=BLUE, s=42, label=names[1], zorder=3)
-    for row, (one, other) in enumerate(zip(left, right, strict=True)):
-        if one > 0:
-            axis.annotate(
-                f"{other / one - 1:+.0%}",
-                (max(one, other), row),
-                xytext=(8, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=9,
-                color=VERMILLION if other > one else "#333333",
-            )
-    axis.set_yticks(rows, list(before))
-    axis.set_ylim(len(before) - 0.4, -0.6)
-    axis.set_xlim(0, 1.12 * max(left.max(), right.max()))
-    tidy(axis, xlabel="mean squared error of the block's output, relative to its mean square")
-    axis.grid(axis="y", visible=False)
-    made.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
-    return made
-
-
-def bits_heatmap(
-    conclusion: str,
-    bits: Float[np.ndarray, "layers steps"],
-    layers: Sequence[str],
-    timesteps: Sequence[float],
-) -> Figure:
-    """Bits of every layer's input at every timestep, a colour for each number of bits that occurs."""
-    made = figure(conclusion, height=min(14.0, max(3.2, 1.6 + 0.2 * len(layers))))
-    axis = made.subplots()
-    levels = sorted({int(value) for value in np.unique(bits)})
-    palette = {4: "#2b5c8a", 6: "#7fb3d5", 8: "#f2c14e", 16: "#c8553d"}
-    spare = ["#44aa99", "#882255", "#999933", "#aa4499", "#117733"]
-    colours = [palette.get(level, spare[i % len(spare)]) for i, level in enumerate(levels)]
-    indices = np.searchsorted(levels, bits)
-    axis.imshow(
-        indices,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(levels) - 0.5,
-    )
-    every = max(1, -(-len(timesteps) // 13))
-    axis.set_xticks(range(0, len(timesteps), every), [f"{t:.0f}" for t in timesteps[::every]])
-    axis.set_xlabel(TIMESTEP)
-    axis.set_yticks(range(len(layers)), list(layers), fontsize=8 if len(layers) <= 60 else 5)
-    handles = [
-        axis.scatter([], [], marker="s", s=70, color=colour, label=f"A{level}")
-        for colour, level in zip(colours, levels, strict=True)
-    ]
-    made.legend(handles=handles, loc="outside lower right", ncols=len(levels), frameon=False, fontsize=9)
     return made
 
 
