@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 
 from ditq.calibration import read_block_cache
+from ditq.calibration.blocks import run_block
+from ditq.checkpoint.blocks import block_file, read_block
 from ditq.cli import cache_adaround_data, generate_calibration_data
 from ditq.core import artefact
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+from ditq.models import load
+from ditq.ptq import WeightTrack, quantize_weights
+from ditq.weights import RTN
 from tests.calibration.test_blocks import same_files
 from tests.cli.test_calibration_commands import fails
 from tests.house.checker import ROOT
@@ -132,3 +139,79 @@ def test_killed_at_a_random_moment_it_resumes_to_identical_files(calibration, un
     assert 0 < len(list(samples.glob("0*.npz"))) < 60
     run(*argv, "--resume")
     same_files(unbroken, folder)
+
+
+@pytest.fixture(scope="module", params=[16, 8])
+def rounded(request, calibration, tmp_path_factory):
+    """A float32 cache, and two of the four blocks rounded to four bits, with and without input grids."""
+    folder = tmp_path_factory.mktemp("quantized")
+    few = ["--num-images", 2, "--stride", 5, "--dtype", "float32"]
+    run("--calib-dir", calibration, "--output-dir", folder / "cache", *few)
+    cache, mmdit = read_block_cache(folder / "cache"), load("mini").transformer()
+    track = WeightTrack(RTN(), Spec(4), request.param, blocks=(0, 1))
+    quantize_weights(mmdit, cache, track, folder / "out")
+    return folder, cache, request.param
+
+
+def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, rounded):
+    folder, cache, bits = rounded
+    argv = ["--calib-dir", calibration, "--output-dir", folder / "cache"]
+    argv += ["--stream", "quantized", "--adaround-output", folder / "out"]
+    run(*argv, "--dry-run")
+    assert "samples to cache: 4, 2 pictures x 2 steps; 4 forward passes" in capsys.readouterr().out
+    run(*argv)
+    assert "4 samples x 4 blocks (4 new)" in capsys.readouterr().out
+    assert len(os.listdir(folder / "cache" / "samples_quantized")) == 4
+    mmdit = load("mini").transformer()
+    layers = dict(mmdit.named_modules())
+    for number in (0, 1):
+        for path, weight in read_block(folder / "out", number)[0].items():
+            layers[path].weight = weight.effective()
+    streams = cache.streams(0)
+    for number in (0, 1):
+        streams = run_block(
+            mmdit.multimodal_transformer_blocks[number], streams, cache.modulation(mmdit, number)
+        )
+        found = cache.streams(number + 1, quantized=True)
+        error = relative(found.image, streams.image), relative(found.text, streams.text)
+        assert max(error) < (1e-5 if bits == 16 else 0.05)
+        assert bits == 16 or min(error) > 1e-4  # eight bits differ from none
+        assert relative(found.image, cache.streams(number + 1).image) > 0.01
+    assert "block 2 in float" in refused(lambda: cache.streams(3, quantized=True))
+    assert "earlier run" in fails(capsys, cache_adaround_data.main, *argv)
+    before = artefact.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
+    run(*argv, "--force")
+    after = artefact.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert read_block_cache(folder / "cache").streams(4).image.shape == (8, 64, 192)
+    block_file(folder / "out", 1).rename(folder / "mm1.npz")
+    assert "source: got" in fails(capsys, cache_adaround_data.main, *argv, "--resume")
+    (folder / "mm1.npz").rename(block_file(folder / "out", 1))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--stream", "quantized"], "--stream quantized: got no --adaround-output"),
+        (["--adaround-output", "x"], "--adaround-output: got the float stream; expected --stream quantized"),
+        (["--stream", "quantized", "--adaround-output", "nowhere"], "nowhere/plan.json: got no such file"),
+        (
+            ["--stream", "quantized", "--adaround-output", "x", "--stride", 3],
+            "--stride: got 3; expected 5, as in",
+        ),
+    ],
+)
+def test_bad_flags_of_the_quantized_stream_are_explained(capsys, calibration, rounded, argv, message):
+    output = ["--output-dir", rounded[0] / "cache"]
+    assert message in fails(capsys, cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
+
+
+def relative(got, wanted) -> float:
+    got, wanted = np.array(got), np.array(wanted)
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+
+
+def refused(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)

@@ -158,6 +158,12 @@ def cache_quantized(
             expected=cache.meta["calibration"],
         )
     cache.check_model(mmdit)
+    if str(mmdit.dtype) != cache.meta["model_dtype"]:
+        raise UserError(
+            "--model-dtype",
+            got=str(mmdit.dtype),
+            expected=f"{cache.meta['model_dtype']} as in {cache.folder}",
+        )
     check_finished(images, cache.samples)
     meta = {
         **cache.meta,

@@ -3,13 +3,25 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ditq.calibration import CacheRecipe, ImageSet, blocks, cache_blocks, read_images
+from ditq.calibration import (
+    CacheRecipe,
+    ImageSet,
+    blocks,
+    cache_blocks,
+    cache_quantized,
+    check_model,
+    read_block_cache,
+    read_images,
+)
 from ditq.calibration.caching import batches, cache_meta, sample_bytes, unfinished
 from ditq.calibration.recording import DTYPES as STORED
+from ditq.checkpoint import QuantizedModel
+from ditq.checkpoint.finished import read_finished
 from ditq.cli.flags import DTYPES, add_run_flags, model_forecast, parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
@@ -17,6 +29,8 @@ from ditq.core.artefact import free_bytes, remove
 from ditq.core.errors import UserError
 from ditq.generation import Settings
 from ditq.models import MODELS, TextToImage, load
+
+RECIPE = tuple(field.name for field in fields(CacheRecipe))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,19 +49,19 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="default: adaround_cache in the calibration folder"
     )
-    group = flags.add_argument_group("recipe")
-    numbers = {
-        "--num-images": (CacheRecipe.num_images, "pictures, spread over the calibration data"),
-        "--stride": (CacheRecipe.stride, "take every so many steps"),
-        "--batch-size": (CacheRecipe.batch_size, "pictures at once; guidance doubles them"),
-    }
-    for flag, (number, meaning) in numbers.items():
-        group.add_argument(flag, type=int, default=number, metavar="N", help=f"{meaning} (default: {number})")
+    add_recipe_flags(flags)
+    group = flags.add_argument_group("stream")
     group.add_argument(
-        "--dtype",
-        choices=list(STORED),
-        default=CacheRecipe.dtype,
-        help=f"how streams are stored (default: {CacheRecipe.dtype})",
+        "--stream",
+        choices=["float", "quantized"],
+        default="float",
+        help="float fills the cache; quantized adds to it what its samples become in quantized blocks",
+    )
+    group.add_argument(
+        "--adaround-output",
+        type=Path,
+        metavar="DIR",
+        help="for the quantized stream: what adaround_optimize wrote, or has written so far",
     )
     model = flags.add_argument_group("model (named by the calibration data)")
     model.add_argument("--model", choices=list(MODELS), help="checked against the calibration data")
@@ -62,56 +76,112 @@ def main(argv: list[str] | None = None) -> None:
     run(lambda: cache(args))
 
 
+def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
+    """--num-images, --stride, --batch-size, --dtype; None where they are not given."""
+    group = flags.add_argument_group("recipe (of the quantized stream: the cache's own)")
+    numbers = {
+        "--num-images": (CacheRecipe.num_images, "pictures, spread over the calibration data"),
+        "--stride": (CacheRecipe.stride, "take every so many steps"),
+        "--batch-size": (CacheRecipe.batch_size, "pictures at once; guidance doubles them"),
+    }
+    for flag, (number, meaning) in numbers.items():
+        group.add_argument(flag, type=int, metavar="N", help=f"{meaning} (default: {number})")
+    group.add_argument(
+        "--dtype", choices=list(STORED), help=f"how streams are stored (default: {CacheRecipe.dtype})"
+    )
+
+
 def cache(args: argparse.Namespace) -> None:
-    """Writes the cache and prints what is in it."""
-    recipe = CacheRecipe(args.num_images, args.stride, args.dtype, args.batch_size)
+    """Writes the cache, or adds the quantized stream to it, and prints what is in it."""
     images = read_images(args.calib_dir)
     dtype = DTYPES[args.model_dtype] if args.model_dtype else None
     model = load(args.model or images.manifest["model"], args.model_path, dtype)
     folder = args.output_dir or args.calib_dir / "adaround_cache"
-    meta = cache_meta(model, images, recipe)
+    job = quantized_job if args.stream == "quantized" else float_job
+    meta, samples, old, run_model = job(args, model, images, folder)
     if args.dry_run:
-        forecast(args, model, images, meta, folder)
+        forecast(args, model, images, meta, samples)
         return
     if args.force:
-        remove(*(folder / name for name in blocks.CONTENTS))
-    check_space(meta, folder, folder / "samples")
+        remove(*old)
+    check_space(meta, samples)
     started = time.perf_counter()
     with Progress(len(meta["samples"]), "sample", model.name) as bar:
-        cached = cache_blocks(model, images, recipe, folder, args.resume, bar.advance)
+        cached = run_model(bar.advance)
     report(args, meta, folder, cached, time.perf_counter() - started)
 
 
+Job = tuple[dict[str, Any], Path, list[Path], Callable[[Callable[[int], None]], int]]
+"""metadata.json, the folder of the samples, what a forced run removes, and the run itself, which reports samples."""
+
+
+def float_job(args: argparse.Namespace, model: TextToImage, images: ImageSet, folder: Path) -> Job:
+    """The cache itself."""
+    given = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
+    recipe = CacheRecipe(**given)
+    if args.adaround_output is not None:
+        raise UserError("--adaround-output", got="the float stream", expected="--stream quantized")
+    meta = cache_meta(model, images, recipe)
+    old = [folder / name for name in blocks.CONTENTS]
+    return (
+        meta,
+        folder / "samples",
+        old,
+        lambda on: cache_blocks(model, images, recipe, folder, args.resume, on),
+    )
+
+
+def quantized_job(args: argparse.Namespace, model: TextToImage, images: ImageSet, folder: Path) -> Job:
+    """What the cache's samples become in the finished blocks of adaround_optimize. Raises UserError without them."""
+    if args.adaround_output is None:
+        raise UserError(
+            "--stream quantized", got="no --adaround-output", expected="a folder of adaround_optimize"
+        )
+    cache = read_block_cache(folder)
+    for name in RECIPE:
+        if getattr(args, name) not in (None, cache.meta[name]):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(flag, got=getattr(args, name), expected=f"{cache.meta[name]}, as in {folder}")
+    check_model(images, model)
+    checkpoint, digests = read_finished(args.adaround_output)
+    quantized = QuantizedModel(model, checkpoint, activations=checkpoint.activations is not None)
+
+    def run_model(on_samples: Callable[[int], None]) -> int:
+        return cache_quantized(quantized.transformer(), images, cache, digests, args.resume, on_samples)
+
+    old = [folder / name for name in ("metadata_quantized.json", "samples_quantized")]
+    return cache.meta, folder / "samples_quantized", old, run_model
+
+
 def forecast(
-    args: argparse.Namespace, model: TextToImage, images: ImageSet, meta: dict[str, Any], folder: Path
+    args: argparse.Namespace, model: TextToImage, images: ImageSet, meta: dict[str, Any], samples: Path
 ) -> None:
     """Prints passes, disk, memory and time, or refuses when the disk is too small."""
-    samples, size = len(meta["samples"]), sample_bytes(meta)
-    passes = len(unfinished(folder / "samples", meta) if args.resume else batches(meta))
-    free = free_bytes(folder)
+    count, size = len(meta["samples"]), sample_bytes(meta)
+    passes = len(unfinished(samples, meta) if args.resume else batches(meta))
+    free, batch = free_bytes(samples), min(meta["batch_size"], meta["num_images"])
     if args.json:
-        facts = {"samples": samples, "passes": passes, "bytes": samples * size, "free_bytes": free}
-        print(json.dumps({**facts, "memory_bytes": size * meta["batch_size"], "output": str(folder)}))
+        facts = {"samples": count, "passes": passes, "bytes": count * size, "free_bytes": free}
+        print(json.dumps({**facts, "memory_bytes": size * batch, "output": str(samples.parent)}))
     else:
-        batch = min(meta["batch_size"], meta["num_images"])
-        steps = samples // meta["num_images"]
+        steps = count // meta["num_images"]
         print(
-            f"samples to cache: {samples}, {meta['num_images']} pictures x {steps} steps; {passes} forward passes of "
+            f"samples to cache: {count}, {meta['num_images']} pictures x {steps} steps; {passes} forward passes of "
             f"{batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks"
         )
         print(_model_forecast(args, model, images, meta["num_images"], steps))
         print(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
-        print(f"disk: {_size(samples * size)} as {meta['dtype']} in {folder}, {_size(free)} are free")
-    check_space(meta, folder, folder / "samples")
+        print(f"disk: {_size(count * size)} as {meta['dtype']} in {samples.parent}, {_size(free)} are free")
+    check_space(meta, samples)
 
 
-def check_space(meta: dict[str, Any], folder: Path, samples: Path) -> None:
+def check_space(meta: dict[str, Any], samples: Path) -> None:
     """Raises UserError when what is still to be written does not fit on the disk."""
     needed = sum(map(len, unfinished(samples, meta))) * sample_bytes(meta)
-    free = free_bytes(folder)
+    free = free_bytes(samples)
     if needed > free:
         raise UserError(
-            str(folder),
+            str(samples.parent),
             got=f"{_size(free)} free",
             expected=_size(needed),
             remedy="take fewer pictures or a greater stride, store float16, or choose another --output-dir",
