@@ -23,8 +23,8 @@ def weight_errors(mmdit: nn.Module, checkpoint: QuantizedCheckpoint) -> dict[str
         largest = mx.abs(difference).max()
         mx.eval(relative, largest)
         errors[path] = {
-            "relative_error": float(relative.item()),
-            "max_abs": float(largest.item()),
+            "relative_error": float(relative),
+            "max_abs": float(largest),
             "bits": float(weight.spec.bits),
         }
     return errors

@@ -102,16 +102,20 @@ def plan(args: argparse.Namespace, model: TextToImage, settings: Settings, promp
     jobs = []
     for i, prompt in enumerate(prompts):
         seed = args.seed + i
-        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
         jobs.append(
             Job(
-                args.out / f"{i:04d}_{slug}.png",
+                args.out / f"{i:04d}_{slug(prompt)}.png",
                 prompt,
                 seed,
                 {"prompt": prompt, "seed": str(seed), **common},
             )
         )
     return jobs
+
+
+def slug(prompt: str) -> str:
+    """The prompt as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40].strip("-") or "picture"
 
 
 def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:

@@ -1,0 +1,138 @@
+"""`python -m src.export_checkpoint`: a quantized model as the folder that stock MLX loaders read."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from ditq import checkpoint
+from ditq.checkpoint import QuantizedCheckpoint, write_folder
+from ditq.checkpoint.folder import SCALES
+from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.run import run
+from ditq.core.errors import UserError
+from ditq.models import TextToImage, load
+from ditq.models.cost import parameter_count
+from ditq.nn import ActivationGrid
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and exports."""
+    flags = parser(
+        "Write the quantized transformer as packed safetensors with a config.json in MLX's convention: stock loaders "
+        "read it as a model with quantized weights (W4A16), ditq with its activation grids as well (W4A8).",
+        "python -m src.export_checkpoint --adaround-output adaround_output --out mini-w4a8",
+    )
+    add_source_flags(flags)
+    flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    flags.add_argument(
+        "--scales",
+        choices=list(SCALES),
+        default="float32",
+        help="dtype of the stored scales; float16 halves them and moves values by up to a hundredth of a step at "
+        "4 bits, a tenth at 8 (default: float32)",
+    )
+    add_model_flags(flags)
+    add_run_flags(flags, resume=False)
+    args = flags.parse_args(argv)
+    run(lambda: export(args))
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes the folder and prints what it holds."""
+    if not args.dry_run and (args.out / "config.json").exists() and not args.force:
+        raise UserError(
+            str(args.out), got="a checkpoint from an earlier run", remedy="use --force or another --out"
+        )
+    parts = checkpoint.load(args.adaround_output, args.quant_config)
+    model = model_of(args, parts)
+    if args.dry_run:
+        print(f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {told(parts)}: {args.out}")
+        return
+    started = time.perf_counter()
+    files = write_folder(args.out, model.transformer(), parts, SCALES[args.scales])
+    size, seconds = sum(file.stat().st_size for file in files), time.perf_counter() - started
+    if args.json:
+        facts = {
+            "output": str(args.out),
+            "files": [file.name for file in files],
+            "bytes": size,
+            "layers": len(parts.weights),
+            "bits_per_weight": bits_per_weight(parts),
+            "timesteps": 0 if parts.activations is None else len(parts.activations.timesteps),
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(facts))
+        return
+    print(f"{told(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
+
+
+def add_source_flags(flags: argparse.ArgumentParser) -> None:
+    """--adaround-output (or, for a folder that was exported, --checkpoint) and --quant-config."""
+    group = flags.add_argument_group("what is quantized")
+    group.add_argument(
+        "--adaround-output",
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="what adaround_optimize or export_checkpoint wrote",
+    )
+    group.add_argument(
+        "--quant-config",
+        type=Path,
+        metavar="FILE",
+        help="activation grids of analyze_activations, in place of those in the folder",
+    )
+
+
+def add_model_flags(flags: argparse.ArgumentParser) -> None:
+    """--model-path, --dtype, --text-encoders; the model itself is named by the checkpoint."""
+    group = flags.add_argument_group("model (named by the checkpoint)")
+    group.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    group.add_argument(
+        "--dtype", choices=list(DTYPES), help="of what is not quantized (default: the model's choice)"
+    )
+    group.add_argument(
+        "--text-encoders",
+        default="all",
+        choices=["all", "clip"],
+        help="clip leaves out T5, which needs 9.5 GB",
+    )
+
+
+def model_of(args: argparse.Namespace, parts: QuantizedCheckpoint) -> TextToImage:
+    """The float model that the checkpoint was made from."""
+    dtype = DTYPES[args.dtype] if args.dtype else None
+    return load(parts.model, args.model_path, dtype, args.text_encoders)
+
+
+def bits_per_weight(parts: QuantizedCheckpoint) -> float:
+    """Of the quantized layers, with their scales; 0 without layers."""
+    codes = sum(weight.codes.size for weight in parts.weights.values())
+    return sum(w.bits_per_weight * w.codes.size for w in parts.weights.values()) / max(codes, 1)
+
+
+def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextToImage) -> float:
+    """Bytes of the folder: codes with a scale and a bias per group of 32, the rest in --dtype or 32 bits."""
+    codes = sum(weight.codes.size for weight in parts.weights.values())
+    bits = sum(weight.codes.size * (weight.spec.bits + 2) for weight in parts.weights.values())
+    table = parts.activations
+    grids = 0 if table is None else sum(_grid_bytes(grid) for grid in table.grids.values())
+    rest = DTYPES[args.dtype or "float32"].size * (parameter_count(model.config) - codes)
+    return bits / 8 + grids + rest
+
+
+def _grid_bytes(grid: ActivationGrid) -> int:
+    return sum(part.nbytes for part in (grid.scale, grid.qmin, grid.qmax, grid.shift) if part is not None)
+
+
+def told(parts: QuantizedCheckpoint) -> str:
+    """What is quantized, in a few words."""
+    weights = f"{parts.model}: {len(parts.weights)} layers at {bits_per_weight(parts):.2f} bits a weight"
+    if parts.activations is None:
+        return f"{weights}, activations as they are"
+    steps = len(parts.activations.timesteps)
+    return f"{weights}, activation grids of {steps} timestep{'s' if steps > 1 else ''}"

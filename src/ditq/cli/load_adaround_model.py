@@ -1,0 +1,253 @@
+"""`python -m src.load_adaround_model`: step 4, pictures of the quantized model, beside the float model's if asked."""
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+import ditq
+from ditq import checkpoint
+from ditq.checkpoint import FolderModel, QuantizedCheckpoint, QuantizedModel, is_folder
+from ditq.checkpoint.statistics import weight_errors
+from ditq.cli.export_checkpoint import add_model_flags, add_source_flags, model_of, told
+from ditq.cli.flags import add_run_flags, add_sampler_flags, parser, prompts_in, settings_from
+from ditq.cli.generate import slug
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import write_figure, write_png
+from ditq.core.errors import UserError
+from ditq.evaluation.metrics import psnr, relative_error
+from ditq.generation import Settings, denoised
+from ditq.models import TextToImage
+from ditq.plots.comparison import picture_grid
+
+NAMES = {"v1": "V1: weights only", "v2": "V2: weights and activations"}
+FLOAT = "float"
+SHOWN = 5
+"""Layers that --diff-stats prints; --json has them all."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one model drew for all prompts."""
+
+    latents: np.ndarray
+    pictures: np.ndarray
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and draws."""
+    flags = parser(
+        "Draw with a quantized model: V1 with quantized weights alone, V2 (true W4A8) on integer codes of activations "
+        "as well, each layer and timestep on its own static grid.",
+        "python -m src.load_adaround_model --adaround-output adaround_output "
+        "--quant-config calibration_data/activations/quant_config.json --prompt 'a fox in the snow' "
+        "--output-image fox.png --compare --diff-stats",
+    )
+    add_source_flags(flags)
+    group = flags.add_argument_group("inference")
+    group.add_argument(
+        "--version", choices=list(NAMES), help="default: v2 where there are activation grids, else v1"
+    )
+    group.add_argument(
+        "--backend",
+        choices=["packed", "codes"],
+        help="how layers multiply: MLX's packed words, or int8 codes as float32 (default: packed on a GPU)",
+    )
+    flags.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated"
+    )
+    flags.add_argument(
+        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line; # starts a comment line"
+    )
+    group = flags.add_argument_group("output")
+    group.add_argument("--output-image", type=Path, metavar="FILE", help="the picture of a single prompt")
+    group.add_argument("--output-dir", type=Path, metavar="DIR", help="a picture per prompt")
+    group.add_argument(
+        "--compare",
+        action="store_true",
+        help="also a grid, float beside V1 and V2: FILE_comparison.png, or comparison.png in DIR",
+    )
+    group.add_argument(
+        "--diff-stats",
+        action="store_true",
+        help="print how far pictures, latents and weights are from the float model",
+    )
+    add_model_flags(flags)
+    add_sampler_flags(flags)
+    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
+    add_run_flags(flags, resume=False)
+    args = flags.parse_args(argv)
+    run(lambda: draw(args))
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Writes the pictures, and prints where they are and how far from the float model's."""
+    prompts = _prompts(args)
+    pictures, grid = _outputs(args, prompts)
+    parts = checkpoint.load(args.adaround_output, args.quant_config)
+    version: str = args.version or ("v1" if parts.activations is None else "v2")
+    if version == "v2" and parts.activations is None:
+        raise UserError(
+            "--version v2",
+            got=f"no activation grids in {args.adaround_output}",
+            remedy="give --quant-config, or run adaround_optimize with --bits-a 8",
+        )
+    model = model_of(args, parts)
+    settings = settings_from(args, model)
+    versions: list[str] = [version]
+    if args.compare:
+        versions = ["v1"] if parts.activations is None else ["v1", "v2"]
+        versions += [version] if version not in versions else []
+    columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
+    if args.dry_run:
+        what = ", ".join(NAMES.get(column, column) for column in columns)
+        print(f"would draw {len(prompts)} pictures with {told(parts)} ({what}): {pictures[0].parent}")
+        return
+    started = time.perf_counter()
+    drawn: dict[str, Drawn] = {}
+    batches = math.ceil(len(prompts) / args.batch_size) * len(columns)
+    with Progress(batches * settings.steps, "step", model.name) as bar:
+        for column in columns:
+            opened = _opened(args, model, parts, column, alone=len(columns) == 1)
+            drawn[column] = _draw(opened, prompts, settings, args, bar)
+    for i, path in enumerate(pictures):
+        write_png(
+            path,
+            drawn[version].pictures[i],
+            _metadata(args, parts, version, settings, prompts[i], args.seed + i),
+        )
+    scores = {c: _scores(drawn[FLOAT], drawn[c]) for c in versions} if FLOAT in drawn else {}
+    if grid is not None:
+        shown = {NAMES.get(column, column): drawn[column].pictures for column in columns}
+        write_figure(grid, picture_grid(shown, prompts, {NAMES[c]: s["psnr_db"] for c, s in scores.items()}))
+    layers = weight_errors(model.transformer(), parts) if args.diff_stats else {}
+    _report(args, parts, version, pictures, grid, scores, layers, time.perf_counter() - started)
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    prompts = list(args.prompt) + (prompts_in(args.prompts_file) if args.prompts_file else [])
+    if not prompts or any(not prompt.strip() for prompt in prompts):
+        got = "an empty prompt" if prompts else "none"
+        raise UserError(
+            "prompts", got=got, remedy="give --prompt 'a fox in the snow', or --prompts-file FILE"
+        )
+    if args.batch_size < 1:
+        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    return prompts
+
+
+def _outputs(args: argparse.Namespace, prompts: list[str]) -> tuple[list[Path], Path | None]:
+    """A file per picture, and the comparison's; refuses to overwrite."""
+    if (args.output_image is None) == (args.output_dir is None):
+        raise UserError("output", expected="--output-image FILE for one prompt, or --output-dir DIR")
+    if args.output_image is not None:
+        if len(prompts) > 1:
+            raise UserError("--output-image", got=f"{len(prompts)} prompts", remedy="use --output-dir DIR")
+        pictures, grid = (
+            [args.output_image],
+            args.output_image.with_name(f"{args.output_image.stem}_comparison.png"),
+        )
+    else:
+        pictures = [args.output_dir / f"{i:04d}_{slug(prompt)}.png" for i, prompt in enumerate(prompts)]
+        grid = args.output_dir / "comparison.png"
+    grid = grid if args.compare else None
+    for path in [*pictures, *([grid] if grid else [])]:
+        if path.exists() and not args.force and not args.dry_run:
+            raise UserError(
+                str(path), got="a file from an earlier run", remedy="use --force or another place"
+            )
+    return pictures, grid
+
+
+def _opened(
+    args: argparse.Namespace, model: TextToImage, parts: QuantizedCheckpoint, column: str, alone: bool
+) -> TextToImage:
+    """The model of one column; a folder that is complete in itself needs no float model for a single column."""
+    if column == FLOAT:
+        return model
+    if alone and args.quant_config is None and is_folder(args.adaround_output):
+        return FolderModel(model, args.adaround_output, column == "v2", args.backend)
+    return QuantizedModel(model, parts, column == "v2", args.backend)
+
+
+def _draw(
+    model: TextToImage, prompts: list[str], settings: Settings, args: argparse.Namespace, bar: Progress
+) -> Drawn:
+    seeds = [args.seed + i for i in range(len(prompts))]
+    batches = denoised(model, prompts, seeds, settings, args.batch_size, bar.advance)
+    latents, pictures = zip(
+        *((np.array(x.astype(mx.float32)), model.decode(x)) for x in batches), strict=True
+    )
+    return Drawn(np.concatenate(latents), np.concatenate(pictures))
+
+
+def _scores(reference: Drawn, drawn: Drawn) -> dict[str, list[float]]:
+    """Per picture: PSNR, relative error of the final latents, largest difference of a latent value."""
+    pairs = list(zip(reference.latents, drawn.latents, strict=True))
+    return {
+        "psnr_db": [psnr(a, b) for a, b in zip(reference.pictures, drawn.pictures, strict=True)],
+        "latent_relative_error": [relative_error(a, b) for a, b in pairs],
+        "latent_max_abs": [float(np.abs(a - b).max()) for a, b in pairs],
+    }
+
+
+def _metadata(
+    args: argparse.Namespace,
+    parts: QuantizedCheckpoint,
+    version: str,
+    settings: Settings,
+    prompt: str,
+    seed: int,
+) -> dict[str, str]:
+    return {
+        "prompt": prompt,
+        "seed": str(seed),
+        "model": parts.model,
+        "quantization": f"{NAMES[version]}; {told(parts)}",
+        **settings.as_text(),
+        "software": f"ditq {ditq.__version__}",
+    }
+
+
+def _report(
+    args: argparse.Namespace,
+    parts: QuantizedCheckpoint,
+    version: str,
+    pictures: list[Path],
+    grid: Path | None,
+    scores: dict[str, dict[str, list[float]]],
+    layers: dict[str, dict[str, float]],
+    seconds: float,
+) -> None:
+    if args.json:
+        facts: dict[str, Any] = {
+            "pictures": [str(path) for path in pictures],
+            "comparison": None if grid is None else str(grid),
+            "version": version,
+            "scores": scores,
+            "weight_errors": layers,
+            "seconds": round(seconds, 3),
+        }
+        print(json.dumps(facts))
+        return
+    for column, score in scores.items() if args.diff_stats else ():
+        middle = {name: float(np.median(values)) for name, values in score.items()}
+        print(
+            f"{NAMES[column]}: PSNR {middle['psnr_db']:.1f} dB, latents off by {middle['latent_relative_error']:.1%}, "
+            f"by {middle['latent_max_abs']:.2f} at most" + (" (medians)" if len(pictures) > 1 else "")
+        )
+    if layers:
+        worst = sorted(layers, key=lambda path: -layers[path]["relative_error"])
+        middle = float(np.median([entry["relative_error"] for entry in layers.values()]))
+        print(f"weights of {len(layers)} layers: off by {middle:.1%} in the median; the most:")
+        for path in worst[:SHOWN]:
+            print(f"  {layers[path]['relative_error']:.1%}, {layers[path]['max_abs']:.4f} at most: {path}")
+    beside = "" if grid is None else f", {grid}"
+    print(f"{len(pictures)} drawn, {NAMES[version]}, {told(parts)}, {seconds:.1f} s: {pictures[0]}{beside}")
