@@ -24,7 +24,7 @@ class ImageSet:
     folder: Path
     manifest: dict[str, Any]
     tokens: Float32[np.ndarray, "prompts text_tokens text_dim"]
-    """One row per distinct prompt; the last is the negative."""
+    """One row per prompt that was given, in the pictures' order; the last is the negative."""
     pooled: Float32[np.ndarray, "prompts pooled_dim"]
 
     @property
@@ -50,10 +50,10 @@ class ImageSet:
 
     def conditioning(self, images: Sequence[int]) -> Conditioning:
         """Rows [prompts, negatives] of these pictures, or the prompts alone where no guidance was used."""
-        distinct = list(dict.fromkeys(self.manifest["prompts"]))
-        rows = [distinct.index(self.manifest["prompts"][image]) for image in images]
+        negative = len(self.tokens) - 1
+        rows = [image % negative for image in images]
         if self.guided:
-            rows += [len(self.tokens) - 1] * len(images)
+            rows += [negative] * len(images)
         return Conditioning(mx.array(self.tokens[rows]), mx.array(self.pooled[rows]))
 
     def _latent(self, image: int, step: int) -> np.ndarray:
@@ -77,10 +77,12 @@ def read_images(folder: Path) -> ImageSet:
             raise UserError(
                 str(path), got=f"no {name}", expected="the conditioning of generate_calibration_data"
             )
-    distinct = len(set(manifest["prompts"]))
-    if len(arrays["tokens"]) != distinct + 1:
+    prompts, given = manifest["prompts"], len(arrays["tokens"]) - 1
+    if not 1 <= given <= len(prompts) or prompts[given:] != prompts[:-given]:
         raise UserError(
-            str(path), got=f"{len(arrays['tokens'])} rows", expected=f"{distinct + 1}, a row per prompt"
+            str(path),
+            got=f"{given + 1} rows",
+            expected="one per prompt that the pictures repeat, and the negative",
         )
     return ImageSet(folder, manifest, arrays["tokens"], arrays["pooled"])
 
