@@ -1,0 +1,311 @@
+"""The steps of the W4A8 pipeline as functions, in order, each told in one line and passed over when it was finished.
+
+DIR/pipeline.json           what was asked, which a resumed run must share
+DIR/steps/<name>.json       that a step is finished: its line, its seconds
+DIR/calibration_data/       step 1, with activations/ (2A, 3A) and adaround_cache/ (2W) in it
+DIR/adaround_output/        step 3W
+DIR/checkpoint/             the export
+DIR/evaluation/             a folder per variant, report.json
+DIR/comparison.html, comparison.png
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ditq import checkpoint
+from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing
+from ditq.activations.config import read_quant_config
+from ditq.calibration import (
+    CacheRecipe,
+    ImageRecipe,
+    cache_blocks,
+    collect_images,
+    default_prompts,
+    read_block_cache,
+    read_images,
+)
+from ditq.capture import linears
+from ditq.checkpoint import write_folder
+from ditq.cli.analyze_activations import write_decision
+from ditq.cli.progress import Progress
+from ditq.core import plan
+from ditq.core.artefact import read_json, read_text, remove, write_figure, write_json
+from ditq.core.spec import Spec
+from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
+from ditq.diagnostics.layer_files import MANIFEST
+from ditq.evaluation import (
+    FIRST_SEED,
+    EvalReport,
+    Variant,
+    evaluate,
+    evaluation_prompts,
+    float_variant,
+    quantized_variant,
+    rounded,
+    write_report,
+)
+from ditq.generation import Settings
+from ditq.models import TextToImage
+from ditq.plots.adaround import block_errors, loss_curves
+from ditq.ptq import WeightTrack, quantize_weights
+from ditq.weights import AdaRound
+
+CONTENTS = (
+    "pipeline.json",
+    "steps",
+    "calibration_data",
+    "adaround_output",
+    "checkpoint",
+    "evaluation",
+    "comparison.html",
+    "comparison.png",
+)
+"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much of everything; the defaults are those of the documents for Stable Diffusion 3 Medium."""
+
+    images: int = 50
+    steps: int = 50
+    cfg_weight: float = 7.5
+    cache_images: int = 5
+    cache_stride: int = 5
+    statistics_images: int = 5
+    statistics_stride: int = 2
+    iterations: int = 1000
+    prompts: int = 8
+    """Of the evaluation."""
+    batch_size: int = 1
+
+
+AMOUNTS = {"mini": Amounts(20, 28, 3.0, 16, 4, 8, 2, 400, 12, 10)}
+"""Other amounts than the defaults, by model."""
+QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, statistics_stride=7)
+"""In place of these, for a look at the whole in a minute."""
+
+
+def amounts_for(model: str, quick: bool) -> Amounts:
+    """The amounts of a model, or those that show in a minute or two that everything works."""
+    amounts = AMOUNTS.get(model, Amounts())
+    return replace(amounts, **QUICK, iterations=60, prompts=4) if quick else amounts
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything that decides what the pipeline makes of a model."""
+
+    model: TextToImage
+    settings: Settings
+    amounts: Amounts
+    spec: Spec
+    bits_a: int | str
+    """4 to 8, or "tiers" (by size) or "error" (by error under a budget)."""
+    smooth: str
+    seed: int
+    folder: Path
+
+    @property
+    def calibration(self) -> Path:
+        """Step 1's folder."""
+        return self.folder / "calibration_data"
+
+    @property
+    def statistics(self) -> Path:
+        """Step 2A's manifest."""
+        return self.calibration / "activations" / MANIFEST
+
+    @property
+    def quant_config(self) -> Path:
+        """Step 3A's file."""
+        return self.calibration / "activations" / "quant_config.json"
+
+    @property
+    def cache(self) -> Path:
+        """Step 2W's folder."""
+        return self.calibration / "adaround_cache"
+
+    @property
+    def adaround(self) -> Path:
+        """Step 3W's folder."""
+        return self.folder / "adaround_output"
+
+    @property
+    def label(self) -> str:
+        """What the quantized model is called: W4A8."""
+        return f"W{self.spec.bits}A{self.bits_a if isinstance(self.bits_a, int) else f' by {self.bits_a}'}"
+
+    def begin(self, resume: bool) -> None:
+        """Writes what is asked, or compares it with what was. Raises UserError when they differ."""
+        asked = {
+            "kind": "ditq.pipeline",
+            "version": 1,
+            "model": self.model.name,
+            "settings": vars(self.settings),
+        }
+        asked |= {"amounts": vars(self.amounts), "weights": vars(self.spec), "bits_a": self.bits_a}
+        plan.begin(self.folder / "pipeline.json", {**asked, "smooth": self.smooth, "seed": self.seed}, resume)
+
+    def steps(self) -> list[tuple[str, Callable[[], str]]]:
+        """Name and function of every step but the last, the page; each function returns its line."""
+        return [
+            ("generate_calibration_data", self.generate),
+            ("collect_layer_activations", self.collect),
+            ("analyze_activations", self.analyze),
+            ("cache_adaround_data", self.cache_data),
+            ("adaround_optimize", self.optimise),
+            ("export_checkpoint", self.export),
+            ("evaluate", self.evaluate),
+        ]
+
+    def generate(self) -> str:
+        """Step 1: whole trajectories."""
+        recipe = ImageRecipe(self.amounts.images, self.seed, self.amounts.batch_size)
+        prompts = default_prompts(self.model.name)
+        with Progress(recipe.num_images * self.settings.steps, "step", "calibration") as bar:
+            collect_images(self.model, prompts, recipe, self.settings, self.calibration, True, bar.advance)
+        return f"{recipe.num_images} trajectories of {self.settings.steps} steps"
+
+    def collect(self) -> str:
+        """Step 2A: what layers receive."""
+        amounts, images = self.amounts, read_images(self.calibration)
+        recipe = InputRecipe(amounts.statistics_images, amounts.statistics_stride, amounts.batch_size)
+        total = amounts.statistics_images * len(range(0, self.settings.steps, amounts.statistics_stride))
+        with Progress(total, "forward", "activations") as bar:
+            found = collect_inputs(self.model, images, recipe, self.statistics.parent, True, bar.advance)
+        return f"{len(found['layers'])} layers, {len(found['images'])} pictures x {len(found['step_keys'])} steps"
+
+    def analyze(self) -> str:
+        """Step 3A: grids, shifts and factors."""
+        choices = {"tiers": ByTier(), "error": ByError()}
+        bits = Fixed(self.bits_a) if isinstance(self.bits_a, int) else choices[self.bits_a]
+        analysis = Analysis(bits, smoothing=Smoothing(self.smooth, weights=self.spec))
+        statistics, modules = read_layer_statistics(self.statistics), linears(self.model.transformer())
+        with Progress(len(statistics.steps), "timestep", "analysis") as bar:
+            summary, _, _ = write_decision(
+                analysis,
+                statistics,
+                self.quant_config,
+                lambda paths: {path: modules[path].weight for path in paths},
+                on_step=bar.advance,
+            )
+        bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
+        return f"{bits} ({summary['average_bits']:.2f} bits on average), {summary['smoothed_inputs']} inputs smoothed"
+
+    def cache_data(self) -> str:
+        """Step 2W: what blocks receive and return."""
+        amounts, images = self.amounts, read_images(self.calibration)
+        recipe = CacheRecipe(amounts.cache_images, amounts.cache_stride, batch_size=amounts.batch_size)
+        samples = len(recipe.samples(images))
+        with Progress(samples, "sample", "block cache") as bar:
+            cache_blocks(self.model, images, recipe, self.cache, True, bar.advance)
+        return f"{samples} samples of every block"
+
+    def optimise(self) -> str:
+        """Step 3W: learned rounding, on the grids of step 3A."""
+        cache = read_block_cache(self.cache)
+        track = WeightTrack(
+            AdaRound(iterations=self.amounts.iterations),
+            self.spec,
+            self.bits_a if isinstance(self.bits_a, int) else 8,
+            read_quant_config(self.quant_config),
+            plan.digest(read_text(self.quant_config)),
+            seed=self.seed,
+        )
+        with Progress(cache.blocks * self.amounts.iterations, "iteration", "adaround") as bar:
+            config = quantize_weights(
+                self.model.transformer(), cache, track, self.adaround, True, lambda *_: bar.advance()
+            )
+        write_figure(self.adaround / "adaround_loss.png", loss_curves(config))
+        write_figure(self.adaround / "adaround_errors.png", block_errors(config))
+        ratio = config["error"] / config["error_rounding"]
+        return f"{len(config['per_block'])} blocks, {ratio:.0%} of the error of rounding to nearest"
+
+    def export(self) -> str:
+        """The checkpoint in MLX's convention."""
+        files = write_folder(self.folder / "checkpoint", self.model.transformer(), self.quantized())
+        return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} files"
+
+    def evaluate(self) -> str:
+        """Same-seed pictures of every variant."""
+        prompts = evaluation_prompts(self.model.name, self.amounts.prompts)
+        variants = self.variants()
+        with Progress((len(variants) + 1) * len(prompts), "picture", "evaluation") as bar:
+            report = evaluate(
+                self.model,
+                variants,
+                prompts,
+                [FIRST_SEED + i for i in range(len(prompts))],
+                self.settings,
+                self.folder / "evaluation",
+                self.amounts.batch_size,
+                on_picture=bar.advance,
+            )
+        write_report(self.folder / "evaluation" / "report.json", report)
+        return self.verdict(report)
+
+    def quantized(self) -> checkpoint.QuantizedCheckpoint:
+        """What both tracks made."""
+        return checkpoint.load(self.adaround, self.quant_config)
+
+    def variants(self) -> list[Variant]:
+        """The float model, then rounding and AdaRound, with weights alone and with activations too."""
+        quantized, table = self.quantized(), read_quant_config(self.quant_config)
+        plain, on_grids = rounded(self.model, self.spec), rounded(self.model, self.spec, table)
+        alone = f"W{self.spec.bits}A16"
+        return [
+            float_variant(self.model),
+            quantized_variant(f"{alone} rounding", self.model, plain, activations=False),
+            quantized_variant(f"{alone} AdaRound", self.model, quantized, activations=False),
+            quantized_variant(f"{self.label} rounding", self.model, on_grids),
+            quantized_variant(f"{self.label} AdaRound", self.model, quantized),
+        ]
+
+    def verdict(self, report: EvalReport) -> str:
+        """The evaluation in a line."""
+        ours, plain = (f"{self.label} {name}" for name in ("AdaRound", "rounding"))
+        gain = report.gain(ours, plain)
+        return (
+            f"{ours} {report.variant(ours).spread('psnr').median:.1f} dB to float, "
+            f"{gain.spread.median:+.1f} dB over rounding, better on {gain.wins} of {gain.pictures} pictures"
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A step that is over."""
+
+    name: str
+    line: str
+    seconds: float
+    anew: bool
+    """False: an earlier run had finished it."""
+
+
+def finish(folder: Path, steps: list[tuple[str, Callable[[], str]]]) -> Iterator[Finished]:
+    """Runs each step that is not marked as finished, in order, and marks it."""
+    for name, step in steps:
+        marker = folder / "steps" / f"{name}.json"
+        if marker.exists():
+            told = read_json(marker)
+            yield Finished(name, told["line"], told["seconds"], False)
+            continue
+        started = time.perf_counter()
+        line = step()
+        seconds = round(time.perf_counter() - started, 1)
+        write_json(marker, {"line": line, "seconds": seconds})
+        yield Finished(name, line, seconds, True)
+
+
+def clear(folder: Path) -> None:
+    """Removes what an earlier run wrote."""
+    remove(*(folder / name for name in CONTENTS))
+
+
+def facts(finished: list[Finished]) -> list[dict[str, Any]]:
+    """The finished steps as JSON."""
+    return [vars(step) for step in finished]

@@ -1,0 +1,157 @@
+"""The pipeline's last step: a page and a picture grid that show what quantization cost."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ditq.cli.pipeline import Pipeline
+from ditq.core.artefact import read_image, read_json, read_npz, write_figure, write_text
+from ditq.evaluation import EvalReport, Spread, compared, floor_told, read_report, rows, smaller
+from ditq.plots.adaround import block_errors
+from ditq.plots.comparison import picture_grid, scores_by_variant
+from ditq.plots.comparison_page import Section, comparison_page, drawing, pictures, table
+from ditq.plots.page import png
+
+SHOWN = 6
+"""Prompts whose pictures are shown."""
+
+
+def draw_page(pipeline: Pipeline) -> str:
+    """Writes comparison.html and comparison.png; the step's line."""
+    folder = pipeline.folder
+    report = read_report(folder / "evaluation" / "report.json")
+    config = read_json(pipeline.adaround / "config.json")
+    names = [report.reference.name, *(entry.name for entry in report.variants)]
+    drawn = {name: _pictures(folder, name) for name in names}
+    scores = {entry.name: entry.scores["psnr"][:SHOWN] for entry in report.variants}
+    shown = {name: some[:SHOWN] for name, some in drawn.items()}
+    write_figure(folder / "comparison.png", picture_grid(shown, report.prompts[:SHOWN], scores))
+    sections = [
+        Section(
+            "Same prompt, same seed",
+            [
+                "Every row starts from the same noise. Under each picture stands its PSNR to the float model's: "
+                "above 40 dB the two can hardly be told apart, at 30 dB details differ.",
+            ],
+            pictures(shown, report.prompts[:SHOWN], scores),
+        ),
+        _distances(pipeline, report),
+        _sizes(pipeline, report),
+        _blocks(config),
+        _activations(pipeline),
+        _making(pipeline, config),
+    ]
+    page = comparison_page(
+        f"{pipeline.model.name}, quantized: {pipeline.label}",
+        f"{len(report.prompts)} prompts that calibration never used, {pipeline.settings.steps} steps, "
+        f"guidance {pipeline.settings.guidance:g}, {pipeline.settings.width} x {pipeline.settings.height} pixels.",
+        _tiles(pipeline, report, config),
+        sections,
+    )
+    write_text(folder / "comparison.html", page)
+    return "comparison.html, comparison.png"
+
+
+def _tiles(pipeline: Pipeline, report: EvalReport, config: dict) -> dict[str, str]:
+    ours, plain = f"{pipeline.label} AdaRound", f"{pipeline.label} rounding"
+    entry = report.variant(ours)
+    share = entry.size.bytes / report.reference.size.bytes
+    return {
+        "to the float model's pictures (median PSNR)": f"{entry.spread('psnr').median:.1f} dB",
+        "over rounding to nearest (median)": f"{report.gain(ours, plain).spread.median:+.1f} dB",
+        "of the blocks' error that rounding makes": f"{config['error'] / config['error_rounding']:.0%}",
+        "of the transformer's size in 16 bits": f"{share:.0%}",
+    }
+
+
+def _distances(pipeline: Pipeline, report: EvalReport) -> Section:
+    label, alone = pipeline.label, f"W{pipeline.spec.bits}A16"
+    told = [
+        compared(
+            report, f"{label} AdaRound", f"{label} rounding", f"{label} AdaRound", "rounding to nearest"
+        ),
+        compared(
+            report, f"{alone} AdaRound", f"{alone} rounding", f"{alone} AdaRound", "rounding to nearest"
+        ),
+        floor_told(report),
+    ]
+    scores = {entry.name: entry.scores["psnr"] for entry in report.variants}
+    best = max(scores, key=lambda name: Spread.of(scores[name]).median)
+    floor = np.array(report.floor.scores["psnr"])
+    made = scores_by_variant(
+        f"Nearest to the float model: {best}", scores, "PSNR to the float model, dB", floor
+    )
+    return Section(
+        "How far from the float model", told, drawing("PSNR by variant", png(made)) + table(rows(report))
+    )
+
+
+def _sizes(pipeline: Pipeline, report: EvalReport) -> Section:
+    exported = sorted((pipeline.folder / "checkpoint").iterdir())
+    files = [["file", "MB"], *([file.name, f"{file.stat().st_size / 1e6:.2f}"] for file in exported)]
+    note = (
+        "The blocks' linear layers are quantized; embeddings, adaptive layer norms and the last layer stay in 16 bits. "
+        "The exported folder holds those as the model has them in memory, so that it is larger for a model in float32."
+    )
+    return Section("Size", [smaller(report, f"{pipeline.label} AdaRound"), note], table(files))
+
+
+def _blocks(config: dict) -> Section:
+    listed = [["block", "rounding", "AdaRound", "of rounding's"]]
+    for told in config["per_block"]:
+        before, after = told["error_rounding"], told["error"]
+        share = f"{after / before:.0%}" + (" (rounding kept)" if told["kept_rounding"] else "")
+        listed.append([str(told["block"]), f"{before:.2e}", f"{after:.2e}", share])
+    text = (
+        "Squared error of each block's output over its power, on samples that the optimisation did not see."
+    )
+    return Section(
+        "Errors block by block", [text], drawing("block errors", png(block_errors(config))) + table(listed)
+    )
+
+
+def _activations(pipeline: Pipeline) -> Section:
+    config = read_json(pipeline.quant_config)
+    summary = config["summary"]
+    bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
+    shifts = ", ".join(f"{count} {kind}" for kind, count in summary["shift_kinds"].items())
+    text = [
+        f"{summary['layers']} layers x {summary['timesteps']} timesteps: {bits}, "
+        f"{summary['average_bits']:.2f} bits on average. Shifts of the inputs: {shifts}."
+    ]
+    folder = pipeline.quant_config.with_name(f"{pipeline.quant_config.stem}_plots")
+    figures = ["bits", "scales"] if len(summary["bits"]) > 1 else ["scales"]
+    drawn = [drawing(name, _png(folder / f"{name}.png")) for name in figures]
+    return Section("Activations along the trajectory", text, "".join(drawn))
+
+
+def _making(pipeline: Pipeline, config: dict) -> Section:
+    amounts, weights = pipeline.amounts, pipeline.spec
+    grid = "one scale per output channel" if weights.group_size is None else f"groups of {weights.group_size}"
+    listed = [
+        ["what", "how much"],
+        ["calibration", f"{amounts.images} trajectories of {amounts.steps} steps"],
+        ["weights", f"{weights.bits} bits, {grid}, AdaRound with {config['iterations']} iterations a block"],
+        ["blocks reconstructed on", f"{config['rows']} rows (pictures x timesteps x guidance)"],
+        [
+            "activation grids from",
+            f"{amounts.statistics_images} pictures, every {amounts.statistics_stride}. timestep",
+        ],
+        ["prompts to compare", f"{amounts.prompts}"],
+    ]
+    return Section("How it was made", [], table(listed))
+
+
+def _pictures(folder: Path, name: str) -> np.ndarray:
+    """What the evaluation drew of a variant."""
+    own = [path for path in (folder / "evaluation").iterdir() if (path / "plan.json").exists()]
+    found = next(path for path in own if read_json(path / "plan.json")["variant"] == name)
+    return np.concatenate([read_npz(part)["pictures"] for part in sorted(found.glob("[0-9]*.npz"))])
+
+
+def _png(path: Path) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(read_image(path)[0]).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

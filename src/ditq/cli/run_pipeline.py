@@ -1,0 +1,164 @@
+"""`python -m src.run_pipeline`: all steps of the W4A8 pipeline in order, both tracks, then a page that compares."""
+
+import argparse
+import json
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+from ditq.activations.smooth import POLICIES
+from ditq.cli.flags import (
+    add_model_flags,
+    add_run_flags,
+    add_sampler_flags,
+    model_forecast,
+    model_from,
+    parser,
+    settings_from,
+)
+from ditq.cli.pipeline import Amounts, Finished, Pipeline, amounts_for, clear, facts, finish
+from ditq.cli.run import run
+from ditq.core.errors import UserError
+from ditq.core.spec import GROUP_SIZES, Spec
+
+FLAGS = {
+    "images": ("--images", "calibration pictures"),
+    "cache_images": ("--cache-images", "of them, those that blocks are reconstructed on"),
+    "cache_stride": ("--cache-stride", "every so many timesteps of those"),
+    "statistics_images": ("--statistics-images", "of them, those that activation grids are made from"),
+    "statistics_stride": ("--statistics-stride", "every so many timesteps of those"),
+    "iterations": ("--iters", "AdaRound's iterations per block"),
+    "prompts": ("--prompts", "prompts on which variants are compared"),
+    "batch_size": ("--batch-size", "pictures at once"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and runs the steps."""
+    flags = parser(
+        "Calibrate, quantize and compare: from a float model to a W4A8 checkpoint and a page of same-seed pictures.",
+        "python -m src.run_pipeline --model mini --out pipeline",
+    )
+    flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes")
+    group = flags.add_argument_group("amounts (default: by the model, as --dry-run tells)")
+    for flag, meaning in FLAGS.values():
+        group.add_argument(flag, type=int, metavar="N", help=meaning)
+    group.add_argument("--quick", action="store_true", help="least amounts: a look at the whole")
+    group = flags.add_argument_group("grids")
+    group.add_argument("--bits-w", type=int, default=4, metavar="N", help="weights, 2 to 8 (default: 4)")
+    group.add_argument(
+        "--group-size",
+        default="none",
+        choices=["none", *map(str, GROUP_SIZES)],
+        help="columns that share a scale (default: none, one scale per output channel)",
+    )
+    group.add_argument(
+        "--bits-a",
+        default="8",
+        choices=["4", "5", "6", "7", "8", "tiers", "error"],
+        help="layers' inputs: the same for all, by size, or by error under a budget (default: 8)",
+    )
+    group.add_argument(
+        "--smooth",
+        default="foldable",
+        choices=POLICIES,
+        help="layers that may have channel factors (default: foldable)",
+    )
+    add_sampler_flags(flags)
+    add_model_flags(flags, default="mini")
+    add_run_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: pipeline(args))
+
+
+def pipeline(args: argparse.Namespace) -> None:
+    """Runs what is not finished, a line per step."""
+    from ditq.cli.pipeline_page import draw_page
+
+    asked = pipeline_from(args)
+    steps = [*asked.steps(), ("comparison_page", partial(draw_page, asked))]
+    if args.dry_run:
+        forecast(args, asked, [name for name, _ in steps])
+        return
+    if args.force:
+        clear(asked.folder)
+    asked.begin(args.resume)
+    finished: list[Finished] = []
+    for number, step in enumerate(finish(asked.folder, steps), start=1):
+        finished.append(step)
+        if not args.json:
+            seconds = f"{step.seconds:.1f} s" if step.anew else "finished before"
+            print(f"{number}/{len(steps)} {step.name}: {step.line}, {seconds}", flush=True)
+    seconds = sum(step.seconds for step in finished)
+    page = asked.folder / "comparison.html"
+    if args.json:
+        told = {
+            "output": str(page),
+            "model": asked.model.name,
+            "steps": facts(finished),
+            "seconds": round(seconds, 1),
+        }
+        print(json.dumps(told))
+        return
+    verdict = next(step.line for step in finished if step.name == "evaluate")
+    print(f"{verdict}; {seconds:.0f} s in all: {page}")
+
+
+def pipeline_from(args: argparse.Namespace) -> Pipeline:
+    """The pipeline that the flags name."""
+    model = model_from(args)
+    amounts = amounts_for(args.model, args.quick)
+    given = {name: getattr(args, flag[2:].replace("-", "_")) for name, (flag, _) in FLAGS.items()}
+    amounts = replace(amounts, **{name: value for name, value in given.items() if value is not None})
+    for name, (flag, _) in FLAGS.items():
+        if getattr(amounts, name) < 1:
+            raise UserError(flag, got=getattr(amounts, name), expected="at least 1")
+    fewer = {
+        name: min(getattr(amounts, name), amounts.images) for name in ("cache_images", "statistics_images")
+    }
+    args.steps = amounts.steps if args.steps is None else args.steps
+    args.cfg_weight = amounts.cfg_weight if args.cfg_weight is None else args.cfg_weight
+    amounts = replace(amounts, **fewer, steps=args.steps, cfg_weight=args.cfg_weight)
+    return Pipeline(
+        model=model,
+        settings=settings_from(args, model),
+        amounts=amounts,
+        spec=Spec(args.bits_w, group_size=None if args.group_size == "none" else int(args.group_size)),
+        bits_a=int(args.bits_a) if args.bits_a.isdigit() else args.bits_a,
+        smooth=args.smooth,
+        seed=args.seed,
+        folder=args.out,
+    )
+
+
+def forecast(args: argparse.Namespace, asked: Pipeline, names: list[str]) -> None:
+    """Says what would be computed."""
+    amounts, steps = asked.amounts, asked.settings.steps
+    done = [name for name in names if (asked.folder / "steps" / f"{name}.json").exists() and args.resume]
+    passes = amounts.images * steps
+    passes += amounts.statistics_images * len(range(0, steps, amounts.statistics_stride))
+    passes += amounts.cache_images * len(range(0, steps, amounts.cache_stride))
+    passes += 6 * amounts.prompts * steps
+    if args.json:
+        told = {field.name: getattr(amounts, field.name) for field in fields(Amounts)}
+        print(
+            json.dumps(
+                {
+                    "model": asked.model.name,
+                    "steps": names,
+                    "finished": done,
+                    "amounts": told,
+                    "passes": passes,
+                }
+            )
+        )
+        return
+    print(f"{asked.model.name} to {asked.label}, {len(names)} steps: {', '.join(names)}")
+    if done:
+        print(f"finished before: {', '.join(done)}")
+    print(
+        f"{amounts.images} trajectories of {steps} steps; grids from {amounts.statistics_images} pictures, "
+        f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.prompts} prompts compared"
+    )
+    print(f"{passes:,} forward passes; {model_forecast(args, asked.model, asked.settings, passes // steps)}")
+    print(f"to {asked.folder}")
