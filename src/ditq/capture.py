@@ -1,12 +1,15 @@
 """The one way into a model: its linear layers by path, and modules put in their place, for a while or for good."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.nn as nn
 
 from ditq.core.errors import DitqError
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -45,6 +48,17 @@ def replace(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     places = {path: _place(model, path) for path in modules}
     for path, module in modules.items():
         _set(*places[path], module)
+
+
+def twin(model: M) -> M:
+    """Another module of the same parameters, so that replacing layers of one leaves the other alone."""
+    made = copy.copy(model)
+    for name, child in model.items():
+        if isinstance(child, nn.Module):
+            made[name] = twin(child)
+        elif isinstance(child, list):
+            made[name] = [twin(part) if isinstance(part, nn.Module) else part for part in child]
+    return made
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str]:

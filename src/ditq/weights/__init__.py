@@ -1,13 +1,29 @@
 """Weight methods: each decides on which codes of its grid every weight of a block stands."""
 
 from ditq.weights.adaround import AdaRound
+from ditq.weights.build import built
+from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
+from ditq.weights.mixed import Mixed
 from ditq.weights.problem import BlockProblem, BlockResult, Method, block_specs
 from ditq.weights.rtn import RTN
 
-__all__ = ["METHODS", "RTN", "AdaRound", "BlockProblem", "BlockResult", "Method", "block_specs"]
+__all__ = [
+    "METHODS",
+    "RTN",
+    "AdaRound",
+    "BlockProblem",
+    "BlockResult",
+    "Method",
+    "Mixed",
+    "block_specs",
+    "built",
+]
 
 METHODS: dict[str, type] = {
     "rtn": RTN,
     "adaround": AdaRound,
+    "gptq": ParallelGPTQ,
+    "gptq-sequential": SequentialGPTQ,
+    "qronos": SequentialQronos,
 }
 """Each name's class."""

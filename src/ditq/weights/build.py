@@ -1,0 +1,49 @@
+"""Methods made from their names and fields, as recipes and flags give them."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from ditq.core.errors import UserError
+from ditq.weights.problem import Method
+
+
+def built(methods: Mapping[str, type], name: str, given: Mapping[str, Any], where: str) -> Method:
+    """The method called `name` with these of its fields; the others keep their defaults.
+
+    Raises UserError, beginning with `where`, for a name or a field that is not there, and for a value of another kind
+    than the field's default.
+    """
+    if name not in methods:
+        raise UserError(where, got=name, expected=f"float or one of {', '.join(methods)}")
+    known = {field.name: field for field in fields(methods[name])}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: {name}", got=given, expected=f"some of {', '.join(known)}, by name")
+    for field, value in given.items():
+        if field not in known:
+            raise UserError(f"{where}: {name}", got=field, expected=f"one of {', '.join(known)}")
+        if not _fits(value, known[field]):
+            expected = f"a value like its default, {_default(known[field])!r}"
+            raise UserError(f"{where}: {name}: {field}", got=repr(value), expected=expected)
+    return methods[name](**given)
+
+
+def _default(field: Field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _fits(value: Any, field: Field) -> bool:
+    """Whether JSON's value may stand in the field; a field without a default, or with None, takes what it is given."""
+    default = _default(field)
+    if default is MISSING or default is None:
+        return True
+    if value is None:
+        return "None" in str(field.type)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        # "adaptive" or a number: a union's strings are checked by the method itself
+        return isinstance(value, float | int) or (isinstance(value, str) and "str" in str(field.type))
+    if isinstance(default, str) and isinstance(value, float | int):
+        return "float" in str(field.type)
+    return isinstance(value, list | tuple) if isinstance(default, tuple) else isinstance(value, type(default))
