@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 
 
-def in_turns(a: Callable, b: Callable, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of each call of `a` and of `b`, alternating, after one round that is not measured."""
+def in_turns(a: Callable, b: Callable, rounds: int, warm_up: bool = True) -> tuple[list[float], list[float]]:
+    """Seconds of each call of `a` and of `b`, alternating, after one round that is not measured (if `warm_up`)."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
+    for turn in range(-1 if warm_up else 0, rounds):
         for function, times in zip((a, b), seconds, strict=True):
             started = time.perf_counter()
             function()
-            if turn:
+            if turn >= 0:
                 times.append(time.perf_counter() - started)
     return seconds
 

@@ -21,14 +21,15 @@ class StepClock:
         self.timesteps = timesteps
         self.steps = len(timesteps)
         self.state: list[mx.array] = []
-        self._tables: list[mx.array] = []
+        self.tables: list[mx.array] = []
+        """Side by side in one array, once a step was set."""
         self._width = self._step = 0
 
     def register(self, table: Float[mx.array, "steps columns"]) -> slice:
         """Where the rows of `table` will be in the current row. Raises ValueError for another number of steps."""
         if table.shape[0] != self.steps:
             raise ValueError(f"a table of {table.shape[0]} steps on a clock of {self.steps}")
-        self._tables.append(table.astype(mx.float32))
+        self.tables.append(table.astype(mx.float32))
         start, self._width = self._width, self._width + table.shape[1]
         self.state.clear()
         return slice(start, self._width)
@@ -42,7 +43,7 @@ class StepClock:
         if not 0 <= row < self.steps:
             raise IndexError(f"step {row} on a clock of {self.steps} steps")
         self._step = row
-        if self._tables:
+        if self.tables:
             self._put()
 
     def row(self, columns: slice) -> Float[mx.array, "columns"]:
@@ -52,10 +53,10 @@ class StepClock:
         return self.state[0][columns]
 
     def _put(self) -> None:
-        if len(self._tables) > 1:
-            self._tables = [mx.concatenate(self._tables, axis=1)]
-            mx.eval(self._tables)
-        self.state[:] = [self._tables[0][self._step]]
+        if len(self.tables) > 1:
+            self.tables = [mx.concatenate(self.tables, axis=1)]
+            mx.eval(self.tables)
+        self.state[:] = [self.tables[0][self._step]]
 
 
 def clock_of(module: nn.Module) -> StepClock | None:
