@@ -6,7 +6,7 @@ from ditq.calibration.caching import CacheRecipe, cache_blocks, cache_quantized
 from ditq.calibration.collect import PointRecipe, collect_points, parts_of
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.points import PointSet, read_points
-from ditq.calibration.prompts import default_prompts, prompt_lines
+from ditq.calibration.prompts import default_prompts, prompt_lines, varied_prompts
 from ditq.calibration.replay import ImageSet, check_model, read_images, replay
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
 
@@ -35,4 +35,5 @@ __all__ = [
     "record",
     "replay",
     "selected_steps",
+    "varied_prompts",
 ]

@@ -12,6 +12,12 @@ def default_prompts(model_name: str) -> list[str]:
     return prompt_lines(_FOLDER / ("mini.txt" if model_name == "mini" else "sd3.txt"))
 
 
+def varied_prompts(model_name: str) -> list[str]:
+    """The default prompts and, for `mini`, 44 more: what reconstructs weights must not learn twenty pictures by heart."""
+    more = prompt_lines(_FOLDER / "mini_more.txt") if model_name == "mini" else []
+    return default_prompts(model_name) + more
+
+
 def prompt_lines(path: str | Path) -> list[str]:
     """The prompts of a file: one per line, blank lines and lines that begin with # left out."""
     lines = [line.strip() for line in read_text(path).splitlines()]

@@ -23,9 +23,9 @@ from ditq.calibration import (
     ImageRecipe,
     cache_blocks,
     collect_images,
-    default_prompts,
     read_block_cache,
     read_images,
+    varied_prompts,
 )
 from ditq.capture import linears
 from ditq.checkpoint import write_folder
@@ -83,7 +83,7 @@ class Amounts:
     batch_size: int = 1
 
 
-AMOUNTS = {"mini": Amounts(20, 28, 3.0, 16, 4, 8, 2, 400, 12, 10)}
+AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 400, 12, 10)}
 """Other amounts than the defaults, by model."""
 QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, statistics_stride=7)
 """In place of these, for a look at the whole in a minute."""
@@ -165,7 +165,7 @@ class Pipeline:
     def generate(self) -> str:
         """Step 1: whole trajectories."""
         recipe = ImageRecipe(self.amounts.images, self.seed, self.amounts.batch_size)
-        prompts = default_prompts(self.model.name)
+        prompts = varied_prompts(self.model.name)
         with Progress(recipe.num_images * self.settings.steps, "step", "calibration") as bar:
             collect_images(self.model, prompts, recipe, self.settings, self.calibration, True, bar.advance)
         return f"{recipe.num_images} trajectories of {self.settings.steps} steps"
