@@ -134,8 +134,8 @@ def told(times: list[list[str]], sizes: list[list[str]], rounds: int) -> str:
         f"`python benchmarks/quantized_linear.py`: float32; MLX {mx.__version__}, {device} ({platform.system()} "
         f"{platform.machine()}, {prepare().blas}), ditq {ditq.__version__}. Milliseconds, medians of {rounds} (packed "
         f"words: {packed}), each in turns with the dense layer; in brackets the ratio to it, below 1: faster. Ours: "
-        "4-bit weights with a scale per channel, static 8-bit activations (6144 -> 1536: shifted per channel). MLX's: 4-bit "
-        "weights in groups of 64, float activations. Peak: working memory of a call beyond the layer's own.",
+        "4-bit weights with a scale per channel, static 8-bit activations (6144 -> 1536: shifted per channel). MLX's: "
+        "4-bit weights in groups of 64, float activations. Peak: working memory of a call beyond the layer's own.",
         "",
         "| layer | rows | dense, ms | ours, codes | ours, packed | nn.QuantizedLinear | peak: dense, MB | codes, MB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
