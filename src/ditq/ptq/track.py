@@ -1,46 +1,27 @@
-"""Post-training quantization of a model's weights, block by block.
+"""The weight track: one method on one grid for the layers of all blocks, and its folder."""
 
-For each block, in order: what it receives in the float model, what it receives now that the blocks before it are
-quantized, and what it should return; a method decides on the codes; what the quantized block returns is what the next
-one receives. So every block makes up for the errors before it, and nothing but one block is ever optimised at a time.
-"""
-
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 import ditq
 from ditq.activations import ActivationTable
 from ditq.calibration import BlockCache
-from ditq.calibration.blocks import Streams, run_block
+from ditq.calibration.blocks import Streams
 from ditq.checkpoint.adaround import KIND, VERSION
-from ditq.checkpoint.blocks import block_file, read_block, write_block
 from ditq.core import plan
 from ditq.core.artefact import write_json
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.models.mmdit import MMDiT
-from ditq.weights import BlockProblem, BlockResult, Method, block_specs
-from ditq.weights.errors import quantized_output
-from ditq.weights.grid_block import batches, take_rows
-from ditq.weights.input_grids import inputs_of_result
+from ditq.ptq.blocks import BLOCK, OnBlock, OnIteration, cache_digest, through_blocks
+from ditq.weights import BlockProblem, Method, block_specs
 
 CONTENTS = ("plan.json", "config.json", "weights", "adaround_loss.png", "adaround_errors.png")
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
-BLOCK = "multimodal_transformer_blocks.{}"
-CURVE = 200
-"""Points of a loss curve that are kept."""
-
-OnBlock = Callable[[int, dict[str, Any]], None]
-"""Told the number of a finished block and its report."""
-OnIteration = Callable[[int, int, float], None]
-"""Told the block, the iteration that is over, and its loss."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +86,16 @@ def quantize_weights(
     begun = {"kind": KIND, "version": VERSION, "model": cache.meta["model"], "cache": cache_digest(cache)}
     begun |= {"recipe": track.recipe(), "quantized_blocks": list(chosen)}
     plan.begin(folder / "plan.json", begun, resume)
-    reports, quantized = [], cache.streams(0)
-    inputs = quantized
-    for number in range(max(chosen) + 1):
-        targets = cache.streams(number + 1)
-        problem = block_problem(mmdit, cache, track, number, inputs, quantized, targets)
-        if number in chosen:
-            result = _solved(problem, track, folder, number, on_iteration)
-            reports.append({"block": number, "path": problem.path, **result.report})
-            on_block(number, reports[-1])
-            quantized = _handed_on(problem, result)
-        else:
-            quantized = _handed_on(problem, None)
-        inputs = targets
-    config = _config(begun, track, cache, reports)
+    run = through_blocks(
+        cache,
+        dict.fromkeys(chosen, track.method),
+        partial(block_problem, mmdit, cache, track),
+        folder,
+        max(chosen) + 1,
+        on_iteration=on_iteration,
+        on_block=on_block,
+    )
+    config = _config(begun, track, cache, run.reports)
     write_json(folder / "config.json", config)
     return config
 
@@ -147,47 +124,6 @@ def block_problem(
         table=track.table,
         seed=track.seed + number,
     )
-
-
-def cache_digest(cache: BlockCache) -> str:
-    """What stands for the calibration data of a run."""
-    return plan.digest(repr(sorted(cache.meta.items())), cache.pooled.tobytes())
-
-
-def _solved(
-    problem: BlockProblem, track: WeightTrack, folder: Path, number: int, on_iteration: OnIteration
-) -> BlockResult:
-    """The block's result: of an earlier run's file, or made now and written."""
-    if block_file(folder, number).exists():
-        weights, activations, meta = read_block(folder, number)
-        return BlockResult(weights, activations or None, {**meta["report"], "seconds": None})
-    started = time.perf_counter()
-    result = track.method.quantize(problem, partial(on_iteration, number))
-    report = {**result.report, "losses": thinned(result.report.get("losses", []))}
-    write_block(folder, number, result.weights, result.activations or {}, {"report": report})
-    return BlockResult(
-        result.weights, result.activations, {**report, "seconds": round(time.perf_counter() - started, 2)}
-    )
-
-
-def _handed_on(problem: BlockProblem, result: BlockResult | None) -> Streams:
-    """What the block, quantized as in `result` or float, makes of its quantized inputs."""
-    parts = []
-    for rows in batches(np.arange(problem.rows)):
-        if result is None:
-            modulation = problem.modulation[mx.array(rows)]
-            streams = run_block(problem.block, take_rows(problem.quantized_inputs, rows), modulation)
-        else:
-            streams = quantized_output(problem, result.weights, inputs_of_result(problem, result), rows)
-        mx.eval(streams.image, streams.text)
-        parts.append(streams)
-    return Streams(*(mx.concatenate([getattr(part, name) for part in parts]) for name in ("image", "text")))
-
-
-def thinned(losses: Sequence[float]) -> list[float]:
-    """A curve of at most `CURVE` points, each the mean of a stretch."""
-    pieces = np.array_split(np.asarray(losses, np.float64), min(CURVE, len(losses))) if losses else []
-    return [float(f"{piece.mean():.6g}") for piece in pieces]
 
 
 def _config(

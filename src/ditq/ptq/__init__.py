@@ -1,0 +1,5 @@
+"""Post-training quantization: a model, a recipe and calibration data in, a quantized checkpoint out."""
+
+from ditq.ptq.track import CONTENTS, WeightTrack, quantize_weights
+
+__all__ = ["CONTENTS", "WeightTrack", "quantize_weights"]
