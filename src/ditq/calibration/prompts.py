@@ -13,7 +13,7 @@ def default_prompts(model_name: str) -> list[str]:
 
 
 def varied_prompts(model_name: str) -> list[str]:
-    """The default prompts and, for `mini`, 44 more: what reconstructs weights must not learn twenty pictures by heart."""
+    """The default prompts and, for `mini`, 44 more, so that weights are not fitted to twenty pictures."""
     more = prompt_lines(_FOLDER / "mini_more.txt") if model_name == "mini" else []
     return default_prompts(model_name) + more
 
