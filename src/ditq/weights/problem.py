@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -97,6 +97,7 @@ class BlockResult:
     """What JSON can hold: errors, and how the method fared."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """A frozen dataclass whose fields are its hyper-parameters."""
 
