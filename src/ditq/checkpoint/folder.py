@@ -9,7 +9,7 @@ docs/artefacts.md describes each. config.json is written last: without it a fold
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from mlx.utils import tree_flatten
 import ditq
 from ditq.activations import ActivationTable
 from ditq.capture import linears
+from ditq.capture import replace as put
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
-from ditq.checkpoint.inject import check_fits, check_grid, inject
+from ditq.checkpoint.inject import LayerMaker, check_fits, check_grid
 from ditq.checkpoint.shards import written_shards
 from ditq.checkpoint.smoothing import folded
-from ditq.checkpoint.stored import PARTS, Layout, restored, stored, table_arrays, table_from
+from ditq.checkpoint.stored import PARTS, Layout, check_stored, restored, stored, table_arrays, table_from
 from ditq.core.artefact import read_json, read_npz, remove, write_json, write_npz
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
@@ -86,17 +87,23 @@ def read_folder(folder: Path) -> QuantizedCheckpoint:
 
     Raises UserError, naming the layer, for what is missing, extra, misshapen, truncated or of another version.
     """
-    config, _, weights = _read(folder)
+    config, _, stored_weights = _read(folder)
     smooth = _smoothing(folder, config)
-    weights = {path: replace(weight, smooth=smooth.get(path)) for path, weight in weights.items()}
+    weights = {path: replace(weight, smooth=smooth.get(path)) for path, weight in stored_weights}
     return QuantizedCheckpoint(config["model"], weights, _table(folder, config, smooth), config["meta"])
 
 
 def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> MMDiT:
     """The quantized transformer of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
-    config, mmdit, weights = _read(folder)
-    checkpoint = QuantizedCheckpoint(config["model"], weights, _table(folder, config, {}), config["meta"])
-    inject(mmdit, checkpoint, activations, backend)
+    config, mmdit, stored_weights = _read(folder)
+    make = LayerMaker(config["model"], _table(folder, config, {}), activations, backend)
+    modules, layers = linears(mmdit), {}
+    for path, weight in stored_weights:
+        layers[path] = make(path, weight, modules[path])
+        mx.eval(
+            layers[path].parameters()
+        )  # now, so that one layer's codes lie unpacked in memory and not all
+    put(mmdit, layers)
     return mmdit
 
 
@@ -160,30 +167,30 @@ def _config(
     return config
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], MMDiT, dict[str, QuantizedWeight]]:
+def _read(folder: Path) -> tuple[dict[str, Any], MMDiT, Iterator[tuple[str, QuantizedWeight]]]:
     """The configuration, the transformer with its float parameters, and the quantized layers, without their factors.
 
-    Where the quantized layers belong, the transformer has float ones of zeros.
+    Where the quantized layers belong, the transformer has float ones of zeros. Each layer is unpacked when its turn
+    comes; that all are there, and of the right shapes, is known before.
     """
     config = read_config(folder)
     arrays = read_weights(folder)
     layouts = _layouts(folder, config, arrays)
     mmdit = MMDiT(_shape(config))
     modules = linears(mmdit)
-    weights = {}
+    packed: dict[str, dict[str, mx.array]] = {}
     for path, layout in layouts.items():
         if path not in modules:
             raise UserError(
                 f"{folder}: {path}", got="no such linear layer in the model", expected="one of its layers"
             )
-        weights[path] = restored(arrays, path, layout, tuple(modules[path].weight.shape))
-        for part in PARTS:
-            del arrays[f"{path}.{part}"]
+        packed[path] = {part: arrays.pop(f"{path}.{part}") for part in PARTS}
+        check_stored(packed[path], path, layout, tuple(modules[path].weight.shape))
     dtype = arrays["x_embedder.proj.weight"].dtype if "x_embedder.proj.weight" in arrays else mx.float32
     nothing = mx.zeros((1, 1), dtype)  # seen as any shape, it takes no memory
-    placeholders = {f"{path}.weight": mx.broadcast_to(nothing, w.shape) for path, w in weights.items()}
-    load_weights_into(mmdit, {**arrays, **placeholders}, str(folder))
-    return config, mmdit, weights
+    places = {f"{path}.weight": mx.broadcast_to(nothing, modules[path].weight.shape) for path in layouts}
+    load_weights_into(mmdit, {**arrays, **places}, str(folder))
+    return config, mmdit, ((path, restored(packed.pop(path), path, layouts[path])) for path in layouts)
 
 
 def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.array]) -> dict[str, Layout]:

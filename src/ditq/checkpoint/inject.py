@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ditq.activations import ActivationTable
 from ditq.capture import linears, replace, swapped
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.core.errors import UserError
@@ -55,21 +56,30 @@ def quantized_layers(
     """
     modules = linears(mmdit)
     check_fits(modules, checkpoint.weights)
-    if not activations:
-        return {
-            path: _weight_only(weight, modules[path], backend, path)
-            for path, weight in checkpoint.weights.items()
-        }
-    table = checkpoint.activations
-    if table is None:
-        raise UserError(
-            f"a checkpoint of {checkpoint.model}",
-            got="no activation grids",
-            remedy="give a quant_config, or use the weights only (V1)",
-        )
-    clock, layers = StepClock(table.timesteps), {}
-    for path, weight in checkpoint.weights.items():
-        grid = table.grids.get(path)
+    make = LayerMaker(checkpoint.model, checkpoint.activations, activations, backend)
+    return {path: make(path, weight, modules[path]) for path, weight in checkpoint.weights.items()}
+
+
+class LayerMaker:
+    """Makes the quantized layers of one model, one after the other; with activations they share one clock."""
+
+    def __init__(self, model: str, table: ActivationTable | None, activations: bool, backend: Backend | None):
+        """Raises UserError when activations are asked for and there are no grids."""
+        if activations and table is None:
+            raise UserError(
+                f"a checkpoint of {model}",
+                got="no activation grids",
+                remedy="give a quant_config, or use the weights only (V1)",
+            )
+        self._table = table if activations else None
+        self._clock = None if self._table is None else StepClock(self._table.timesteps)
+        self._backend: Backend | None = backend
+
+    def __call__(self, path: str, weight: QuantizedWeight, linear: nn.Linear) -> nn.Module:
+        """The layer in the place of `linear`, whose bias it takes. Raises UserError for a grid that does not fit."""
+        if self._table is None or self._clock is None:
+            return _weight_only(weight, linear, self._backend, path)
+        grid = self._table.grids.get(path)
         if grid is None:
             raise UserError(
                 path,
@@ -77,11 +87,8 @@ def quantized_layers(
                 remedy="collect this layer's statistics too",
             )
         check_grid(path, grid, weight)
-        bias = modules[path].get("bias")
-        layers[path] = QuantizedLinear(
-            weight.codes, weight.scale, weight.zero, weight.spec, bias, grid, clock, backend
-        )
-    return layers
+        parts = weight.codes, weight.scale, weight.zero, weight.spec
+        return QuantizedLinear(*parts, linear.get("bias"), grid, self._clock, self._backend)
 
 
 def check_fits(modules: Mapping[str, nn.Linear], weights: Mapping[str, QuantizedWeight]) -> None:

@@ -58,23 +58,30 @@ def stored(weight: QuantizedWeight, path: str, scales: mx.Dtype) -> Arrays:
     return {f"{path}.{part}": array for part, array in zip(PARTS, arrays, strict=True)}
 
 
-def restored(
-    arrays: Mapping[str, mx.array], path: str, layout: Layout, shape: tuple[int, ...]
-) -> QuantizedWeight:
-    """The weight of a layer whose float self has `shape`. Raises UserError, naming the layer, for what does not fit."""
-    words, scales, biases = (arrays[f"{path}.{part}"] for part in PARTS)
+def check_stored(arrays: Mapping[str, mx.array], path: str, layout: Layout, shape: tuple[int, ...]) -> None:
+    """Raises UserError, naming the layer, unless its `PARTS` are those of a float layer of `shape`; reads no data."""
     rows, columns = shape
-    spec, groups = layout.spec, columns // layout.stored_group
-    wanted = {"weight": (rows, columns * spec.bits // 32), "scales": (rows, groups), "biases": (rows, groups)}
-    for part, array in zip(PARTS, (words, scales, biases), strict=True):
-        if array.shape != wanted[part]:
+    groups = columns // layout.stored_group
+    wanted = {
+        "weight": (rows, columns * layout.bits // 32),
+        "scales": (rows, groups),
+        "biases": (rows, groups),
+    }
+    for part, expected in wanted.items():
+        if arrays[part].shape != expected:
             raise UserError(
                 f"{path}.{part}",
-                got=f"shape {array.shape}",
-                expected=f"{wanted[part]} for {spec.bits} bits and groups of {layout.stored_group}",
+                got=f"shape {arrays[part].shape}",
+                expected=f"{expected} for {layout.bits} bits and groups of {layout.stored_group}",
             )
-    if words.dtype != mx.uint32:
-        raise UserError(f"{path}.weight", got=words.dtype, expected="packed uint32")
+    if arrays["weight"].dtype != mx.uint32:
+        raise UserError(f"{path}.weight", got=arrays["weight"].dtype, expected="packed uint32")
+
+
+def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> QuantizedWeight:
+    """The weight in a layer's `PARTS`. Raises UserError, naming the layer, for values that no grid of ours has."""
+    words, scales, biases = (arrays[part] for part in PARTS)
+    spec = layout.spec
     scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
     if layout.per_channel:
         if not (mx.array_equal(scales, scales[:, :1] + mx.zeros_like(scales)).item()):
