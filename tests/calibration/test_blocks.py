@@ -53,7 +53,8 @@ def cached(request, tmp_path_factory):
     return model, images, read_block_cache(folder / "cache")
 
 
-def close(got, wanted, tolerance=1e-6):
+def close(got, wanted, tolerance=5e-6):
+    """Within some float32 roundings of the greatest value: another batch or another thread adds up in another order."""
     return np.abs(np.array(got) - np.array(wanted)).max() <= tolerance * np.abs(np.array(wanted)).max()
 
 
