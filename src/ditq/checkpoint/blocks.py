@@ -42,30 +42,40 @@ def write_block(
     meta: Mapping[str, Any],
 ) -> None:
     """Writes the layers of one block, and (step, centre) of those inputs that have one; `meta` joins the file's own."""
+    write_layers(block_file(folder, number), weights, activations, {**meta, "block": number})
+
+
+def write_layers(
+    path: Path,
+    weights: Mapping[str, QuantizedWeight],
+    activations: Mapping[str, tuple[float, float]],
+    meta: Mapping[str, Any],
+) -> None:
+    """The same for any layers, in a file of another name."""
     arrays: dict[str, np.ndarray] = {}
     layers = {}
-    for path, weight in weights.items():
-        weight.check(path)
+    for layer, weight in weights.items():
+        weight.check(layer)
         spec = weight.spec
-        layers[path] = {"bits": spec.bits, "symmetric": spec.symmetric, "group_size": spec.group_size}
-        arrays[f"{path}__weight_int"] = np.array(weight.codes).astype(np.int8 if spec.symmetric else np.uint8)
-        arrays[f"{path}__scale"] = np.array(weight.scale, np.float32)
+        layers[layer] = {"bits": spec.bits, "symmetric": spec.symmetric, "group_size": spec.group_size}
+        codes = np.array(weight.codes).astype(np.int8 if spec.symmetric else np.uint8)
+        arrays[f"{layer}__weight_int"] = codes
+        arrays[f"{layer}__scale"] = np.array(weight.scale, np.float32)
         if not spec.symmetric:
-            arrays[f"{path}__zero"] = np.array(weight.zero, np.float32)
+            arrays[f"{layer}__zero"] = np.array(weight.zero, np.float32)
         if weight.smooth is not None:
-            arrays[f"{path}__smooth"] = np.array(weight.smooth, np.float32)
-    for path, (scale, shift) in activations.items():
-        arrays[f"{path}__a_scale"] = np.array(scale, np.float32)
-        arrays[f"{path}__a_shift"] = np.array(shift, np.float32)
+            arrays[f"{layer}__smooth"] = np.array(weight.smooth, np.float32)
+    for layer, (scale, shift) in activations.items():
+        arrays[f"{layer}__a_scale"] = np.array(scale, np.float32)
+        arrays[f"{layer}__a_shift"] = np.array(shift, np.float32)
     own = {
         "kind": KIND,
         "version": VERSION,
         "producer": f"ditq {ditq.__version__}",
         "scale": "step",
-        "block": number,
     }
     write_npz(
-        block_file(folder, number),
+        path,
         {**arrays, "__meta__": np.array(json.dumps({**meta, **own, "layers": layers}))},
     )
 
@@ -75,7 +85,11 @@ def read_block(folder: Path, number: int) -> tuple[dict[str, QuantizedWeight], S
 
     Raises UserError, naming file and layer, for what is missing, of another kind or version, or misshapen.
     """
-    path = block_file(folder, number)
+    return read_layers(block_file(folder, number))
+
+
+def read_layers(path: Path) -> tuple[dict[str, QuantizedWeight], StaticGrids, dict[str, Any]]:
+    """The same of a file of any name that `write_layers` wrote."""
     arrays = read_npz(path)
     meta = _meta(path, arrays)
     if meta.get("kind") != KIND or meta.get("version") != VERSION:
