@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64
 
 from ditq.activations.bits import BitChoice, Judged
 from ditq.activations.smooth import Smoothing, best_factors
-from ditq.activations.static import Grid, Inputs, Kind, Range, find_grid
+from ditq.activations.static import NORM, Grid, Inputs, Kind, Range, find_grid
 from ditq.activations.tiers import Reach
 from ditq.diagnostics import InputStatistics, LayerStatistics
 from ditq.diagnostics.layer_inputs import magnitude
@@ -44,6 +44,8 @@ class Analysis:
 
     bits: BitChoice
     how: Range = "mse"
+    norm: float = NORM
+    """The exponent of the error that grids minimise: 2 is the mean squared error."""
     smoothing: Smoothing = field(default_factory=Smoothing)
     shift_gain: float = 0.02
     """The part of the error that a shift must save, over the layer's timesteps, to be worth its bias table."""
@@ -67,7 +69,7 @@ class Analysis:
                 tried = {}
                 for bits in self.bits.options(reach, source in smooth):
                     for kind in kinds:
-                        grid = find_grid(inputs, bits, kind, self.how)
+                        grid = find_grid(inputs, bits, kind, self.how, self.norm)
                         tried[bits, kind] = (grid, inputs.error(grid))
                 errors = {b: min(e for (own, _), (_, e) in tried.items() if own == b) for b, _ in tried}
                 size = found.count * len(found.abs_min)

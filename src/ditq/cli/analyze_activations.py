@@ -132,14 +132,22 @@ def analysis_from(args: argparse.Namespace) -> Analysis:
         bits = ByError(ByError.average_bits if args.average_bits is None else args.average_bits)
     spec = Spec(args.bits_w, group_size=args.group_size)
     smoothing = Smoothing(args.smooth, args.spike_from, args.spike_channels, spec)
-    return Analysis(bits, args.scale, smoothing, args.shift_gain)
+    if not args.norm >= 1:
+        raise UserError("--norm", got=args.norm, expected="at least 1")
+    return Analysis(bits, args.scale, args.norm, smoothing, args.shift_gain)
 
 
 def told(analysis: Analysis) -> dict[str, Any]:
     """The analysis as JSON."""
     bits = {"by": type(analysis.bits).__name__, **asdict(analysis.bits)}  # pyright: ignore[reportArgumentType]
     smoothing = {**asdict(analysis.smoothing), "weights": asdict(analysis.smoothing.weights)}
-    return {"bits": bits, "range": analysis.how, "smoothing": smoothing, "shift_gain": analysis.shift_gain}
+    return {
+        "bits": bits,
+        "range": analysis.how,
+        "norm": analysis.norm,
+        "smoothing": smoothing,
+        "shift_gain": analysis.shift_gain,
+    }
 
 
 def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any]:
@@ -203,6 +211,13 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
         choices=["mse", "max"],
         default="mse",
         help="least output error, or the full range (default: mse)",
+    )
+    group.add_argument(
+        "--norm",
+        type=float,
+        default=Analysis.norm,
+        metavar="P",
+        help=f"grids minimise |error|^P; 2: the mean square (default: {Analysis.norm:g})",
     )
     group.add_argument(
         "--shift-gain",

@@ -115,15 +115,16 @@ class InputStatistics:
     def summary(self) -> dict[str, float | int]:
         """The scalars of the index file."""
         least, greatest = float(self.abs_min.min()), float(self.abs_max.max())
+        largest = max(-least, greatest)
         found: dict[str, float | int] = {
             "images": self.images,
             "count": self.count,
             "channels": len(self.abs_min),
             "tensor_min": least,
             "tensor_max": greatest,
-            "tensor_absmax": max(-least, greatest),
+            "tensor_absmax": largest,
             "avg_absmax": float(max(-self.avg_min.min(), self.avg_max.max())),
-            **{name: magnitude(self.counts, at, self.absmax.max()) for name, at in PERCENTILES.items()},
+            **{name: magnitude(self.counts, at, largest) for name, at in PERCENTILES.items()},
         }
         if self.shift is not None:
             found["shifted_absmax"] = float(self.shifted_absmax.max())

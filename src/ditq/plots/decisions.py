@@ -82,17 +82,15 @@ def variability(decision: Decision, most: int = 24) -> Figure:
     made = figure(told, height=max(3.2, 1.5 + 0.23 * len(order)))
     axis = made.subplots()
     places = np.arange(len(order))[::-1]
-    axis.barh(
-        places, [drifts[path] for path in order], color=[KINDS[_kind(path)] for path in order], height=0.72
-    )
+    lengths = [drifts[path] - 1 for path in order]
+    axis.barh(places, lengths, left=1, color=[KINDS[_kind(path)] for path in order], height=0.72)
     axis.set_yticks(places, [_name(path) for path in order], fontsize=8)
     tidy(axis, xlabel="greatest over least range of the values along the trajectory")
-    axis.axvline(1, color="black", linewidth=0.8)
     if max(drifts.values()) > DECADE:
         axis.set_xscale("log")
     shown = [kind for kind in KINDS if any(_kind(path) == kind for path in order)]
     for kind in shown:
-        axis.barh([0], [0], color=KINDS[kind], label=kind)
+        axis.barh([0], [0], left=1, color=KINDS[kind], label=kind)
     made.legend(loc="outside lower center", ncols=len(shown), frameon=False)
     return made
 
