@@ -25,18 +25,25 @@ def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
     return _grid(low, high, spec)
 
 
-def mse_range(w: Matrix, spec: Spec, candidates: int = 80, least: float = 0.2) -> tuple[Scales, Scales]:
+def mse_range(
+    w: Matrix,
+    spec: Spec,
+    candidates: int = 80,
+    least: float = 0.2,
+    importance: Float[mx.array, "columns"] | None = None,
+) -> tuple[Scales, Scales]:
     """Scales and zero points that minimise each group's squared error over `candidates` shrunken min-max ranges.
 
     The shrink factors run evenly from 1 down to `least`; the full range is among them, so that the result is never
-    worse than `minmax_range`.
+    worse than `minmax_range`. `importance` weighs the columns' squared errors: the mean squares of a layer's inputs
+    make it the error of its output, were the inputs independent.
     """
     low, high = _extremes(w, spec)
     best_scale, best_zero = _grid(low, high, spec)
-    best_error = _group_errors(w, best_scale, best_zero, spec)
+    best_error = _group_errors(w, best_scale, best_zero, spec, importance)
     for shrink in np.linspace(1.0, least, candidates)[1:]:
         scale, zero = _grid(low * float(shrink), high * float(shrink), spec)
-        error = _group_errors(w, scale, zero, spec)
+        error = _group_errors(w, scale, zero, spec, importance)
         better = error < best_error
         best_scale, best_zero = mx.where(better, scale, best_scale), mx.where(better, zero, best_zero)
         best_error = mx.minimum(error, best_error)
@@ -154,9 +161,11 @@ def _grid(low: Scales, high: Scales, spec: Spec) -> tuple[Scales, Scales]:
     return mx.where(scale > 0, scale, 1.0), zero
 
 
-def _group_errors(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Scales:
-    error = dequantize(quantize(w, scale, zero, spec), scale, zero) - w.astype(mx.float32)
-    return mx.square(_grouped(error, scale)).sum(axis=-1)
+def _group_errors(
+    w: Matrix, scale: Scales, zero: Scales, spec: Spec, importance: Float[mx.array, "columns"] | None
+) -> Scales:
+    error = mx.square(dequantize(quantize(w, scale, zero, spec), scale, zero) - w.astype(mx.float32))
+    return _grouped(error if importance is None else error * importance, scale).sum(axis=-1)
 
 
 def _grouped(w: Matrix, scale: Scales) -> Float[mx.array, "rows groups group"]:

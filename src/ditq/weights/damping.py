@@ -29,19 +29,22 @@ def rungs(ladder: Ladder) -> tuple[float, ...]:
 def best(
     amounts: tuple[float, ...], judge: Callable[[float], float]
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The amount with the least error, and all that were judged with their errors, from the least amount on.
+    """The amount with the least error, and those that were judged with their errors, rising.
 
-    The error falls and then rises along the ladder: two worse rungs in a row end the search. One amount needs no judge.
+    The error falls and then rises along the ladder: from its middle the search goes up, or else down, while it gets
+    better. One amount needs no judge.
     """
     if len(amounts) == 1:
         return amounts[0], []
-    tried: list[tuple[float, float]] = []
-    for amount in amounts:
-        tried.append((amount, judge(amount)))
-        least = min(error for _, error in tried)
-        if len(tried) > 2 and min(error for _, error in tried[-2:]) > least:
-            break
-    return min(tried, key=lambda pair: pair[1])[0], tried
+    at = len(amounts) // 2
+    tried = {at: judge(amounts[at])}
+    for step in (1, -1):
+        while 0 <= at + step < len(amounts) and at + step not in tried:
+            tried[at + step] = judge(amounts[at + step])
+            if tried[at + step] >= tried[at]:
+                break
+            at += step
+    return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
 
 
 def damped_factor(hessian: Square, amount: float) -> tuple[Factor | None, float, list[str]]:

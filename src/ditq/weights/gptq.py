@@ -7,7 +7,7 @@ from jaxtyping import Float32
 
 from ditq.weights.damping import Ladder
 
-LADDER = (0.01, 0.03, 0.1, 0.3, 1.0)
+LADDER = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class GPTQ:
         metadata={"help": "added to H's diagonal, in means of it; several: the best is chosen"},
     )
     act_order: bool = field(default=True, metadata={"help": "columns with the largest inputs first"})
-    search: bool = field(default=True, metadata={"help": "look for the range with the least squared error"})
+    search: bool = field(
+        default=True, metadata={"help": "look for the range with the least error, inputs weighed"}
+    )
     corrects = False
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:

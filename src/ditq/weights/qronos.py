@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from ditq.weights.damping import Ladder
 from ditq.weights.factor import greatest_eigenvalue
 
-LADDER = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+LADDER = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Qronos:
         metadata={"help": "added to H's diagonal, in greatest eigenvalues of H; several: the best is chosen"},
     )
     act_order: bool = field(default=True, metadata={"help": "columns with the largest inputs first"})
-    search: bool = field(default=True, metadata={"help": "look for the range with the least squared error"})
+    search: bool = field(
+        default=True, metadata={"help": "look for the range with the least error, inputs weighed"}
+    )
     corrects = True
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
