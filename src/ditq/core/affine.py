@@ -4,7 +4,7 @@ A matrix (rows, columns) is cut along its columns into groups; each group has a 
 zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are steps, never maxima.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -62,7 +62,7 @@ def nearest(values: Array, scale: Array, zero: Array, spec: Spec) -> Array:
 
     What solvers that round one column at a time call: NumPy's arrays may be float64.
     """
-    xp = mx if isinstance(values, mx.array) else np
+    xp: Any = mx if isinstance(values, mx.array) else np
     return xp.clip(xp.round(values / scale) + zero, spec.qmin, spec.qmax)
 
 
