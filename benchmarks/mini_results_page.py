@@ -87,8 +87,8 @@ def text(report: EvalReport, amounts: Amounts, platform: str) -> str:
 
 
 def _table(report: EvalReport) -> list[list[str]]:
-    """The report's table without what differs from run to run."""
-    return [row[:-1] for row in rows(report)]
+    """The report's table without what depends on the machine."""
+    return [row[:-2] for row in rows(report)]
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

@@ -116,15 +116,14 @@ def rows(report: EvalReport) -> list[list[str]]:
     """A table of the report, its heading first: a row per variant, then the floor."""
     metrics = list(report.units)
     heading = ["variant", *(_heading(name, report.units[name]) for name in metrics)]
-    table = [[*heading, "bits per weight", "transformer MB", "of 16 bit", "ms per step"]]
+    table = [[*heading, "bits per weight", "transformer MB", "of 16 bit", "peak MB", "ms per step"]]
     whole = report.reference.size.bytes
     for entry in [*report.variants, report.floor]:
         scores = [_told(entry.spread(name), len(entry.scores[name])) for name in metrics]
         size, step = entry.size, f"{1000 * entry.seconds_per_step:.1f}"
-        mb = f"{size.bytes / 1e6:.2f}"
-        table.append(
-            [entry.name, *scores, f"{size.bits_per_weight:.2f}", mb, f"{size.bytes / whole:.0%}", step]
-        )
+        mb, peak = f"{size.bytes / 1e6:.2f}", f"{entry.peak_memory / 1e6:.0f}"
+        share = f"{size.bytes / whole:.0%}"
+        table.append([entry.name, *scores, f"{size.bits_per_weight:.2f}", mb, share, peak, step])
     return table
 
 
