@@ -28,7 +28,7 @@ from tests.models.families import FAMILIES
 from tests.test_generation import Small
 
 PROMPTS = ["one", "two", "three"]
-EXACT = CacheRecipe(num_images=3, stride=2, dtype="float32", batch_size=2)
+EXACT = CacheRecipe(num_images=3, stride=2, storage_dtype="float32", batch_size=2)
 
 
 class Dual(Small):
@@ -244,7 +244,7 @@ def test_pictures_are_spread_and_their_prompts_distinct():
         ({"num_images": 0}, "--num-images: got 0"),
         ({"stride": 0}, "--stride: got 0"),
         ({"batch_size": 0}, "--batch-size: got 0"),
-        ({"dtype": "bfloat16"}, "--dtype: got bfloat16; expected float16 or float32"),
+        ({"storage_dtype": "bfloat16"}, "--storage-dtype: got bfloat16; expected float16 or float32"),
     ],
 )
 def test_impossible_recipes_are_explained(fields, message):
@@ -263,12 +263,12 @@ def test_overflow_names_block_stream_and_remedy(tmp_path):
     with pytest.raises(UserError) as caught:
         cache_blocks(model, images, CacheRecipe(2, 2), tmp_path / "cache")
     assert "output of block 1, text stream, images 0, step 0" in str(caught.value)
-    assert "beyond the range of float16; store with --dtype float32" in str(caught.value)
+    assert "beyond the range of float16; use --storage-dtype float32" in str(caught.value)
     with pytest.raises(UserError, match="got 0 of"):
         read_block_cache(tmp_path / "cache")
     cache_blocks(model, images, CacheRecipe(2, 2, "float32"), tmp_path / "wide")
     fc2.bias = mx.full(fc2.bias.shape, mx.nan)
-    with pytest.raises(UserError, match="not finite: the transformer overflowed.*--model-dtype"):
+    with pytest.raises(UserError, match="not finite: the transformer overflowed.*--dtype"):
         cache_blocks(model, images, CacheRecipe(2, 2, "float32"), tmp_path / "broken")
 
 

@@ -48,7 +48,7 @@ def test_command_of_the_documents(capsys, calibration, tmp_path):
     assert sorted(os.listdir(folder)) == ["metadata.json", "samples"]
     assert "0004_005.npz" in os.listdir(folder / "samples")
     cache = read_block_cache(folder)
-    assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["dtype"] == "float16"
+    assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["storage_dtype"] == "float16"
     assert cache.streams(4, [3]).image.shape == (1, 64, 192)
     with np.load(folder / "samples" / "0002_005.npz") as sample:
         assert sample["mm3__text_out"].shape == (2, 8, 192)
@@ -69,7 +69,7 @@ def test_cache_lies_in_the_calibration_folder_by_default(calibration):
 
 def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calibration, tmp_path):
     folder = tmp_path / "cache"
-    argv = ["--calib-dir", calibration, "--output-dir", folder, "--batch-size", 2, "--dtype", "float32"]
+    argv = ["--calib-dir", calibration, "--output-dir", folder, "--batch-size", 2, "--storage-dtype", "float32"]
     run(*argv, "--dry-run")
     out = capsys.readouterr().out
     assert "samples to cache: 10, 5 pictures x 2 steps; 6 forward passes of 4 rows serve all 4 blocks" in out
@@ -145,7 +145,7 @@ def test_killed_at_a_random_moment_it_resumes_to_identical_files(calibration, un
 def rounded(request, calibration, tmp_path_factory):
     """A float32 cache, and two of the four blocks rounded to four bits, with and without input grids."""
     folder = tmp_path_factory.mktemp("quantized")
-    few = ["--num-images", 2, "--stride", 5, "--dtype", "float32"]
+    few = ["--num-images", 2, "--stride", 5, "--storage-dtype", "float32"]
     run("--calib-dir", calibration, "--output-dir", folder / "cache", *few)
     cache, mmdit = read_block_cache(folder / "cache"), load("mini").transformer()
     track = WeightTrack(RTN(), Spec(4), request.param, blocks=(0, 1))

@@ -78,7 +78,9 @@ class BlockCache:
         wanted = np.arange(len(self))[slice(None) if rows is None else rows]
         folder = self._quantized(boundary) if quantized else self.folder / "samples"
         keys, shapes = boundary_keys(boundary, self.blocks), self._shapes()
-        gathered = [np.empty((len(wanted), *shape[1:]), np.dtype(self.meta["dtype"])) for shape in shapes]
+        gathered = [
+            np.empty((len(wanted), *shape[1:]), np.dtype(self.meta["storage_dtype"])) for shape in shapes
+        ]
         for sample in np.unique(wanted // self.rows_per_sample):
             path = sample_file(folder, *self.samples[sample])
             arrays = read_npz(path, keys)
@@ -136,11 +138,11 @@ class BlockCache:
         return (rows, self.meta["image_tokens"], hidden), (rows, self.meta["text_tokens"], hidden)
 
     def _check(self, path: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-        if array.shape != shape or array.dtype != self.meta["dtype"]:
+        if array.shape != shape or array.dtype != self.meta["storage_dtype"]:
             raise UserError(
                 f"{path}: {key}",
                 got=f"{array.dtype}{array.shape}",
-                expected=f"{self.meta['dtype']}{shape} as in metadata.json",
+                expected=f"{self.meta['storage_dtype']}{shape} as in metadata.json",
             )
 
 

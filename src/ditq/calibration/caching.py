@@ -42,7 +42,7 @@ class CacheRecipe:
     num_images: int = 5
     stride: int = 5
     """Every so many steps, from the first on."""
-    dtype: str = "float16"
+    storage_dtype: str = "float16"
     """Of the streams on disk."""
     batch_size: int = 1
     """Pictures of one step at once; guidance doubles them."""
@@ -51,8 +51,8 @@ class CacheRecipe:
         for name in ("num_images", "stride", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected="at least 1")
-        if self.dtype not in DTYPES:
-            raise UserError("--dtype", got=self.dtype, expected=" or ".join(DTYPES))
+        if self.storage_dtype not in DTYPES:
+            raise UserError("--storage-dtype", got=self.storage_dtype, expected=" or ".join(DTYPES))
 
     def samples(self, images: ImageSet) -> list[Sample]:
         """The (image, step) of each sample, step by step within an image.
@@ -115,7 +115,7 @@ def sample_bytes(meta: Mapping[str, Any]) -> int:
     """What the streams of one sample take, on disk and in memory while it is written."""
     tokens = meta["image_tokens"] + meta["text_tokens"]
     values = meta["rows_per_sample"] * tokens * meta["hidden"] * (meta["blocks"] + 1)
-    return values * DTYPES[meta["dtype"]].size
+    return values * DTYPES[meta["storage_dtype"]].size
 
 
 def cache_blocks(
@@ -130,7 +130,7 @@ def cache_blocks(
 
     A sample is written when its pass is over, whole or not at all: an interrupted run resumes there, and its result is
     bit for bit that of an unbroken one. Raises UserError for calibration data that is of another model or not finished,
-    for a folder begun with other settings, and for values beyond the range of `recipe.dtype`.
+    for a folder begun with other settings, and for values beyond the range of `recipe.storage_dtype`.
     """
     meta = cache_meta(model, images, recipe)
     mmdit = model.transformer()
@@ -160,7 +160,7 @@ def cache_quantized(
     cache.check_model(mmdit)
     if str(mmdit.dtype) != cache.meta["model_dtype"]:
         raise UserError(
-            "--model-dtype",
+            "--dtype",
             got=str(mmdit.dtype),
             expected=f"{cache.meta['model_dtype']} as in {cache.folder}",
         )
@@ -225,7 +225,7 @@ def _run_batch(
     def observe(boundary: int, streams: Streams) -> None:
         keys = boundary_keys(boundary, meta["blocks"])
         where = f"images {', '.join(map(str, chosen))}, step {step}"
-        seen.update(zip(keys, stored(streams, boundary, meta["dtype"], where), strict=True))
+        seen.update(zip(keys, stored(streams, boundary, meta["storage_dtype"], where), strict=True))
 
     clock = clock_of(mmdit)
     if clock is not None:

@@ -79,9 +79,9 @@ def _overflow(name: str, array: mx.array, boundary: int, dtype: str, where: str)
         return UserError(
             what,
             got=f"values that are not finite: the transformer overflowed {array.dtype}",
-            remedy="use --model-dtype bfloat16 or float32",
+            remedy="use --dtype bfloat16 or float32",
         )
     greatest = np.abs(np.array(array.astype(mx.float32))).max()
     return UserError(
-        what, got=f"{greatest:,.0f}, beyond the range of {dtype}", remedy="store with --dtype float32"
+        what, got=f"{greatest:,.0f}, beyond the range of {dtype}", remedy="use --storage-dtype float32"
     )

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
     )
     model.add_argument(
-        "--model-dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
+        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
     )
     add_run_flags(flags)
     args = flags.parse_args(argv)
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
-    """--num-images, --stride, --batch-size, --dtype; None where they are not given."""
+    """--num-images, --stride, --batch-size, --storage-dtype; None where they are not given."""
     group = flags.add_argument_group("recipe (of the quantized stream: the cache's own)")
     numbers = {
         "--num-images": (CacheRecipe.num_images, "pictures, spread over the calibration data"),
@@ -87,14 +87,16 @@ def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
     for flag, (number, meaning) in numbers.items():
         group.add_argument(flag, type=int, metavar="N", help=f"{meaning} (default: {number})")
     group.add_argument(
-        "--dtype", choices=list(STORED), help=f"how streams are stored (default: {CacheRecipe.dtype})"
+        "--storage-dtype",
+        choices=list(STORED),
+        help=f"how streams are stored (default: {CacheRecipe.storage_dtype})",
     )
 
 
 def cache(args: argparse.Namespace) -> None:
     """Writes the cache, or adds the quantized stream to it, and prints what is in it."""
     images = read_images(args.calib_dir)
-    dtype = DTYPES[args.model_dtype] if args.model_dtype else None
+    dtype = DTYPES[args.dtype] if args.dtype else None
     model = load(args.model or images.manifest["model"], args.model_path, dtype)
     folder = args.output_dir or args.calib_dir / "adaround_cache"
     job = quantized_job if args.stream == "quantized" else float_job
@@ -171,7 +173,9 @@ def forecast(
         )
         print(_model_forecast(args, model, images, meta["num_images"], steps))
         print(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
-        print(f"disk: {_size(count * size)} as {meta['dtype']} in {samples.parent}, {_size(free)} are free")
+        print(
+            f"disk: {_size(count * size)} as {meta['storage_dtype']} in {samples.parent}, {_size(free)} are free"
+        )
     check_space(meta, samples)
 
 
@@ -206,7 +210,7 @@ def _model_forecast(
     names = {field.name for field in fields(Settings)} - {"steps", "guidance"}
     own = {name: images.manifest[name] for name in names}
     settings = Settings(**own, steps=steps, guidance=images.manifest["cfg_weight"])
-    return model_forecast(argparse.Namespace(dtype=args.model_dtype), model, settings, pictures)
+    return model_forecast(args, model, settings, pictures)
 
 
 def _size(count: int) -> str:
