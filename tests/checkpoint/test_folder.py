@@ -10,7 +10,15 @@ import pytest
 from mlx.utils import tree_flatten
 
 from ditq.activations import ActivationTable
-from ditq.checkpoint import QuantizedCheckpoint, injected, read_folder, read_model, write_folder
+from ditq.checkpoint import (
+    QuantizedCheckpoint,
+    injected,
+    outline,
+    outline_of_folder,
+    read_folder,
+    read_model,
+    write_folder,
+)
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.models.mmdit import MMDiT
@@ -328,3 +336,14 @@ def test_tables_of_one_row_are_kept(tmp_path, mmdit):
     static = replace(parts, activations=ActivationTable(TIMESTEPS[:1], parts.activations.static().grids))
     write_folder(tmp_path, mmdit, static)
     same(static, read_folder(tmp_path))
+
+
+@pytest.mark.parametrize("spec", [Spec(4), Spec(3, False, 32), Spec(8, False)], ids=str)
+@pytest.mark.parametrize("activations", [False, True])
+def test_the_outline_is_known_without_the_codes(tmp_path, mmdit, spec, activations):
+    parts = checkpoint(mmdit, spec, activations=activations)
+    write_folder(tmp_path, mmdit, parts)
+    (tmp_path / "model.safetensors").unlink()
+    assert outline_of_folder(tmp_path) == outline(parts)
+    if spec.group_size == 32:
+        assert outline(parts).bits_per_weight == 3 + (32 + 3) / 32  # a scale and a zero point in 32 columns

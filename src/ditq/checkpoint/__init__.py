@@ -8,16 +8,20 @@ from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.folder import read_folder, read_model, write_folder
 from ditq.checkpoint.inject import inject, injected, quantized_layers
 from ditq.checkpoint.model import FolderModel, QuantizedModel
+from ditq.checkpoint.outline import Outline, outline, outline_of_folder
 from ditq.core.artefact import read_json
 
 __all__ = [
     "FolderModel",
+    "Outline",
     "QuantizedCheckpoint",
     "QuantizedModel",
     "inject",
     "injected",
     "is_folder",
     "load",
+    "outline",
+    "outline_of_folder",
     "quantized_layers",
     "read_adaround",
     "read_folder",

@@ -176,7 +176,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], MMDiT, Iterator[tuple[str, Quan
     config = read_config(folder)
     arrays = read_weights(folder)
     layouts = _layouts(folder, config, arrays)
-    mmdit = MMDiT(_shape(config))
+    mmdit = MMDiT(shape_of(config))
     modules = linears(mmdit)
     packed: dict[str, dict[str, mx.array]] = {}
     for path, layout in layouts.items():
@@ -209,13 +209,20 @@ def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.ar
             raise UserError(
                 f"{folder}: {path}", got=f"no {', '.join(parts)}", expected="a whole quantized layer"
             )
+    return layouts_of(config)
+
+
+def layouts_of(config: Mapping[str, Any]) -> dict[str, Layout]:
+    """Each quantized layer's layout, as config.json tells it."""
+    ours, entries = config["weight_quantization"]["layers"], config["quantization"]
     return {
-        path: Layout(entry["bits"], entry["group_size"], ours[path]["symmetric"], ours[path]["per_channel"])
-        for path, entry in told.items()
+        path: Layout(entries[path]["bits"], entries[path]["group_size"], own["symmetric"], own["per_channel"])
+        for path, own in ours.items()
     }
 
 
-def _shape(config: Mapping[str, Any]) -> MMDiTConfig:
+def shape_of(config: Mapping[str, Any]) -> MMDiTConfig:
+    """The shape of the folder's transformer."""
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["model_config"].items()

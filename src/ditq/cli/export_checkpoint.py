@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ditq import checkpoint
-from ditq.checkpoint import QuantizedCheckpoint, write_folder
+from ditq.checkpoint import QuantizedCheckpoint, outline, write_folder
 from ditq.checkpoint.folder import SCALES
 from ditq.cli.flags import DTYPES, add_run_flags, parser
 from ditq.cli.run import run
@@ -45,9 +45,11 @@ def export(args: argparse.Namespace) -> None:
             str(args.out), got="a checkpoint from an earlier run", remedy="use --force or another --out"
         )
     parts = checkpoint.load(args.adaround_output, args.quant_config)
-    model = model_of(args, parts)
+    model = model_of(args, parts.model)
     if args.dry_run:
-        print(f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {told(parts)}: {args.out}")
+        print(
+            f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {outline(parts)}: {args.out}"
+        )
         return
     started = time.perf_counter()
     files = write_folder(args.out, model.transformer(), parts, SCALES[args.scales])
@@ -58,13 +60,13 @@ def export(args: argparse.Namespace) -> None:
             "files": [file.name for file in files],
             "bytes": size,
             "layers": len(parts.weights),
-            "bits_per_weight": bits_per_weight(parts),
-            "timesteps": 0 if parts.activations is None else len(parts.activations.timesteps),
+            "bits_per_weight": outline(parts).bits_per_weight,
+            "timesteps": outline(parts).timesteps,
             "seconds": round(seconds, 3),
         }
         print(json.dumps(facts))
         return
-    print(f"{told(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
+    print(f"{outline(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
 
 
 def add_source_flags(flags: argparse.ArgumentParser) -> None:
@@ -103,16 +105,10 @@ def add_model_flags(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def model_of(args: argparse.Namespace, parts: QuantizedCheckpoint) -> TextToImage:
-    """The float model that the checkpoint was made from."""
+def model_of(args: argparse.Namespace, name: str) -> TextToImage:
+    """The float model that the checkpoint was made from, by its name."""
     dtype = DTYPES[args.dtype] if args.dtype else None
-    return load(parts.model, args.model_path, dtype, args.text_encoders)
-
-
-def bits_per_weight(parts: QuantizedCheckpoint) -> float:
-    """Of the quantized layers, with their scales; 0 without layers."""
-    codes = sum(weight.codes.size for weight in parts.weights.values())
-    return sum(w.bits_per_weight * w.codes.size for w in parts.weights.values()) / max(codes, 1)
+    return load(name, args.model_path, dtype, args.text_encoders)
 
 
 def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextToImage) -> float:
@@ -127,12 +123,3 @@ def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextTo
 
 def _grid_bytes(grid: ActivationGrid) -> int:
     return sum(part.nbytes for part in (grid.scale, grid.qmin, grid.qmax, grid.shift) if part is not None)
-
-
-def told(parts: QuantizedCheckpoint) -> str:
-    """What is quantized, in a few words."""
-    weights = f"{parts.model}: {len(parts.weights)} layers at {bits_per_weight(parts):.2f} bits a weight"
-    if parts.activations is None:
-        return f"{weights}, activations as they are"
-    steps = len(parts.activations.timesteps)
-    return f"{weights}, activation grids of {steps} timestep{'s' if steps > 1 else ''}"

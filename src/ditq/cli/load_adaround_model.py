@@ -13,9 +13,17 @@ import numpy as np
 
 import ditq
 from ditq import checkpoint
-from ditq.checkpoint import FolderModel, QuantizedCheckpoint, QuantizedModel, is_folder
+from ditq.checkpoint import (
+    FolderModel,
+    Outline,
+    QuantizedCheckpoint,
+    QuantizedModel,
+    is_folder,
+    outline,
+    outline_of_folder,
+)
 from ditq.checkpoint.statistics import weight_errors
-from ditq.cli.export_checkpoint import add_model_flags, add_source_flags, model_of, told
+from ditq.cli.export_checkpoint import add_model_flags, add_source_flags, model_of
 from ditq.cli.flags import add_run_flags, add_sampler_flags, parser, prompts_in, settings_from
 from ditq.cli.generate import slug
 from ditq.cli.progress import Progress
@@ -91,44 +99,36 @@ def draw(args: argparse.Namespace) -> None:
     """Writes the pictures, and prints where they are and how far from the float model's."""
     prompts = _prompts(args)
     pictures, grid = _outputs(args, prompts)
-    parts = checkpoint.load(args.adaround_output, args.quant_config)
-    version: str = args.version or ("v1" if parts.activations is None else "v2")
-    if version == "v2" and parts.activations is None:
-        raise UserError(
-            "--version v2",
-            got=f"no activation grids in {args.adaround_output}",
-            remedy="give --quant-config, or run adaround_optimize with --bits-a 8",
-        )
-    model = model_of(args, parts)
+    alone = not (args.compare or args.diff_stats or args.quant_config) and is_folder(args.adaround_output)
+    parts = None if alone else checkpoint.load(args.adaround_output, args.quant_config)
+    facts = outline_of_folder(args.adaround_output) if parts is None else outline(parts)
+    version, versions = _versions(args, facts)
+    model = model_of(args, facts.model)
     settings = settings_from(args, model)
-    versions: list[str] = [version]
-    if args.compare:
-        versions = ["v1"] if parts.activations is None else ["v1", "v2"]
-        versions += [version] if version not in versions else []
     columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
     if args.dry_run:
         what = ", ".join(NAMES.get(column, column) for column in columns)
-        print(f"would draw {len(prompts)} pictures with {told(parts)} ({what}): {pictures[0].parent}")
+        print(f"would draw {len(prompts)} pictures with {facts} ({what}): {pictures[0].parent}")
         return
     started = time.perf_counter()
     drawn: dict[str, Drawn] = {}
     batches = math.ceil(len(prompts) / args.batch_size) * len(columns)
     with Progress(batches * settings.steps, "step", model.name) as bar:
         for column in columns:
-            opened = _opened(args, model, parts, column, alone=len(columns) == 1)
+            opened = _opened(args, model, parts, column)
             drawn[column] = _draw(opened, prompts, settings, args, bar)
     for i, path in enumerate(pictures):
         write_png(
             path,
             drawn[version].pictures[i],
-            _metadata(args, parts, version, settings, prompts[i], args.seed + i),
+            _metadata(facts, version, settings, prompts[i], args.seed + i),
         )
     scores = {c: _scores(drawn[FLOAT], drawn[c]) for c in versions} if FLOAT in drawn else {}
     if grid is not None:
         shown = {NAMES.get(column, column): drawn[column].pictures for column in columns}
         write_figure(grid, picture_grid(shown, prompts, {NAMES[c]: s["psnr_db"] for c, s in scores.items()}))
-    layers = weight_errors(model.transformer(), parts) if args.diff_stats else {}
-    _report(args, parts, version, pictures, grid, scores, layers, time.perf_counter() - started)
+    layers = weight_errors(model.transformer(), parts) if args.diff_stats and parts else {}
+    _report(args, facts, version, pictures, grid, scores, layers, time.perf_counter() - started)
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
@@ -166,13 +166,26 @@ def _outputs(args: argparse.Namespace, prompts: list[str]) -> tuple[list[Path], 
     return pictures, grid
 
 
+def _versions(args: argparse.Namespace, facts: Outline) -> tuple[str, list[str]]:
+    """The version whose pictures are written, and all that are drawn."""
+    version: str = args.version or ("v2" if facts.timesteps else "v1")
+    if version == "v2" and not facts.timesteps:
+        raise UserError(
+            "--version v2",
+            got=f"no activation grids in {args.adaround_output}",
+            remedy="give --quant-config, or run adaround_optimize with --bits-a 8 and without --quant-config",
+        )
+    both = ["v1", "v2"] if facts.timesteps else ["v1"]
+    return version, both if args.compare else [version]
+
+
 def _opened(
-    args: argparse.Namespace, model: TextToImage, parts: QuantizedCheckpoint, column: str, alone: bool
+    args: argparse.Namespace, model: TextToImage, parts: QuantizedCheckpoint | None, column: str
 ) -> TextToImage:
-    """The model of one column; a folder that is complete in itself needs no float model for a single column."""
+    """The model of one column; without `parts`, a folder that needs no float model."""
     if column == FLOAT:
         return model
-    if alone and args.quant_config is None and is_folder(args.adaround_output):
+    if parts is None:
         return FolderModel(model, args.adaround_output, column == "v2", args.backend)
     return QuantizedModel(model, parts, column == "v2", args.backend)
 
@@ -199,8 +212,7 @@ def _scores(reference: Drawn, drawn: Drawn) -> dict[str, list[float]]:
 
 
 def _metadata(
-    args: argparse.Namespace,
-    parts: QuantizedCheckpoint,
+    facts: Outline,
     version: str,
     settings: Settings,
     prompt: str,
@@ -209,8 +221,8 @@ def _metadata(
     return {
         "prompt": prompt,
         "seed": str(seed),
-        "model": parts.model,
-        "quantization": f"{NAMES[version]}; {told(parts)}",
+        "model": facts.model,
+        "quantization": f"{NAMES[version]}; {facts}",
         **settings.as_text(),
         "software": f"ditq {ditq.__version__}",
     }
@@ -218,7 +230,7 @@ def _metadata(
 
 def _report(
     args: argparse.Namespace,
-    parts: QuantizedCheckpoint,
+    facts: Outline,
     version: str,
     pictures: list[Path],
     grid: Path | None,
@@ -227,7 +239,7 @@ def _report(
     seconds: float,
 ) -> None:
     if args.json:
-        facts: dict[str, Any] = {
+        result: dict[str, Any] = {
             "pictures": [str(path) for path in pictures],
             "comparison": None if grid is None else str(grid),
             "version": version,
@@ -235,7 +247,7 @@ def _report(
             "weight_errors": layers,
             "seconds": round(seconds, 3),
         }
-        print(json.dumps(facts))
+        print(json.dumps(result))
         return
     for column, score in scores.items() if args.diff_stats else ():
         middle = {name: float(np.median(values)) for name, values in score.items()}
@@ -250,4 +262,4 @@ def _report(
         for path in worst[:SHOWN]:
             print(f"  {layers[path]['relative_error']:.1%}, {layers[path]['max_abs']:.4f} at most: {path}")
     beside = "" if grid is None else f", {grid}"
-    print(f"{len(pictures)} drawn, {NAMES[version]}, {told(parts)}, {seconds:.1f} s: {pictures[0]}{beside}")
+    print(f"{len(pictures)} drawn, {NAMES[version]}, {facts}, {seconds:.1f} s: {pictures[0]}{beside}")
