@@ -16,8 +16,11 @@ from ditq.evaluation import (
     fingerprint_of,
     float_variant,
     floor_told,
+    made_variant,
     quantized_variant,
     rounded,
+    size_of,
+    size_on,
     smaller,
 )
 from ditq.generation import settings_for
@@ -85,3 +88,23 @@ def test_more_bits_are_nearer_and_the_sentences_say_so(tmp_path):
     assert f"{share:.0%}" in smaller(report, "W8")
     assert f"{report.floor.spread('psnr').median:.1f} dB" in floor_told(report)
     assert report.variant("W3").size.bits_per_weight == pytest.approx(3, abs=1)
+
+
+@pytest.mark.parametrize("spec", [Spec(4), Spec(3, symmetric=False), Spec(4, group_size=32)])
+def test_size_is_known_before_anything_is_quantized(spec):
+    model = Kept()
+    assert size_on(model, spec) == size_of(model, rounded(model, spec).weights)
+
+
+def test_a_checkpoint_is_made_when_it_is_drawn_with(tmp_path):
+    model, made = Kept(), []
+
+    def make():
+        made.append(1)
+        return rounded(model, Spec(8))
+
+    variant = made_variant("W8", make, "rounding", size_on(model, Spec(8)), activations=False)
+    assert not made
+    one = evaluate(model, [float_variant(model), variant], PROMPTS, SEEDS, settings_for(model), tmp_path, 2)
+    other = evaluate(model, [float_variant(model), variant], PROMPTS, SEEDS, settings_for(model), tmp_path, 2)
+    assert made == [1] and one.variants[0].scores == other.variants[0].scores

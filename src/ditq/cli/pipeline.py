@@ -12,6 +12,7 @@ DIR/comparison.html, comparison.png
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ from ditq.evaluation import (
     evaluate,
     evaluation_prompts,
     float_variant,
-    quantized_variant,
+    made_variant,
     rounded,
+    size_on,
     write_report,
 )
 from ditq.generation import Settings
@@ -253,16 +255,27 @@ class Pipeline:
         return checkpoint.load(self.adaround, self.quant_config)
 
     def variants(self) -> list[Variant]:
-        """The float model, then rounding and AdaRound, with weights alone and with activations too."""
-        quantized, table = self.quantized(), read_quant_config(self.quant_config)
-        plain, on_grids = rounded(self.model, self.spec), rounded(self.model, self.spec, table)
-        alone = f"W{self.spec.bits}A16"
+        """The float model, then rounding and AdaRound, with weights alone and with activations too.
+
+        Each is made when it is drawn with, so that one at a time is in memory.
+        """
+        size, alone = size_on(self.model, self.spec), f"W{self.spec.bits}A16"
+        table = read_quant_config(self.quant_config)
+        grids = plan.digest(read_text(self.quant_config))
+        learned = plan.digest(read_text(self.adaround / "plan.json"), grids)
         return [
             float_variant(self.model),
-            quantized_variant(f"{alone} rounding", self.model, plain, activations=False),
-            quantized_variant(f"{alone} AdaRound", self.model, quantized, activations=False),
-            quantized_variant(f"{self.label} rounding", self.model, on_grids),
-            quantized_variant(f"{self.label} AdaRound", self.model, quantized),
+            made_variant(
+                f"{alone} rounding", partial(rounded, self.model, self.spec), "rounding", size, False
+            ),
+            made_variant(f"{alone} AdaRound", self.quantized, learned, size, False),
+            made_variant(
+                f"{self.label} rounding",
+                partial(rounded, self.model, self.spec, table),
+                f"rounding, {grids}",
+                size,
+            ),
+            made_variant(f"{self.label} AdaRound", self.quantized, learned, size),
         ]
 
     def verdict(self, report: EvalReport) -> str:

@@ -21,8 +21,10 @@ from ditq.evaluation.variants import (
     Variant,
     fingerprint_of,
     float_variant,
+    made_variant,
     quantized_variant,
     size_of,
+    size_on,
 )
 
 __all__ = [
@@ -49,12 +51,14 @@ __all__ = [
     "fingerprint_of",
     "float_variant",
     "floor_told",
+    "made_variant",
     "markdown",
     "quantized_variant",
     "read_report",
     "rounded",
     "rows",
     "size_of",
+    "size_on",
     "smaller",
     "write_report",
 ]

@@ -1,17 +1,21 @@
 """What can be compared: the float model, and anything that opens as a model of the same pictures."""
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
+from ditq.capture import linears
 from ditq.checkpoint import QuantizedCheckpoint, QuantizedModel
 from ditq.core import plan
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+from ditq.diagnostics.names import block_linears
 from ditq.models.cost import parameter_count
+from ditq.models.mmdit import MMDiT
 from ditq.models.model import TextToImage
 
 Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
@@ -53,12 +57,41 @@ def quantized_variant(
     name: str, model: TextToImage, checkpoint: QuantizedCheckpoint, activations: bool = True
 ) -> Variant:
     """The model with a checkpoint in it, on integer activations too or with its weights alone."""
+    size = size_of(model, checkpoint.weights)
+    return made_variant(name, lambda: checkpoint, fingerprint_of(checkpoint), size, activations)
 
-    def opened(encoded: TextToImage) -> AbstractContextManager[TextToImage]:
-        return nullcontext(QuantizedModel(encoded, checkpoint, activations))
 
-    fingerprint = f"{fingerprint_of(checkpoint)}, activations {'quantized' if activations else 'as they are'}"
-    return Variant(name, opened, fingerprint, size_of(model, checkpoint.weights))
+def made_variant(
+    name: str,
+    make: Callable[[], QuantizedCheckpoint],
+    fingerprint: str,
+    size: Size,
+    activations: bool = True,
+) -> Variant:
+    """The same with a checkpoint that is made, or read, when it is drawn with: one at a time is in memory.
+
+    `fingerprint` stands for what `make` gives.
+    """
+
+    @contextmanager
+    def opened(encoded: TextToImage) -> Iterator[TextToImage]:
+        yield QuantizedModel(encoded, make(), activations)
+
+    told = f"{fingerprint}, activations {'quantized' if activations else 'as they are'}"
+    return Variant(name, opened, told, size)
+
+
+def size_on(model: TextToImage, spec: Spec) -> Size:
+    """The size of the transformer with every linear layer of its blocks on this grid; nothing is quantized."""
+    mmdit, weights = MMDiT(model.config), {}
+    modules = linears(mmdit)
+    for path in block_linears(mmdit):
+        rows, columns = modules[path].weight.shape
+        scales = mx.zeros(
+            (rows, spec.groups(columns, path))
+        )  # lazy, never computed, like the weights themselves
+        weights[path] = QuantizedWeight(mx.zeros((rows, columns), mx.int32), scales, scales, spec)
+    return size_of(model, weights)
 
 
 def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
