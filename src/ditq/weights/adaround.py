@@ -10,12 +10,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.errors import block_error, held_out_rows, stream_powers
 from ditq.weights.input_grids import inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
 from ditq.weights.reconstruction import Reconstruction
 from ditq.weights.soft_rounding import Parts, Rounding, start
+
+BOUNDS = (
+    ("iterations", 0, np.inf),
+    ("batch_size", 1, np.inf),
+    ("lr", 0, np.inf),
+    ("lr_scale", 0, np.inf),
+    ("penalty", 0, np.inf),
+    ("warmup", 0, 1),
+    ("beta_start", 2, np.inf),
+    ("beta_end", 1, np.inf),
+    ("drop", 0, 1),
+)
+"""Of AdaRound's fields: the least and the greatest value."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,7 @@ class AdaRound:
 
     iterations: int = field(default=1000, metadata={"help": "optimiser steps per block"})
     batch_size: int = field(default=16, metadata={"help": "calibration rows per step"})
-    lr: float = field(default=1e-3, metadata={"help": "Adam's rate for the rounding"})
+    lr: float = field(default=1e-2, metadata={"help": "Adam's rate for the rounding"})
     lr_scale: float = field(default=1e-3, metadata={"help": "Adam's rate for the inputs' grids"})
     penalty: float = field(default=1.0, metadata={"help": "weight of the pull towards whole codes"})
     warmup: float = field(default=0.2, metadata={"help": "part of the run without that pull"})
@@ -33,6 +47,13 @@ class AdaRound:
     drop: float = field(
         default=0.5, metadata={"help": "share of values left unquantized at each step (QDrop)"}
     )
+
+    def __post_init__(self) -> None:
+        for name, least, most in BOUNDS:
+            value = getattr(self, name)
+            if not least <= value <= most:  # a NaN is outside too
+                expected = f"from {least} to {most}" if most < np.inf else f"a number from {least} up"
+                raise UserError(f"AdaRound's {name}", got=value, expected=expected)
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids, and the input grids learned with them, if they were not given."""

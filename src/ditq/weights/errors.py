@@ -19,7 +19,7 @@ ENOUGH = 32
 Rows = Int64[np.ndarray, "some"]
 
 
-def held_out_rows(rows: int, seed: int) -> tuple[Rows, Rows]:
+def held_out_rows(rows: int, seed: int) -> tuple[Int64[np.ndarray, "used"], Int64[np.ndarray, "judged"]]:
     """The rows to optimise on, and those to judge by; few rows serve for both."""
     if rows < ENOUGH:
         return np.arange(rows), np.arange(rows)

@@ -22,9 +22,10 @@ from ditq.weights.soft_rounding import Parts, Rounding, indecision, settled
 Learned = dict[str, dict[str, mx.array]]
 """`parts` by layer; by input, `growths` (logarithm of the step by its first value) and `moves` (of the centre, in
 multiples of the first step)."""
-COS = True
-SETTLED_AT = 0.95
+SETTLED_AT = 0.8
 """Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
+TUNING = 0.3
+"""Adam's rate for the rounding in that rest, by the rate before."""
 Key = UInt32[mx.array, "2"]
 
 
@@ -70,8 +71,7 @@ class Reconstruction:
         settings, rng = self.settings, np.random.default_rng(self.problem.seed)
         learned = self.begin(parts)
         slow = optim.cosine_decay(settings.lr_scale, max(1, settings.iterations))
-        fast = optim.cosine_decay(settings.lr, max(1, settings.iterations)) if COS else settings.lr
-        optimisers = [optim.Adam(rate, bias_correction=True) for rate in (fast, slow)]
+        optimisers = [optim.Adam(rate, bias_correction=True) for rate in (self._rate, slow)]
         for optimiser, some in zip(optimisers, _split(learned), strict=True):
             optimiser.init(some)
         step = self._step(optimisers)
@@ -113,6 +113,12 @@ class Reconstruction:
             return settings.beta_start, 0.0, 0.5
         beta = settings.beta_start + (settings.beta_end - settings.beta_start) * progress
         return beta, settings.penalty, 0.5 * max(0.0, 1 - progress / SETTLED_AT)
+
+    def _rate(self, iteration: mx.array) -> mx.array:
+        """Adam's rate for the parts: lower once every weight is whole."""
+        settings = self.settings
+        whole = (settings.warmup + (1 - settings.warmup) * SETTLED_AT) * settings.iterations
+        return mx.where(iteration > whole, TUNING * settings.lr, settings.lr)
 
     def loss(
         self,

@@ -46,13 +46,16 @@ def start(weight: Float[mx.array, "out in"], spec: Spec) -> tuple[Rounding, Part
 
 
 def settled(part: Parts, reach: Float[mx.array, ""]) -> Parts:
-    """The parts, those at `reach` or more from one half already whole; the gradient passes straight through.
+    """The parts, those at `reach` or more from one half settled: whole, and out of the gradient's reach.
 
-    As `reach` falls from one half to 0 the weights settle, the surest first, and what has not settled yet makes up
-    for what has (the order is that of TesseraQ's progressive rounding, arXiv 2410.19103, which freezes what settled).
+    As `reach` falls from one half to 0 all weights settle, the surest first, and those that have not yet make up for
+    those that have, as in TesseraQ's progressive rounding (arXiv 2410.19103). Left to the end, rounding all of them at
+    once throws away most of what was learned. At reach 0 every weight is whole, and the gradient passes straight
+    through to all of them again, so that some still change sides.
     """
-    whole = mx.where(mx.abs(part - 0.5) >= reach, (part >= 0.5).astype(part.dtype), part)
-    return part + mx.stop_gradient(whole - part)
+    whole = mx.stop_gradient((part >= 0.5).astype(part.dtype))
+    straight = mx.where(reach > 0, 0.0, part - mx.stop_gradient(part))
+    return mx.where(mx.abs(part - 0.5) >= reach, whole + straight, part)
 
 
 def indecision(part: Parts, beta: Float[mx.array, ""]) -> Float[mx.array, ""]:

@@ -1,0 +1,224 @@
+"""AdaRound against brute force, finite differences and closed forms; and its promise never to be worse."""
+
+from itertools import product
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core import affine
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+from ditq.weights import RTN, AdaRound
+from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.input_grids import inputs_of, inputs_of_result, mse_grid
+from ditq.weights.reconstruction import Reconstruction
+from ditq.weights.soft_rounding import indecision, settled, start
+from tests.weights.problems import layer_problem, random_problem
+
+GRIDS = [Spec(4), Spec(2), Spec(8), Spec(3, symmetric=False), Spec(4, group_size=32), Spec(4, False, 64)]
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("spec", GRIDS, ids=str)
+def test_soft_rounding_begins_at_the_weight_itself(spec):
+    weight = mx.array(normal(16, 64))
+    rounding, part = start(weight, spec)
+    values = rounding.values(settled(part, mx.array(0.5)))
+    inside = np.array(rounding.free)
+    assert np.abs(np.array(values - weight))[inside].max() <= 1e-6 * float(mx.abs(weight).max())
+    assert inside.mean() > 0.8  # the rest lies beyond the ends of a range that was shrunk to its least error
+    nearest = affine.dequantize(
+        affine.quantize(weight, rounding.scale, rounding.zero, spec), rounding.scale, rounding.zero
+    )
+    assert np.allclose(np.array(values)[~inside], np.array(nearest)[~inside])
+
+
+@pytest.mark.parametrize("spec", GRIDS, ids=str)
+def test_hard_codes_are_the_floor_or_one_above(spec):
+    weight = mx.array(normal(8, 64))
+    rounding, _ = start(weight, spec)
+    codes = np.array(rounding.hardened(mx.array(normal(8, 64, seed=1)) + 0.5).codes)
+    groups = np.repeat(np.array(rounding.scale), 64 // rounding.scale.shape[1], axis=1)
+    zeros = np.repeat(np.array(rounding.zero), 64 // rounding.scale.shape[1], axis=1)
+    floor = np.floor(np.array(weight) / groups + zeros)
+    low, high = (np.clip(floor + up, spec.qmin, spec.qmax) for up in (0, 1))
+    assert ((codes == low) | (codes == high)).all()
+
+
+@pytest.mark.parametrize("beta", [2.0, 7.3, 20.0])
+def test_indecision_is_its_closed_form(beta):
+    part = np.random.default_rng(0).random((5, 7)).astype(np.float32)
+    expected = np.mean(1 - np.abs(2 * part.astype(np.float64) - 1) ** beta)
+    assert indecision(mx.array(part), mx.array(beta)).item() == pytest.approx(expected, rel=1e-5)
+    assert indecision(mx.array([[0.0, 1.0]]), mx.array(beta)).item() == 0
+
+
+def test_settling_begins_with_the_surest_and_ends_with_all():
+    part = mx.array([[0.0, 0.2, 0.45, 0.5, 0.9, 1.0]])
+    assert settled(part, mx.array(0.5)).tolist() == part.tolist()
+    assert np.allclose(settled(part, mx.array(0.3)), [[0, 0, 0.45, 0.5, 1, 1]])
+    assert settled(part, mx.array(0.0)).tolist() == [[0, 0, 0, 1, 1, 1]]
+    gradient = mx.grad(lambda p: (3 * settled(p, mx.array(0.1))).sum())(part)
+    assert gradient.tolist() == [[0, 0, 3, 3, 0, 0]]
+    assert mx.grad(lambda p: (3 * settled(p, mx.array(0.0))).sum())(part).tolist() == [[3] * 6]
+
+
+def frozen_rounding(monkeypatch):
+    """Makes rounding add what it added at its first evaluation: its derivative is then what straight through claims."""
+    residuals, place = [], [0]
+
+    def rounded(x):
+        if place[0] == len(residuals):
+            residuals.append(mx.stop_gradient(mx.round(x) - x))
+        place[0] += 1
+        return x + residuals[place[0] - 1]
+
+    monkeypatch.setattr(affine, "straight_through_round", rounded)
+    return place
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("which", ["parts", "growths", "moves"])
+def test_gradients_are_those_of_finite_differences(number, which, monkeypatch):
+    problem = random_problem(number, activation_bits=8)
+    begun = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
+    work = Reconstruction(
+        problem, {path: rounding for path, (rounding, _) in begun.items()}, inputs_of(problem),
+        stream_powers(problem), 1e-2, AdaRound(drop=0.0), compiled=False,
+    )  # fmt: skip
+    place, rng = frozen_rounding(monkeypatch), np.random.default_rng(1)
+    learned = work.begin({path: part for path, (_, part) in begun.items()})
+    # away from the weight itself, where the loss is flat, and from 0 and 1
+    learned["parts"] = {
+        path: mx.array((0.1 + 0.8 * rng.random(part.shape)).astype(np.float32))
+        for path, part in learned["parts"].items()
+    }
+    # and with steps so short that the extremes lie beyond the grid's ends, not on them
+    learned["growths"] = {name: mx.array(-0.1) for name in learned["growths"]}
+    rows = np.arange(problem.rows)
+    numbers = [mx.random.key(0), mx.array(4.0), mx.array(0.3 * (which == "parts")), mx.array(0.5)]
+
+    def loss(some):
+        place[0] = 0
+        at, image, text, _, _, to_image, to_text, modulation = work._batch(rows)
+        streams = type(problem.inputs)
+        return work.loss(some, at, streams(image, text), streams(to_image, to_text), modulation, *numbers)[0]
+
+    loss(learned)  # fixes the residuals
+    gradient = mx.grad(loss)(learned)[which]
+    assert gradient, "nothing is learned"
+    # along the gradient's own signs, so that the difference stands far above float32's rounding
+    direction = {name: mx.sign(value) for name, value in gradient.items()}
+    slope = sum(float((gradient[name] * direction[name]).sum()) for name in gradient)
+    size = 2e-3
+    ends = [
+        float(
+            loss({**learned, which: {n: v + sign * size * direction[n] for n, v in learned[which].items()}})
+        )
+        for sign in (1, -1)
+    ]
+    assert slope > 0
+    assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(slope, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_is_within_two_percent_of_the_best_of_all(seed):
+    k, rows = 12, 64
+    x = normal(rows, 3, seed=seed) @ normal(3, k, seed=seed + 50) + 0.5 * normal(rows, k, seed=seed + 99)
+    weight, spec = normal(3, k, seed=seed + 7), Spec(3)
+    problem = layer_problem(weight, x.astype(np.float32), spec)
+    rounding, _ = start(mx.array(weight), spec)
+    best = 0.0
+    for row in range(len(weight)):
+        parts = np.array(list(product([0, 1], repeat=k)), np.float32)
+        below, free = (np.array(a[row]) for a in (rounding.below, rounding.free))
+        values = (below + parts * free) * np.array(rounding.scale[row])
+        best += np.square((values - weight[row]) @ x.T).mean(axis=1).min()
+
+    def error(result):
+        return np.square((np.array(result.weights["block.layer"].values()) - weight) @ x.T).mean(axis=1).sum()
+
+    learned = AdaRound(iterations=500, batch_size=rows).quantize(problem)
+    assert error(learned) <= 1.02 * best
+    assert best < 0.7 * error(RTN().quantize(problem))
+
+
+@pytest.mark.parametrize(
+    "method", [AdaRound(iterations=0), AdaRound(iterations=5, lr=1e6), AdaRound(iterations=3, lr_scale=1e4)]
+)
+def test_what_does_not_win_keeps_rounding_and_says_so(method):
+    problem = random_problem(rows=4)
+    result, rounded = method.quantize(problem), RTN().quantize(problem)
+    assert result.report["kept_rounding"]
+    assert result.report["error"] == result.report["error_rounding"] == pytest.approx(rounded.report["error"])
+    for path, weight in result.weights.items():
+        assert (weight.codes == rounded.weights[path].codes).all().item()
+    assert result.activations == rounded.activations
+
+
+@pytest.mark.parametrize("family", ["sd3-medium", "sd3.5-medium"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_block_improves_and_its_report_is_true(family, number):
+    problem = random_problem(number, rows=8, family=family, spec=Spec(4, group_size=32))
+    result = AdaRound(iterations=40, batch_size=8).quantize(problem)
+    report = result.report
+    assert not report["kept_rounding"] and report["error"] < 0.9 * report["error_rounding"]
+    rows = held_out_rows(problem.rows, problem.seed)[1]
+    again = block_error(
+        problem, result.weights, inputs_of_result(problem, result), rows, stream_powers(problem)
+    )
+    assert again == pytest.approx(report["error"], rel=1e-5)
+    assert set(result.activations) == set(result.weights) == set(problem.specs)
+    for stream in ("image", "text"):
+        names = [f"{problem.path}.{stream}_transformer_block.attn.{p}_proj" for p in "qkv"]
+        assert len({result.activations[name] for name in names}) == 1
+
+
+def test_two_runs_are_bit_identical_and_another_seed_is_not():
+    problem = random_problem(rows=6)
+    method = AdaRound(iterations=12, batch_size=2)
+    one, same = method.quantize(problem), method.quantize(random_problem(rows=6))
+    other = method.quantize(random_problem(rows=6, **{"seed": 0}).__class__(**{**vars(problem), "seed": 5}))
+    assert one.report["losses"] == same.report["losses"] != other.report["losses"]
+    assert all((one.weights[path].codes == same.weights[path].codes).all().item() for path in one.weights)
+    assert one.activations == same.activations
+
+
+def test_compiled_step_learns_the_same_and_is_traced_once(monkeypatch):
+    problem, traces = random_problem(rows=6), []
+    begun = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
+    results = []
+    for compiled in (False, True):
+        work = Reconstruction(
+            problem, {path: rounding for path, (rounding, _) in begun.items()}, inputs_of(problem),
+            stream_powers(problem), 1.0, AdaRound(iterations=4, batch_size=3), compiled,
+        )  # fmt: skip
+        whole = work.loss
+        monkeypatch.setattr(work, "loss", lambda *args, f=whole: (traces.append(1), f(*args))[1])
+        parts = {path: part for path, (_, part) in begun.items()}
+        results.append(work.run(parts, np.arange(6), lambda *_: None))
+    assert len(traces) == 4 + 1
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
+
+
+def test_input_grids_are_centred_only_where_it_pays():
+    spec = Spec(8)
+    scale, shift = mse_grid(mx.array(np.linspace(-1, 1, 4097, dtype=np.float32)), spec)
+    assert scale.item() == pytest.approx(1 / 127, rel=0.02)
+    assert shift.item() == 0
+    gelu = mx.maximum(mx.array(normal(4096)), -0.17)
+    scale, shift = mse_grid(gelu, spec)
+    assert shift.item() > 0.5 * float(gelu.max()) - 0.6
+    error = mx.square(affine.fake_quant(gelu, scale, shift, spec) - gelu).mean().item()
+    full = (float(gelu.max()) - float(gelu.min())) / 255
+    assert error <= 1.05 * full**2 / 12
+
+
+def test_bad_settings_are_named():
+    for wrong in ({"iterations": -1}, {"warmup": 1.5}, {"drop": float("nan")}, {"batch_size": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            AdaRound(**wrong)
