@@ -149,14 +149,17 @@ def test_reservoir_is_the_rows_of_least_priority_however_they_come():
         for length in pieces:
             kept.offer(priority[start : start + length], rows[start : start + length])
             start += length
+        kept.pack()
         np.testing.assert_array_equal(kept.rows, expected)
     halves = [Reservoir.empty(20, 3) for _ in range(2)]
     for half, part in zip(halves, (slice(0, 200), slice(200, 500)), strict=True):
         half.offer(priority[part], rows[part])
     halves[1].add(halves[0])
+    halves[1].pack()
     np.testing.assert_array_equal(halves[1].rows, expected)
     loud = Reservoir.empty(2, 3)
     loud.offer(priority[:3], rows[:3] * 1e6)
+    loud.pack()
     assert loud.rows.dtype == np.float32 and np.isfinite(loud.rows).all()
 
 

@@ -24,7 +24,8 @@ from ditq.models.cost import sampling_seconds
 from ditq.models.mmdit import MMDiT
 from ditq.models.model import TextToImage
 
-Priorities = dict[tuple[int, int], Float64[np.ndarray, "guidance tokens"]]
+PENDING_BYTES = 1 << 28
+"""Inputs that wait to be taken in together."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def observe_step(
     for start in range(0, len(chosen), recipe.batch_size):
         batch = list(chosen[start : start + recipe.batch_size])
         keys = [plan.digest(images.digest, str(image), str(step)) for image in batch]
-        observe = observer(found, keys, 2 if images.guided else 1, f"step {step}")
+        observe = Observer(found, keys, 2 if images.guided else 1, f"step {step}")
         with traced(mmdit, list(found), observe):
             mx.eval(replay(mmdit, images, batch, step))
+        observe.flush()
         on_images(len(batch))
     for part in found.values():
         part.finish()
@@ -139,25 +141,45 @@ def column_norms(mmdit: MMDiT, layers: dict[str, str]) -> dict[str, PerChannel]:
     return norms
 
 
-def observer(
-    found: dict[str, InputStatistics], keys: Sequence[str], guidance: int, where: str
-) -> Callable[[str, mx.array], None]:
-    """What `traced` calls for a batch of pictures whose random numbers belong to `keys`."""
-    drawn: dict[str, Float64[np.ndarray, "guidance images tokens"]] = {}
+class Observer:
+    """What `traced` calls for a batch of pictures, whose random numbers belong to `keys`; `flush` ends the batch.
 
-    def observe(path: str, x: mx.array) -> None:
-        values: Float32[np.ndarray, "*shape"] = np.asarray(x.astype(mx.float32))
-        shaped = values.reshape(guidance, len(keys), -1, values.shape[-1])
-        name = stream(path) or path
-        if name not in drawn:
-            drawn[name] = np.stack([priorities(key, guidance, shaped.shape[2]) for key in keys], axis=1)
-        try:
-            found[path].observe(shaped, drawn[name])
-        except DitqError as error:
-            remedy = "the model's dtype overflowed; use bfloat16 or float32"
-            raise DitqError(f"{path} at {where}: {error}; {remedy}") from error
+    Inputs wait until `PENDING_BYTES` of them are there, and are then evaluated at once: a model that is stopped at each
+    layer runs much slower.
+    """
 
-    return observe
+    def __init__(self, found: dict[str, InputStatistics], keys: Sequence[str], guidance: int, where: str):
+        self.found, self.keys, self.guidance, self.where = found, keys, guidance, where
+        self._pending: list[tuple[str, mx.array]] = []
+        self._bytes = 0
+        self._drawn: dict[str, Float64[np.ndarray, "guidance images tokens"]] = {}
+
+    def __call__(self, path: str, x: mx.array) -> None:
+        """Takes note of what the layer at `path` receives."""
+        self._pending.append((path, x))
+        self._bytes += x.nbytes
+        if self._bytes > PENDING_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Takes in all that waits. Raises DitqError, naming layer and step, for values that are not finite."""
+        mx.eval([x for _, x in self._pending])
+        for path, x in self._pending:
+            values: Float32[np.ndarray, "*shape"] = np.asarray(x.astype(mx.float32))
+            shaped = values.reshape(self.guidance, len(self.keys), -1, values.shape[-1])
+            try:
+                self.found[path].observe(shaped, self._priorities(stream(path) or path, shaped.shape[2]))
+            except DitqError as error:
+                remedy = "the model's dtype overflowed; use bfloat16 or float32"
+                raise DitqError(f"{path} at {self.where}: {error}; {remedy}") from error
+        self._pending.clear()
+        self._bytes = 0
+
+    def _priorities(self, name: str, tokens: int) -> Float64[np.ndarray, "guidance images tokens"]:
+        if name not in self._drawn:
+            own = [priorities(key, self.guidance, tokens) for key in self.keys]
+            self._drawn[name] = np.stack(own, axis=1)
+        return self._drawn[name]
 
 
 def manifest_of(

@@ -82,10 +82,11 @@ class InputStatistics:
         self.images += 1
 
     def finish(self) -> None:
-        """Ends the observation: sums become averages, and the counts those of the wide histogram."""
+        """Ends the observation: sums become averages, the counts those of the wide histogram, the sample float16."""
         self.avg_min /= self.images
         self.avg_max /= self.images
         self.counts = bits_histogram(self.counts)
+        self.sample.pack()
 
     def add(self, other: "InputStatistics") -> None:
         """Takes in finished statistics of other pictures at the same timestep.

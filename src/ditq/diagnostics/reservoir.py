@@ -18,7 +18,7 @@ class Reservoir:
     priorities: Float64[np.ndarray, "rows"]
     """Rising."""
     rows: Float[np.ndarray, "rows channels"]
-    """float16, or float32 where values exceed its range."""
+    """In the dtype that was offered, until `pack`."""
 
     @staticmethod
     def empty(size: int, channels: int) -> "Reservoir":
@@ -37,15 +37,15 @@ class Reservoir:
             return
         both = np.concatenate([self.priorities, priorities[good]])
         order = np.argsort(both, kind="stable")[: self.size]
-        self.rows = np.concatenate([self.rows, stored(rows[good])])[order]
+        self.rows = np.concatenate([self.rows, rows[good]])[order]
         self.priorities = both[order]
+
+    def pack(self) -> None:
+        """Rounds the rows to float16, unless a value would overflow."""
+        largest = np.abs(self.rows).max(initial=0)
+        if largest <= np.finfo(np.float16).max:
+            self.rows = self.rows.astype(np.float16)
 
     def add(self, other: "Reservoir") -> None:
         """Takes in the rows of `other`."""
         self.offer(other.priorities, other.rows)
-
-
-def stored(rows: Float[np.ndarray, "rows channels"]) -> Float[np.ndarray, "rows channels"]:
-    """The rows as float16, or as float32 where a value would overflow."""
-    largest = np.abs(rows).max(initial=0)
-    return rows.astype(np.float16 if largest <= np.finfo(np.float16).max else np.float32)
