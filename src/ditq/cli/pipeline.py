@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from ditq import checkpoint
 from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing
 from ditq.activations.config import read_quant_config
@@ -28,9 +30,11 @@ from ditq.calibration import (
     read_images,
     varied_prompts,
 )
+from ditq.calibration.caching import cache_meta
 from ditq.capture import linears
 from ditq.checkpoint import write_folder
 from ditq.cli.analyze_activations import write_decision
+from ditq.cli.cache_adaround_data import check_space
 from ditq.cli.progress import Progress
 from ditq.core import plan
 from ditq.core.artefact import read_json, read_text, remove, write_figure, write_json
@@ -138,8 +142,8 @@ class Pipeline:
 
     @property
     def label(self) -> str:
-        """What the quantized model is called: W4A8."""
-        return f"W{self.spec.bits}A{self.bits_a if isinstance(self.bits_a, int) else f' by {self.bits_a}'}"
+        """What the quantized model is called: W4A8, or W4A4-8 where bits differ."""
+        return f"W{self.spec.bits}A{self.bits_a if isinstance(self.bits_a, int) else '4-8'}"
 
     def begin(self, resume: bool) -> None:
         """Writes what is asked, or compares it with what was. Raises UserError when they differ."""
@@ -186,13 +190,18 @@ class Pipeline:
         choices = {"tiers": ByTier(), "error": ByError()}
         bits = Fixed(self.bits_a) if isinstance(self.bits_a, int) else choices[self.bits_a]
         analysis = Analysis(bits, smoothing=Smoothing(self.smooth, weights=self.spec))
-        statistics, modules = read_layer_statistics(self.statistics), linears(self.model.transformer())
+        statistics = read_layer_statistics(self.statistics)
+
+        def weights(paths: list[str]) -> dict[str, mx.array]:
+            modules = linears(self.model.transformer())
+            return {path: modules[path].weight for path in paths}
+
         with Progress(len(statistics.steps), "timestep", "analysis") as bar:
             summary, _, _ = write_decision(
                 analysis,
                 statistics,
                 self.quant_config,
-                lambda paths: {path: modules[path].weight for path in paths},
+                weights,
                 on_step=bar.advance,
             )
         bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
@@ -203,6 +212,7 @@ class Pipeline:
         amounts, images = self.amounts, read_images(self.calibration)
         recipe = CacheRecipe(amounts.cache_images, amounts.cache_stride, batch_size=amounts.batch_size)
         samples = len(recipe.samples(images))
+        check_space(cache_meta(self.model, images, recipe), self.cache / "samples")
         with Progress(samples, "sample", "block cache") as bar:
             cache_blocks(self.model, images, recipe, self.cache, True, bar.advance)
         return f"{samples} samples of every block"
