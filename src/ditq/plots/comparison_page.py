@@ -36,16 +36,18 @@ p {{ margin: .4rem 0 1rem; max-width: 46rem }}
 .tile b, table {{ font-variant-numeric: tabular-nums }}
 .wide {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: 13.5px }}
-td, th {{ padding: .35rem .8rem; text-align: right; border-bottom: 1px solid var(--line) }}
+td, th {{ padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line) }}
+td {{ white-space: nowrap }}
 th {{ font-weight: 600; vertical-align: bottom }}
 td:first-child, th:first-child {{ text-align: left; padding-left: 0 }}
-.pictures td, .pictures th {{ border: 0; padding: .25rem .3rem; text-align: center; vertical-align: middle }}
+.pictures td, .pictures th {{ border: 0; white-space: normal; padding: .25rem .3rem }}
+.pictures td, .pictures th {{ text-align: center; vertical-align: middle }}
 .pictures th {{ max-width: {shown}px; overflow-wrap: break-word; vertical-align: bottom }}
 .pictures th:first-child, .pictures td:first-child {{ text-align: left; width: 8.5rem; padding-left: 0 }}
 .pictures img {{ width: {shown}px; max-width: none; display: block; border-radius: 4px; margin: 0 auto }}
 .score {{ font-size: 12.5px; display: block; padding-top: .15rem }}
 figure {{ margin: 1rem 0; background: #fff; border-radius: 10px; border: 1px solid var(--line); padding: .6rem }}
-figure img {{ max-width: 100%; display: block }}
+figure img {{ width: 100%; display: block }}
 code {{ background: var(--card); padding: .1rem .35rem; border-radius: 4px; font-size: 13px }}
 </style>
 <h1>{title}</h1>
