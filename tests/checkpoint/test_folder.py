@@ -12,11 +12,13 @@ from mlx.utils import tree_flatten
 from ditq.activations import ActivationTable
 from ditq.checkpoint import (
     QuantizedCheckpoint,
+    folder,
     injected,
     outline,
     outline_of_folder,
     read_folder,
     read_model,
+    shards,
     write_folder,
 )
 from ditq.core.errors import UserError
@@ -91,13 +93,13 @@ def mixed(mmdit: MMDiT) -> QuantizedCheckpoint:
     return QuantizedCheckpoint("small", weights)
 
 
-def stock(folder) -> MMDiT:
+def stock(path) -> MMDiT:
     """What a program that knows MLX and nothing of ditq does with the folder."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((path / "config.json").read_text())
     bare = MMDiT(CONFIG)
-    nn.quantize(bare, class_predicate=lambda path, module: config["quantization"].get(path, False))
+    nn.quantize(bare, class_predicate=lambda name, module: config["quantization"].get(name, False))
     weights = {}
-    for file in folder.glob("model*.safetensors"):
+    for file in path.glob("model*.safetensors"):
         weights |= mx.load(str(file))
     bare.load_weights(list(weights.items()), strict=True)
     return bare
@@ -152,6 +154,29 @@ def test_an_earlier_run_leaves_nothing_behind(tmp_path, mmdit):
     files = write_folder(tmp_path, mmdit, mixed(mmdit))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert sorted(files) == sorted(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", ["write_safetensors", "write_npz", "write_json"])
+def test_a_run_that_was_killed_leaves_no_checkpoint_and_can_be_repeated_to_the_bit(
+    tmp_path, mmdit, at, monkeypatch
+):
+    parts = checkpoint(mmdit, smooth=True)
+    write_folder(tmp_path / "whole", mmdit, parts)
+    write_folder(tmp_path / "killed", mmdit, mixed(mmdit))
+    with monkeypatch.context() as patch:
+        place = shards if at == "write_safetensors" else folder
+        patch.setattr(place, at, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_folder(tmp_path / "killed", mmdit, parts)
+    with pytest.raises(UserError, match="config.json: got no such file"):
+        read_folder(tmp_path / "killed")
+    write_folder(tmp_path / "killed", mmdit, parts)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "killed").iterdir())
+    for name in names:
+        if not name.endswith(".npz"):  # whose entries carry the time
+            assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    same(read_folder(tmp_path / "whole"), read_folder(tmp_path / "killed"))
 
 
 # What is refused

@@ -1,11 +1,13 @@
 """Quantized checkpoints in a live DiffusionKit pipeline, against the same checkpoints in our own transformer."""
 
+import json
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
-from ditq.checkpoint import inject, injected
+from ditq.checkpoint import inject, injected, write_folder
 from ditq.core.spec import Spec
 from ditq.models.denoiser import Denoiser
 from ditq.models.diffusionkit.corrections import DK
@@ -83,3 +85,26 @@ def ours(small, pipeline, mmdit, prompt, cfg_weight) -> np.ndarray:
     sigmas = SCHEDULES["diffusionkit"](3, 3.0)
     denoise = Denoiser(mmdit).run(conditioning[:1], conditioning[1:], sigmas, cfg_weight)
     return VAE(small.files.vae(), SHAPE).decode(euler(denoise, mx.array(noise), sigmas))[0]
+
+
+def test_an_exported_folder_loads_into_a_stock_transformer_without_ditq(tmp_path):
+    """DiffusionKit's MMDiT, `nn.quantize` by config.json, `load_weights`: all but the key biases, which it has not."""
+    config = FAMILIES["sd3-medium"]
+    weights = {k: mx.zeros_like(v) if "k_proj.bias" in k else v for k, v in _mapped(config).items()}
+    ours = loaded(config, weights)
+    parts = checkpoint(ours, Spec(4), smooth=True)
+    write_folder(tmp_path, ours, parts)
+    told = json.loads((tmp_path / "config.json").read_text())["quantization"]
+    stock = DK.mmdit.MMDiT(kit_config(config, low_memory_mode=False))
+    nn.quantize(stock, class_predicate=lambda path, module: told.get(path, False))
+    arrays = mx.load(str(tmp_path / "model.safetensors"))
+    stock.load_weights([(k, v) for k, v in arrays.items() if not k.endswith("k_proj.bias")], strict=True)
+    for _, module in stock.named_modules():
+        if isinstance(module, DK.mmdit.FFN):
+            module.act_fn = nn.gelu_approx
+    x, text, pooled = inputs(config, 2, 8, 8)
+    got = run(stock, x, text, pooled, [602.15], 0)
+    with injected(ours, parts, activations=False):
+        modulation = ours.modulation(mx.array(pooled), mx.array([602.15]))
+        wanted = np.array(ours(mx.array(x), mx.array(text), modulation[0]))
+    assert np.abs(got - wanted).max() <= 2e-5 * np.abs(wanted).max()
