@@ -4,7 +4,7 @@ A matrix (rows, columns) is cut along its columns into groups; each group has a 
 zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are steps, never maxima.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -62,8 +62,10 @@ def nearest(values: Array, scale: Array, zero: Array, spec: Spec) -> Array:
 
     What solvers that round one column at a time call: NumPy's arrays may be float64.
     """
-    xp: Any = mx if isinstance(values, mx.array) else np
-    return xp.clip(xp.round(values / scale) + zero, spec.qmin, spec.qmax)
+    if isinstance(values, mx.array):
+        return mx.clip(mx.round(values / scale) + zero, spec.qmin, spec.qmax)
+    # The same, without the wrappers that cost more than the work on a single column
+    return np.minimum(np.maximum(np.rint(values / scale) + zero, spec.qmin), spec.qmax)
 
 
 def dequantize(codes: Codes | Matrix, scale: Scales, zero: Scales) -> Matrix:

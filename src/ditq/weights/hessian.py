@@ -29,7 +29,8 @@ class Moments:
     large chunks first. One row in `HELD_OUT_EVERY` is kept aside, never enters H, and judges the results.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
-    that is less work: for layers with many more inputs than outputs.
+    that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for
+    none.
     """
 
     def __init__(
@@ -37,9 +38,9 @@ class Moments:
         columns: int,
         name: str = "layer",
         weights: Mapping[str, Matrix] | None = None,
-        hold_out: bool = True,
+        cross: bool = True,
     ):
-        self.columns, self.name, self.hold_out = columns, name, hold_out
+        self.columns, self.name, self.cross = columns, name, cross
         self.hessian = np.zeros((columns, columns), np.float32)
         """X~'X~, a sum over rows."""
         self.rows = 0
@@ -128,18 +129,12 @@ class Moments:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        x = np.concatenate([rows for rows, _ in self._waiting])
-        differ = any(xq is not None for _, xq in self._waiting)
-        xq = (
-            np.concatenate([rows if other is None else other for rows, other in self._waiting])
-            if differ
-            else x
-        )
-        self._waiting = []
-        self.rows += len(x)
+        waiting, self._waiting = self._waiting, []
+        xq = np.concatenate([rows if other is None else other for rows, other in waiting])
+        self.rows += len(xq)
         self.hessian += xq.T @ xq
-        if differ:
-            change = x - xq
+        if self.cross and any(other is not None for _, other in waiting):
+            change = np.concatenate([rows for rows, _ in waiting]) - xq
             product = xq.T @ (change if self._stacked is None else change @ self._stacked.T)
             self._cross = product if self._cross is None else self._cross + product
 

@@ -59,7 +59,7 @@ def solve(
     chosen = chosen if damping is None else replace(chosen, damping=damping)
     plain = isinstance(W, np.ndarray)
     weight = np.asarray(W if plain else W.astype(mx.float32), dtype=np.float32)
-    moments = Moments(weight.shape[1], name, {"": weight} if chosen.corrects and Xq is not None else None)
+    moments = Moments(weight.shape[1], name, {"": weight}, cross=chosen.corrects)
     moments.add(X, Xq)
     quantized, report = solve_layer(weight, moments.finish(), Spec(bits, symmetric, group_size), chosen, name)
     if not plain:
