@@ -87,6 +87,6 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
     axis.set_xticks(places, names)
     tidy(axis, xlabel="block", ylabel="squared error of the block's output by its mean square")
     axis.grid(axis="x", visible=False)
-    axis.set_ylim(0, 1.12 * max(before.max(), after.max()))
+    axis.set_ylim(0, 1.2 * max(before.max(), after.max()))
     axis.legend(frameon=False)
     return made

@@ -13,9 +13,9 @@ import numpy as np
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.errors import block_error, held_out_rows, stream_powers
-from ditq.weights.input_grids import inputs_of, static_grids
+from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
-from ditq.weights.reconstruction import Reconstruction
+from ditq.weights.reconstruction import Learned, Reconstruction
 from ditq.weights.soft_rounding import Parts, Rounding, start
 
 BOUNDS = (
@@ -67,9 +67,16 @@ class AdaRound:
 
         unit = block_error(problem, rounded, inputs, used, powers)
         reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
-        learned, losses = reconstruction.run(parts, used, on_iteration)
 
-        candidate = hardened(problem, roundings, learned["parts"]), reconstruction.inputs(learned)
+        def whole(learned: Learned) -> tuple[dict[str, QuantizedWeight], InputGrids]:
+            return hardened(problem, roundings, learned["parts"]), reconstruction.inputs(learned)
+
+        def error_of(learned: Learned) -> float:
+            return block_error(problem, *whole(learned), used, powers)
+
+        learned, losses = reconstruction.run(parts, used, on_iteration, error_of)
+
+        candidate = whole(learned)
         after = block_error(problem, *candidate, held_out, powers)
         kept = not after < before  # a NaN keeps rounding too
         weights, chosen = (rounded, inputs) if kept else candidate

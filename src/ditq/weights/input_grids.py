@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -26,6 +26,7 @@ CENTRED_PAYS = 0.9
 """A grid gets a centre of its own where that brings its squared error below this part of the symmetric grid's."""
 
 
+@runtime_checkable
 class InputGrids(Protocol):
     """What the layers of a block do to their inputs."""
 

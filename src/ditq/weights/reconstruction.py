@@ -24,6 +24,8 @@ Learned = dict[str, dict[str, mx.array]]
 multiples of the first step)."""
 SETTLED_AT = 0.8
 """Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
+LOOKS = 8
+"""How often that rest looks at the error on all rows; the best of what it sees is kept."""
 TUNING = 0.3
 """Adam's rate for the rounding in that rest, by the rate before."""
 Key = UInt32[mx.array, "2"]
@@ -65,11 +67,19 @@ class Reconstruction:
         self._sizes = sum(rounding.below.size for rounding in roundings.values())
 
     def run(
-        self, parts: Mapping[str, Parts], rows: Rows, on_iteration: OnIteration
+        self,
+        parts: Mapping[str, Parts],
+        rows: Rows,
+        on_iteration: OnIteration,
+        error_of: Callable[[Learned], float],
     ) -> tuple[Learned, list[float]]:
-        """What was learned, and the reconstruction error (in units of rounding's) of every iteration."""
+        """What was learned, and the reconstruction error (in units of rounding's) of every iteration.
+
+        `error_of` judges learned, whole weights: of those that the tuning passes through, the best are returned.
+        """
         settings, rng = self.settings, np.random.default_rng(self.problem.seed)
         learned = self.begin(parts)
+        best, least, looks = learned, np.inf, self._looks()
         slow = optim.cosine_decay(settings.lr_scale, max(1, settings.iterations))
         optimisers = [optim.Adam(rate, bias_correction=True) for rate in (self._rate, slow)]
         for optimiser, some in zip(optimisers, _split(learned), strict=True):
@@ -83,8 +93,22 @@ class Reconstruction:
             learned, error = step(learned, *self._batch(batch), key, *pull)
             mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
             losses.append(float(error.item()))
+            if iteration + 1 in looks:
+                found = error_of(learned)
+                best, least = (learned, found) if found < least else (best, least)
             on_iteration(iteration + 1, losses[-1])
-        return learned, losses
+        return best, losses
+
+    def _looks(self) -> set[int]:
+        """The iterations after which all weights are whole and their error is looked at, the last among them."""
+        last = self.settings.iterations
+        return {round(float(n)) for n in np.linspace(min(self._whole_at, last), last, LOOKS)}
+
+    @property
+    def _whole_at(self) -> float:
+        """The iteration at which the last weights settle."""
+        settings = self.settings
+        return (settings.warmup + (1 - settings.warmup) * SETTLED_AT) * settings.iterations
 
     def begin(self, parts: Mapping[str, Parts]) -> Learned:
         """Parts that reproduce the weights, input grids as given."""
@@ -116,9 +140,7 @@ class Reconstruction:
 
     def _rate(self, iteration: mx.array) -> mx.array:
         """Adam's rate for the parts: lower once every weight is whole."""
-        settings = self.settings
-        whole = (settings.warmup + (1 - settings.warmup) * SETTLED_AT) * settings.iterations
-        return mx.where(iteration > whole, TUNING * settings.lr, settings.lr)
+        return mx.where(iteration > self._whole_at, TUNING * self.settings.lr, self.settings.lr)
 
     def loss(
         self,
