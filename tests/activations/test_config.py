@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ditq.activations import Analysis, ByTier, Fixed, read_quant_config, table_of, write_quant_config
+from ditq.activations import Analysis, ByTier, Fixed, Grid, read_quant_config, table_of, write_quant_config
 from ditq.cli import analyze_activations
 from ditq.core.artefact import read_image
 from ditq.core.errors import UserError
@@ -20,7 +20,7 @@ def written(tmp_path, analysis=None):
     decision = (analysis or Analysis(ByTier())).decide(statistics, weights_of)
     decision.kinds[FC2] = "channels"
     for i, grid in enumerate(decision.grids[FC2]):
-        decision.grids[FC2][i] = type(grid)(grid.bits, grid.scale, np.linspace(0, 1 + i, 48))
+        decision.grids[FC2][i] = Grid(grid.bits, grid.scale, np.linspace(0, 1 + i, 48))
     decision.smooth.setdefault(FC1, np.linspace(1, 2, 128).astype(np.float32))
     path = tmp_path / "quant_config.json"
     write_quant_config(path, statistics, decision, {"summary": {}})

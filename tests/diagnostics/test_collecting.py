@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -73,7 +74,7 @@ def test_statistics_equal_numpys_on_the_raw_inputs(pictures, collected):
     found, kept = collected.at(2), raw(pictures, range(4), 2)
     for path, source in collected.layers.items():
         part, arrays = found[source], kept[path]
-        close = dict(rtol=1e-4, atol=1e-4 * float(np.abs(np.concatenate(arrays)).max()))
+        close: dict[str, Any] = dict(rtol=1e-4, atol=1e-4 * float(np.abs(np.concatenate(arrays)).max()))
         lows, highs = (np.stack([f(x, axis=0) for x in arrays]) for f in (np.min, np.max))
         assert part.images == 4 and part.count == sum(map(len, arrays))
         np.testing.assert_allclose(part.avg_min, lows.mean(axis=0), **close)
@@ -85,7 +86,7 @@ def test_statistics_equal_numpys_on_the_raw_inputs(pictures, collected):
             shift = None
             for low, high in zip(lows.astype(np.float64), highs.astype(np.float64), strict=True):
                 shift = moving_shift(shift, low, high)
-            np.testing.assert_allclose(part.shift, shift, **close)
+            np.testing.assert_allclose(cast(np.ndarray, part.shift), cast(np.ndarray, shift), **close)
         else:
             assert part.shift is None
         rows = np.concatenate(arrays)
@@ -131,7 +132,7 @@ def test_merged_shards_equal_one_run(pictures, tmp_path):
             for name in ("avg_min", "avg_max"):
                 np.testing.assert_allclose(getattr(part, name), getattr(theirs, name), rtol=1e-14)
             if part.shift is not None:  # of another order: near, and not the same
-                np.testing.assert_allclose(part.shift, theirs.shift, atol=0.3 * np.abs(part.shift).max())
+                np.testing.assert_allclose(part.shift, cast(np.ndarray, theirs.shift), atol=0.3 * np.abs(part.shift).max())
     with pytest.raises(UserError, match="cannot merge .*: got 2 pictures that others have; merge the shards"):
         merge_inputs([tmp_path / "0", tmp_path / "0"], tmp_path / "twice")
     manifest = json.loads((tmp_path / "1" / MANIFEST).read_text())

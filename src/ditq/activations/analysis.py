@@ -94,7 +94,7 @@ class Analysis:
     ) -> tuple[Kind, dict[Kind, float]]:
         """The simplest kind of shift that no costlier one betters by `shift_gain`, and each kind's total error."""
         kinds: list[Kind] = list(dict.fromkeys(kind for _, kind in steps[0]))
-        errors = {
+        errors: dict[Kind, float] = {
             kind: sum(tried[b, kind][1] for tried, b in zip(steps, bits, strict=True)) for kind in kinds
         }
         best = kinds[0]

@@ -103,10 +103,13 @@ def _rounded_error(
         smoothed = one.smoothed(m)
         grid = find_grid(smoothed, b, "tensor")
         x = affine.fake_quant(
-            mx.array(smoothed.rows), mx.array(grid.scale), mx.array(np.float32(grid.shift)), Spec(b)
+            mx.array(smoothed.rows),
+            mx.array(grid.scale),
+            mx.array(np.asarray(grid.shift, np.float32)),
+            Spec(b),
         )
         of_row = mx.array(one.weights.astype(np.float32))
         for weight, q in zip(weights, rounded, strict=True):
             error = mx.square(x @ q.T - mx.array(one.rows) @ weight.astype(mx.float32).T).sum(axis=1)
-            total += float((error * of_row).sum().item())
+            total += float(np.array((error * of_row).sum()))
     return total
