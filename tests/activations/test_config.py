@@ -30,7 +30,7 @@ def written(tmp_path, analysis=None):
 def test_config_reads_back_as_the_table_that_was_decided(tmp_path):
     path, statistics, decision = written(tmp_path)
     table, expected = read_quant_config(path), table_of(statistics, decision)
-    np.testing.assert_array_equal(table.timesteps, np.float32([1000, 600, 250]))
+    np.testing.assert_array_equal(table.timesteps, np.array([1000, 600, 250], np.float32))
     assert set(table.grids) == set(statistics.layers) == set(expected.grids)
     for layer, grid in table.grids.items():
         for name in ("scale", "qmin", "qmax", "shift", "smooth"):

@@ -132,7 +132,9 @@ def test_merged_shards_equal_one_run(pictures, tmp_path):
             for name in ("avg_min", "avg_max"):
                 np.testing.assert_allclose(getattr(part, name), getattr(theirs, name), rtol=1e-14)
             if part.shift is not None:  # of another order: near, and not the same
-                np.testing.assert_allclose(part.shift, cast(np.ndarray, theirs.shift), atol=0.3 * np.abs(part.shift).max())
+                np.testing.assert_allclose(
+                    part.shift, cast(np.ndarray, theirs.shift), atol=0.3 * np.abs(part.shift).max()
+                )
     with pytest.raises(UserError, match="cannot merge .*: got 2 pictures that others have; merge the shards"):
         merge_inputs([tmp_path / "0", tmp_path / "0"], tmp_path / "twice")
     manifest = json.loads((tmp_path / "1" / MANIFEST).read_text())
