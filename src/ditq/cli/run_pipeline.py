@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes")
     group = flags.add_argument_group("amounts (default: by the model, as --dry-run tells)")
     for flag, meaning in FLAGS.values():
-        group.add_argument(flag, type=int, metavar="N", help=meaning)
+        names = [flag, "--num-images"] if flag == "--images" else [flag]
+        group.add_argument(*names, type=int, metavar="N", help=meaning)
     group.add_argument("--quick", action="store_true", help="least amounts: a look at the whole")
     group = flags.add_argument_group("grids")
     group.add_argument("--bits-w", type=int, default=4, metavar="N", help="weights, 2 to 8 (default: 4)")
