@@ -52,8 +52,8 @@ def scale_curves(sigmas: Sequence[float], decision: Decision) -> Figure:
     spans = {path: _spans(decision, path) for path in decision.grids}
     ratios = {path: span.max() / span.min() for path, span in spans.items()}
     widest = max(ratios, key=lambda path: ratios[path])
-    told = f"The range of {_name(widest)} changes {ratios[widest]:.1f}-fold over the trajectory"
-    made = figure(f"{told}: one grid for all timesteps would waste that", height=5.0)
+    told = f"The range that its grid covers changes most for {_name(widest)}: {ratios[widest]:.1f}-fold"
+    made = figure(f"{told} over the trajectory; changes of bits are part of it", height=5.0)
     streams = [name for name in ("image", "text", None) if any(stream(path) == name for path in spans)]
     axes = np.atleast_1d(np.asarray(made.subplots(1, len(streams), sharey=True)))
     everything = np.concatenate([span / np.exp(np.log(span).mean()) for span in spans.values()])
