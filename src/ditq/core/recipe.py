@@ -12,7 +12,7 @@ stays unquantized stands in the recipe too.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,50 @@ class Recipe:
             "methods": self.methods,
             "activations": self.activations,
         }
+
+
+def plain_recipe(
+    name: str,
+    method: str,
+    spec: Spec,
+    fields: dict[str, Any] | None = None,
+    activations: dict[str, Any] | None = None,
+    about: str = "",
+) -> Recipe:
+    """One method on one grid for the layers of all blocks; first and last layers and adaLN stay as they are.
+
+    `fields` are the method's hyper-parameters, where they are not its defaults.
+    """
+    rules = (
+        Rule(
+            ("context_embedder", "t_embedder.*", "y_embedder.*", "final_layer.*"),
+            FLOAT,
+            None,
+            "first and last layers: few weights, and all of the picture passes through them",
+        ),
+        Rule(
+            ("*.adaLN_modulation.*",),
+            FLOAT,
+            None,
+            "computed once a run for all steps, and every token is multiplied by it",
+        ),
+        Rule(("multimodal_transformer_blocks.*",), method, spec),
+    )
+    return Recipe(name, rules, {method: fields} if fields else {}, activations, about)
+
+
+def first_blocks(recipe: Recipe, count: int, of: int) -> Recipe:
+    """The recipe for the first `count` of `of` blocks; the others stay as they are.
+
+    Raises UserError unless `count` is from 1 to `of`.
+    """
+    if not 1 <= count <= of:
+        raise UserError("--blocks", got=count, expected=f"from 1 to {of}, the model's blocks")
+    if count == of:
+        return recipe
+    others = tuple(f"multimodal_transformer_blocks.{number}.*" for number in range(count, of))
+    rule = Rule(others, FLOAT, None, f"only the first {count} of {of} blocks are asked for")
+    return replace(recipe, rules=(rule, *recipe.rules))
 
 
 def presets() -> list[str]:

@@ -1,0 +1,233 @@
+"""`python -m src.compare_methods`: rounding, AdaRound, GPTQ, GPTQ-Sequential and Qronos, side by side."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ditq.calibration import ImageSet, read_images
+from ditq.calibration.caching import cache_meta
+from ditq.cli.flags import add_run_flags, parser
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core import plan
+from ditq.core.artefact import remove, write_figure, write_json, write_text
+from ditq.core.errors import UserError
+from ditq.core.recipe import plain_recipe
+from ditq.core.spec import GROUP_SIZES, Spec
+from ditq.evaluation import FIRST_SEED, evaluation_prompts
+from ditq.evaluation.method_tables import as_json, conclusion, page, rows
+from ditq.evaluation.methods import CONTENDERS, Arena, Comparison, Contender, compare
+from ditq.generation import Settings, settings_for
+from ditq.models import MODELS, TextToImage, load
+from ditq.ptq.forecast import forecast
+from ditq.ptq.prepare import Amounts, amounts_for, calibrated
+
+CONTENTS = (
+    "plan.json",
+    "cache",
+    "pictures",
+    "errors",
+    "methods.json",
+    "methods.png",
+    *(c.slug for c in CONTENDERS),
+)
+"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and compares."""
+    flags = parser(
+        "Put the weights of a model on the same grids by every method, from the same calibration, and draw the same "
+        "pictures with each.",
+        "python -m src.compare_methods --model mini --calib calibration_data --out methods",
+    )
+    flags.add_argument(
+        "--calib",
+        "--calib-dir",
+        "--calibration-data",
+        type=Path,
+        default=Path("calibration_data"),
+        metavar="DIR",
+        help="what generate_calibration_data wrote (default: calibration_data)",
+    )
+    flags.add_argument(
+        "--out", "--output-dir", type=Path, default=Path("methods"), metavar="DIR", help="default: methods"
+    )
+    flags.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page (.md) and its figure (.png) there"
+    )
+    _add_grid_flags(flags)
+    group = flags.add_argument_group("calibration and pictures")
+    group.add_argument(
+        "--num-images", type=int, metavar="N", help="calibrate on these many; errors are taken on the others"
+    )
+    group.add_argument(
+        "--num-held-out",
+        type=int,
+        default=4,
+        metavar="N",
+        help="recorded pictures for the errors (default: 4)",
+    )
+    group.add_argument("--stride", type=int, metavar="N", help="take every so many steps (default: by model)")
+    group.add_argument(
+        "--num-prompts", type=int, default=16, metavar="N", help="pictures per row (default: 16)"
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's)")
+    group.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of learned rounding (default: 0)")
+    group = flags.add_argument_group("model")
+    group.add_argument("--model", default="mini", choices=list(MODELS), help="default: mini")
+    group.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    add_run_flags(flags)
+    args = flags.parse_args(argv)
+    typed = sys.argv[1:] if argv is None else argv
+    run(lambda: carry_out(args, typed))
+
+
+def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
+    """Writes methods.json and methods.png, the page if it is asked for, and prints the table."""
+    images, model = read_images(args.calib), load(args.model, args.model_path)
+    amounts, contenders = _amounts(args, images), _contenders(args)
+    settings = settings_for(model, steps=args.steps)
+    chosen = {image for image, _ in amounts.cache.samples(images)}
+    others = [image for image in range(len(images.manifest["prompts"])) if image not in chosen]
+    held_out = others[: args.num_held_out]
+    prompts = evaluation_prompts(model.name, args.num_prompts)
+    if args.dry_run:
+        _print_forecast(args, model, images, amounts, contenders, settings)
+        return
+    if args.force:
+        remove(*(args.out / name for name in CONTENTS))
+    asked = {
+        "model": model.name,
+        "calibration": images.digest,
+        "amounts": amounts.as_json(),
+        "seed": args.seed,
+    }
+    asked |= {"group_size": args.group_size, "symmetric": not args.asymmetric, "prompts": prompts}
+    plan.begin(args.out / "plan.json", {**asked, "settings": vars(settings)}, args.resume)
+    started = time.perf_counter()
+    base = plain_recipe("comparison", "rtn", Spec(8))
+    with Progress(len(amounts.cache.samples(images)), "sample", "block cache") as bar:
+        calibration = calibrated(
+            model, images, base, amounts, args.out, lambda _, count, __: bar.advance(count)
+        )
+    runs = len(args.bits) * len(contenders)
+    with (
+        Progress(runs * model.config.depth_multimodal, "block", "methods") as blocks,
+        Progress((runs + 2) * len(prompts), "picture", "pictures") as pictures,
+    ):
+        group = None if args.group_size == "none" else int(args.group_size)
+        arena = Arena(model, calibration, args.out, not args.asymmetric, group, args.seed, blocks.advance)
+        seeds = [FIRST_SEED + i for i in range(len(prompts))]
+        found = compare(
+            arena,
+            contenders,
+            args.bits,
+            held_out,
+            prompts,
+            seeds,
+            settings,
+            args.batch_size,
+            pictures.advance,
+        )
+    _write(args, found, typed)
+    _report(args, found, time.perf_counter() - started)
+
+
+def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group("what is compared")
+    group.add_argument(
+        "--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8], metavar="N", help="default: 2 3 4 6 8"
+    )
+    group.add_argument(
+        "--group-size",
+        default="none",
+        choices=["none", *map(str, GROUP_SIZES)],
+        help="columns that share a scale (default: none, one scale per output channel)",
+    )
+    group.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    names = [contender.slug for contender in CONTENDERS]
+    group.add_argument(
+        "--methods", nargs="+", default=names, choices=names, metavar="NAME", help="default: all"
+    )
+    group.add_argument(
+        "--iters", type=int, metavar="N", help="AdaRound's iterations per block (default: 1000)"
+    )
+
+
+def _contenders(args: argparse.Namespace) -> list[Contender]:
+    chosen = [contender for contender in CONTENDERS if contender.slug in args.methods]
+    if args.iters is None:
+        return chosen
+    return [replace(c, fields={"iterations": args.iters}) if c.method == "adaround" else c for c in chosen]
+
+
+def _amounts(args: argparse.Namespace, images: ImageSet) -> Amounts:
+    """By default a fourth of the recorded pictures is left for the errors."""
+    available = len(images.manifest["prompts"])
+    usual = amounts_for(args.model, max(1, available - max(1, available // 4)))
+    given = {"num_images": args.num_images, "stride": args.stride}
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+
+def _print_forecast(
+    args: argparse.Namespace,
+    model: TextToImage,
+    images: ImageSet,
+    amounts: Amounts,
+    contenders: Sequence[Contender],
+    settings: Settings,
+) -> None:
+    meta, seconds, memory = cache_meta(model, images, amounts.cache), 0.0, 0
+    for contender in contenders:
+        recipe = plain_recipe(contender.name, contender.method, Spec(args.bits[0]), dict(contender.fields))
+        told = forecast(model, recipe, meta)
+        seconds, memory = seconds + told.seconds * len(args.bits), max(memory, told.memory)
+    pictures = (len(contenders) * len(args.bits) + 2) * args.num_prompts
+    facts = {"rows": len(contenders) * len(args.bits), "pictures": pictures, "memory_bytes": memory}
+    if args.json:
+        print(json.dumps({**facts, "seconds": round(seconds, 1), "output": str(args.out)}))
+        return
+    print(
+        f"{len(contenders)} methods at {', '.join(map(str, args.bits))} bits, then {pictures} pictures of "
+        f"{settings.steps} steps; memory: {memory / 1e9:.2f} GB beside the model; about {seconds:,.0f} s or more for "
+        f"the methods by this device's matrix speed: {args.out}"
+    )
+
+
+def _write(args: argparse.Namespace, found: Comparison, typed: Sequence[str]) -> None:
+    from ditq.plots.methods import figure_of  # matplotlib takes a second
+
+    write_json(args.out / "methods.json", as_json(found))
+    made = figure_of(found)
+    write_figure(args.out / "methods.png", made)
+    if args.report is None:
+        return
+    if args.report.suffix != ".md":
+        raise UserError("--report", got=args.report, expected="a .md file")
+    figure = args.report.with_suffix(".png")
+    write_figure(figure, made)
+    kept = [word for word in typed if word not in ("--force", "--resume")]
+    write_text(args.report, page(found, figure.name, " ".join(["python -m src.compare_methods", *kept])))
+
+
+def _report(args: argparse.Namespace, found: Comparison, seconds: float) -> None:
+    if args.json:
+        print(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **as_json(found)}))
+        return
+    table = rows(found)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    for row in table:
+        cells = [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells))
+    print(f"{conclusion(found)}, {seconds:.0f} s: {args.report or args.out}")

@@ -1,0 +1,236 @@
+"""`python -m src.quantize`: recorded pictures and a recipe in, a quantized checkpoint folder out."""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ditq.calibration import ImageSet, read_images
+from ditq.calibration.caching import cache_meta
+from ditq.checkpoint import QuantizedCheckpoint, write_folder
+from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.run import run
+from ditq.core import plan
+from ditq.core.artefact import free_bytes, read_json, remove, write_json
+from ditq.core.errors import UserError
+from ditq.core.recipe import Recipe, first_blocks, presets, read_recipe
+from ditq.evaluation import size_of
+from ditq.models import MODELS, TextToImage, load
+from ditq.ptq import quantize
+from ditq.ptq.forecast import Forecast, forecast
+from ditq.ptq.prepare import CACHE, Amounts, amounts_for, analysis_of, calibrated
+
+WORK = "work"
+"""What a run keeps beside the checkpoint: its plan, the activations' grids, the finished blocks."""
+CONTENTS = (
+    "config.json",
+    "activations.npz",
+    "smoothing.npz",
+    "report.json",
+    "model.safetensors.index.json",
+    WORK,
+)
+"""What the folder holds besides model*.safetensors: what a forced run removes."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and quantizes."""
+    flags = parser(
+        "Quantize a model as a recipe says, and write a checkpoint folder that stock MLX loaders read.",
+        "python -m src.quantize --model mini --recipe w4a8-qronos --calib calibration_data --out mini-w4a8",
+    )
+    flags.add_argument("--recipe", metavar="NAME", help="a preset (--list), or a recipe's .json file")
+    flags.add_argument("--list", action="store_true", help="say which presets there are, and stop")
+    add_quantize_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: list_presets(args) if args.list else carry_out(args, _recipe(args)))
+
+
+def add_quantize_flags(
+    flags: argparse.ArgumentParser, model: str = "mini", out: str = "quantized_model"
+) -> None:
+    """--calib, --out, how much of the calibration is used, the model and the run."""
+    flags.add_argument(
+        "--calib",
+        "--calib-dir",
+        "--calibration-data",
+        type=Path,
+        default=Path("calibration_data"),
+        metavar="DIR",
+        help="what generate_calibration_data wrote (default: calibration_data)",
+    )
+    flags.add_argument(
+        "--out", "--output-dir", type=Path, default=Path(out), metavar="DIR", help=f"default: {out}"
+    )
+    flags.add_argument(
+        "--blocks", type=int, metavar="N", help="quantize the first N blocks alone (default: all)"
+    )
+    group = flags.add_argument_group("calibration (default: by model)")
+    group.add_argument("--num-images", type=int, metavar="N", help="recorded pictures to calibrate on")
+    group.add_argument("--stride", type=int, metavar="N", help="take every so many steps")
+    group.add_argument("--batch-size", type=int, metavar="N", help="pictures at once; guidance doubles them")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of learned rounding (default: 0)")
+    group.add_argument(
+        "--keep-cache", action="store_true", help="keep the cache of block inputs when all is done"
+    )
+    group = flags.add_argument_group("model")
+    group.add_argument("--model", default=model, choices=list(MODELS), help=f"default: {model}")
+    group.add_argument(
+        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+    )
+    group.add_argument(
+        "--dtype", choices=list(DTYPES), help="of the float weights (default: the model's choice)"
+    )
+    add_run_flags(flags)
+
+
+def list_presets(args: argparse.Namespace) -> None:
+    """Prints the presets, a line each."""
+    told = {name: read_recipe(name).about for name in presets()}
+    if args.json:
+        print(json.dumps(told))
+        return
+    for name, about in told.items():
+        print(f"{name:<16}{about}")
+
+
+def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
+    """Writes the checkpoint of a recipe and prints how good it is, or with --dry-run what it will take."""
+    images = read_images(args.calib)
+    model = load(args.model, args.model_path, DTYPES[args.dtype] if args.dtype else None)
+    recipe = (
+        recipe if args.blocks is None else first_blocks(recipe, args.blocks, model.config.depth_multimodal)
+    )
+    amounts = _amounts(args, images)
+    analysis_of(recipe)
+    told = forecast(model, recipe, cache_meta(model, images, amounts.cache))
+    if args.dry_run:
+        _print_forecast(args, recipe, told)
+        return
+    work: Path = args.out / WORK
+    if args.force:
+        remove(*(args.out / name for name in CONTENTS), *args.out.glob("model*.safetensors"))
+    if (args.out / "config.json").exists() and not (work / "plan.json").exists():
+        raise UserError(str(args.out), got="another checkpoint", remedy="use --force or another --out")
+    asked = {"model": model.name, "calibration": images.digest, "recipe": recipe.to_json(), "seed": args.seed}
+    plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume)
+    _check_space(args.out, told)
+    started = time.perf_counter()
+    made = _quantized(args, model, images, recipe, amounts)
+    files = write_folder(args.out, model.transformer(), made)
+    write_json(args.out / "report.json", read_json(work / "quantized" / "report.json"))
+    if not args.keep_cache:
+        remove(work / CACHE)
+    _report(
+        args, model, recipe, made, sum(file.stat().st_size for file in files), time.perf_counter() - started
+    )
+
+
+def _quantized(
+    args: argparse.Namespace, model: TextToImage, images: ImageSet, recipe: Recipe, amounts: Amounts
+) -> QuantizedCheckpoint:
+    """Calibrates and quantizes under a bar for each part."""
+    with _Bars() as bars:
+        calibration = calibrated(model, images, recipe, amounts, args.out / WORK, bars.advance)
+        return quantize(
+            model,
+            recipe,
+            calibration,
+            args.out / WORK / "quantized",
+            True,
+            args.seed,
+            on_iteration=lambda block, iteration, loss: bars.note(f"block {block}, {iteration}"),
+            on_block=lambda block, report: bars.advance("blocks", 1, calibration.cache.blocks),
+        )
+
+
+class _Bars:
+    """A progress bar for each part of the run, one after the other."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._what = ""
+
+    def advance(self, what: str, count: int, total: int) -> None:
+        """`count` more of `total` units of what is going on."""
+        if what != self._what:
+            self.__exit__()
+            self._bar, self._what = tqdm(total=total, desc=what, disable=None), what
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def note(self, text: str) -> None:
+        """Shows what the current unit is doing."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    if args.recipe is None:
+        raise UserError("--recipe", got="none", expected=f"a .json file, or one of {', '.join(presets())}")
+    return read_recipe(args.recipe)
+
+
+def _amounts(args: argparse.Namespace, images: ImageSet) -> Amounts:
+    usual = amounts_for(args.model, len(images.manifest["prompts"]))
+    given = {name: getattr(args, name) for name in ("num_images", "stride", "batch_size")}
+    return replace(usual, **{name: value for name, value in given.items() if value is not None})
+
+
+def _check_space(out: Path, told: Forecast) -> None:
+    needed, free = told.cache + told.checkpoint, free_bytes(out)
+    if needed > free:
+        got, expected = f"{free / 1e9:,.1f} GB free", f"{needed / 1e9:,.1f} GB"
+        raise UserError(
+            str(out), got=got, expected=expected, remedy="use a greater --stride or another --out"
+        )
+
+
+def _print_forecast(args: argparse.Namespace, recipe: Recipe, told: Forecast) -> None:
+    if args.json:
+        print(json.dumps({"recipe": recipe.name, "output": str(args.out), **told.facts}))
+        return
+    layers = ", ".join(f"{count} by {name}" for name, count in told.layers.items())
+    print(f"recipe {recipe.name}: {recipe.about or 'no description'}")
+    print(f"layers: {layers}; calibration: {told.rows} rows of {args.calib}")
+    print(
+        f"memory: {told.memory / 1e9:.2f} GB beside the transformer; disk: {told.cache / 1e6:,.0f} MB of cache, "
+        f"removed at the end, and {told.checkpoint / 1e6:,.1f} MB of checkpoint in {args.out}; "
+        f"about {told.seconds:,.0f} s or more by this device's matrix speed"
+    )
+
+
+def _report(
+    args: argparse.Namespace,
+    model: TextToImage,
+    recipe: Recipe,
+    made: QuantizedCheckpoint,
+    size: int,
+    seconds: float,
+) -> None:
+    bits = size_of(model, made.weights).bits_per_weight
+    before, after = made.meta["block_error_rounding"], made.meta["block_error"]
+    fallbacks = len(made.meta["fallbacks"])
+    if args.json:
+        facts: dict[str, Any] = {"output": str(args.out), "recipe": recipe.name, "bytes": size}
+        facts |= {"bits_per_weight": bits, "layers": len(made.weights), "block_error": after}
+        facts |= {"block_error_rounding": before, "fallbacks": fallbacks, "seconds": round(seconds, 3)}
+        print(json.dumps(facts))
+        return
+    ratio = "" if not before else f", block error {after:.2e} ({after / before:.2f} of rounding's)"
+    fell = f", {fallbacks} layers with a fallback (report.json)" if fallbacks else ""
+    print(
+        f"{recipe.name}: {len(made.weights)} layers at {bits:.2f} bits{ratio}{fell}, {size / 1e6:,.1f} MB, "
+        f"{seconds:.1f} s: {args.out}"
+    )

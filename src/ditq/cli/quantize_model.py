@@ -1,0 +1,49 @@
+"""`scripts/02_quantize_model.py`: the GPTQ baseline's second step; one method on one grid for all blocks."""
+
+import argparse
+
+from ditq.cli.flags import parser
+from ditq.cli.quantize import add_quantize_flags, carry_out
+from ditq.cli.run import run
+from ditq.core.recipe import Recipe, plain_recipe
+from ditq.core.spec import GROUP_SIZES, Spec
+from ditq.weights import METHODS
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and quantizes."""
+    flags = parser(
+        "Quantize the transformer's blocks: step 2 of the GPTQ baseline.",
+        "python scripts/02_quantize_model.py --calibration_data ./calibration_data --wbits 4 --abits 8 "
+        "--output_dir ./quantized_model",
+    )
+    flags.add_argument(
+        "--wbits", type=int, default=4, metavar="N", help="bits of the weights, 2 to 8 (default: 4)"
+    )
+    flags.add_argument(
+        "--abits",
+        type=int,
+        default=8,
+        metavar="N",
+        help="bits of the activations, 2 to 8, or 16 to leave them as they are (default: 8)",
+    )
+    flags.add_argument("--method", default="gptq", choices=list(METHODS), help="default: gptq")
+    flags.add_argument(
+        "--group-size",
+        default="none",
+        choices=["none", *map(str, GROUP_SIZES)],
+        help="columns that share a scale (default: none, one scale per output channel)",
+    )
+    flags.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    add_quantize_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: carry_out(args, recipe_from_flags(args)))
+
+
+def recipe_from_flags(args: argparse.Namespace) -> Recipe:
+    """The recipe that the flags stand for."""
+    group = None if args.group_size == "none" else int(args.group_size)
+    spec = Spec(args.wbits, not args.asymmetric, group)
+    activations = None if args.abits == 16 else {"bits": args.abits}
+    name = f"w{args.wbits}a{args.abits}-{args.method}"
+    return plain_recipe(name, args.method, spec, activations=activations)

@@ -1,0 +1,121 @@
+"""A comparison of methods told: the table, the sentence that heads the figure, the page of docs/results, and JSON."""
+
+from dataclasses import asdict
+from typing import Any
+
+from ditq.evaluation.methods import Comparison, Entry
+from ditq.evaluation.report import Spread, markdown
+
+KIND, VERSION = "ditq.method_comparison", 1
+HEADING = [
+    "method",
+    "bits",
+    "bits per weight",
+    "layer error, %",
+    "block error, %",
+    "latent error, %",
+    "PSNR, dB",
+    "quantized in, s",
+    "peak memory, MB",
+]
+
+
+def rows(comparison: Comparison) -> list[list[str]]:
+    """The heading, then an entry each: errors in percent, medians with quartiles in parentheses."""
+    return [HEADING, *(_row(entry) for entry in comparison.entries)]
+
+
+def by_bits(comparison: Comparison) -> dict[int, list[Entry]]:
+    """The entries by their number of bits, as they were run."""
+    found: dict[int, list[Entry]] = {}
+    for entry in comparison.entries:
+        found.setdefault(entry.bits, []).append(entry)
+    return found
+
+
+def conclusion(comparison: Comparison) -> str:
+    """What the figure's reader should take away: the best method at the least bits where pictures survive."""
+    floor = comparison.report.floor.spread("psnr").median
+    told = []
+    for bits, entries in sorted(by_bits(comparison).items()):
+        if len(entries) < 2:
+            continue
+        best = max(entries, key=lambda entry: entry.psnr.median)
+        plain = [entry for entry in entries if entry.contender.startswith("rounding")]
+        if plain and best not in plain:
+            gain = best.psnr.median - max(entry.psnr.median for entry in plain)
+            told.append(f"{gain:+.1f} dB at {bits} bits ({best.contender})")
+    if not told:
+        return f"No method is nearer to the float pictures than rounding on {comparison.model}"
+    return (
+        f"{comparison.model}: the best method over rounding, {', '.join(told)}; other seeds: {floor:.1f} dB"
+    )
+
+
+def page(comparison: Comparison, figure: str, command: str) -> str:
+    """The page of docs/results; `figure` is the picture's name beside it, `command` what made both."""
+    facts = comparison.facts
+    grid = (
+        "one scale per output channel" if facts["group_size"] is None else f"groups of {facts['group_size']}"
+    )
+    kind = "symmetric" if facts["symmetric"] else "asymmetric"
+    settings = facts["settings"]
+    floor = comparison.report.floor.spread("psnr")
+    return f"""# Weight methods on `{comparison.model}`
+
+{conclusion(comparison)}.
+
+![Error against bits, a line per method]({figure})
+
+Every method quantizes the same layers (attentions and MLPs of all blocks) on the same grid ({kind}, {grid}) from the
+same {facts["calibration_rows"]} calibration rows ({facts["calibration_pictures"]} pictures); activations stay as they
+are. Layer and block errors are taken on {facts["held_out_pictures"]} other recorded pictures, the pictures' scores on
+{facts["pictures"]} prompts that calibration never saw ({settings["steps"]} steps, guidance {settings["guidance"]:g},
+the same seeds for all). The float model from other seeds is {floor.median:.1f} dB from its own pictures.
+
+- layer error: relative error of a layer's output for the float model's input, mean over the layers. A method that makes
+  up for earlier layers (Qronos) does not minimise it.
+- block error: relative error of the image stream behind a block, all blocks quantized, mean over the blocks.
+- latent error and PSNR: against the float model's, median (quartiles) over the pictures.
+- seconds: of quantizing, without the cache of block inputs that all share. Memory: what MLX held at most meanwhile.
+
+{markdown(rows(comparison))}
+
+Made by:
+
+```bash
+{command}
+```
+"""
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything but the pictures."""
+    entries = [asdict(entry) for entry in comparison.entries]
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "model": comparison.model,
+        "facts": comparison.facts,
+        "entries": entries,
+        "floor": {name: asdict(comparison.report.floor.spread(name)) for name in comparison.report.units},
+        "scores": {one.name: one.scores for one in comparison.report.variants},
+    }
+
+
+def _row(entry: Entry) -> list[str]:
+    return [
+        entry.contender,
+        str(entry.bits),
+        f"{entry.bits_per_weight:.2f}",
+        f"{100 * entry.layer_error:.2f}",
+        f"{100 * entry.block_error:.2f}",
+        _spread(entry.latent_error, 2),
+        _spread(entry.psnr, 1),
+        f"{entry.seconds:.1f}",
+        f"{entry.peak_memory / 1e6:.0f}",
+    ]
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"

@@ -1,0 +1,111 @@
+"""Weight methods compared: error and picture quality against bits, a line per method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ditq.evaluation.method_tables import conclusion
+from ditq.evaluation.methods import Comparison, Entry
+from ditq.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, figure, tidy
+
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+STYLES = [
+    (GREY, ":", "o"),
+    (GREY, "-", "o"),
+    (ORANGE, "-", "s"),
+    (SKY, "-", "^"),
+    (BLUE, "-", "v"),
+    (VERMILLION, "-", "D"),
+]
+SPARE = [(GREEN, "-", "P"), (PURPLE, "-", "X"), ("black", "-", "*")]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method: a value, and where its quartiles are, at each number of bits."""
+
+    bits: Sequence[float]
+    middle: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def methods_by_bits(
+    conclusion: str,
+    errors: Mapping[str, Line],
+    scores: Mapping[str, Line],
+    floor: float | None = None,
+    floor_label: str = "float model, other seeds",
+) -> Figure:
+    """Error (log scale, left) and picture score (right) of each method against bits.
+
+    `errors` and `scores` have the same methods in the same order; quartiles are drawn as bars, side by side.
+    """
+    made = figure(conclusion, width=11.0, height=5.0)
+    left, right = made.subplots(1, 2)
+    styles = dict(zip(errors, STYLES + SPARE, strict=False))
+    for axis, lines in ((left, errors), (right, scores)):
+        for i, (name, line) in enumerate(lines.items()):
+            _draw(axis, line, styles[name], name, (i - (len(lines) - 1) / 2) * 0.05)
+        ticks = sorted({bits for line in lines.values() for bits in line.bits})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    tidy(left, xlabel="bits of the weights", ylabel="error of the final latents, % (median, quartiles)")
+    tidy(right, xlabel="bits of the weights", ylabel="PSNR to the float pictures, dB (median, quartiles)")
+    if floor is not None:
+        right.axhline(floor, color="#999999", linewidth=1, linestyle="--")
+        right.annotate(
+            f"{floor_label}: {floor:.1f} dB",
+            (1, floor),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color="#666666",
+        )
+    handles, labels = left.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    return made
+
+
+def figure_of(comparison: Comparison) -> Figure:
+    """The figure of a comparison: latent error and PSNR."""
+    names = list(dict.fromkeys(entry.contender for entry in comparison.entries))
+    own = {name: [entry for entry in comparison.entries if entry.contender == name] for name in names}
+    errors = {name: _line(entries, "latent_error") for name, entries in own.items()}
+    scores = {name: _line(entries, "psnr") for name, entries in own.items()}
+    floor = comparison.report.floor.spread("psnr").median
+    return methods_by_bits(conclusion(comparison), errors, scores, floor)
+
+
+def _line(entries: Sequence[Entry], metric: str) -> Line:
+    spreads = [getattr(entry, metric) for entry in entries]
+    return Line(
+        [entry.bits for entry in entries],
+        [spread.median for spread in spreads],
+        [spread.low for spread in spreads],
+        [spread.high for spread in spreads],
+    )
+
+
+def _draw(axis: Axes, line: Line, style: tuple[str, str, str], name: str, offset: float) -> None:
+    colour, dashes, marker = style
+    order = np.argsort(np.asarray(line.bits, float))
+    at, middle = np.asarray(line.bits, float)[order] + offset, np.asarray(line.middle, float)[order]
+    axis.plot(
+        at, middle, color=colour, linestyle=dashes, marker=marker, markersize=5, linewidth=1.6, label=name
+    )
+    if line.low is not None and line.high is not None:
+        axis.vlines(
+            at,
+            np.asarray(line.low)[order],
+            np.asarray(line.high)[order],
+            color=colour,
+            linewidth=1,
+            alpha=0.6,
+        )
