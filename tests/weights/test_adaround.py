@@ -104,7 +104,7 @@ def test_gradients_are_those_of_finite_differences(number, which, monkeypatch):
 
     def loss(some):
         place[0] = 0
-        at, image, text, _, _, to_image, to_text, modulation = work._batch(rows)
+        at, image, text, _, _, to_image, to_text, modulation = work.batch(rows)
         streams = type(problem.inputs)
         return work.loss(some, at, streams(image, text), streams(to_image, to_text), modulation, *numbers)[0]
 

@@ -84,13 +84,13 @@ class Reconstruction:
         optimisers = [optim.Adam(rate, bias_correction=True) for rate in (self._rate, slow)]
         for optimiser, some in zip(optimisers, _split(learned), strict=True):
             optimiser.init(some)
-        step = self._step(optimisers)
+        step = self.update(optimisers)
         losses = []
         for iteration in range(settings.iterations):
             batch = rng.choice(rows, min(settings.batch_size, len(rows)), replace=False)
             key = mx.array(rng.integers(0, 1 << 32, 2, dtype=np.uint32))
             pull = [mx.array(number) for number in self.pull(iteration)]
-            learned, error = step(learned, *self._batch(batch), key, *pull)
+            learned, error = step(learned, *self.batch(batch), key, *pull)
             mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
             losses.append(float(error.item()))
             if iteration + 1 in looks:
@@ -179,14 +179,15 @@ class Reconstruction:
         made = {id(grid): _dropping(grid, keys[i], self.settings.drop) for i, grid in enumerate(distinct)}
         return {path: made[id(grid)] for path, grid in grids.items()}
 
-    def _batch(self, rows: Rows) -> tuple:
+    def batch(self, rows: Rows) -> tuple:
+        """What `update` takes of these rows: their numbers, inputs in both models, targets, modulation; float32."""
         problem, at = self.problem, mx.array(rows)
         inputs = [take_rows(streams, rows) for streams in (problem.inputs, problem.quantized_inputs)]
         targets = take_rows(problem.targets, rows)
         arrays = [array for streams in (*inputs, targets) for array in (streams.image, streams.text)]
         return at, *arrays, problem.modulation[at]
 
-    def _step(self, optimisers: list[optim.Optimizer]) -> Callable:
+    def update(self, optimisers: list[optim.Optimizer]) -> Callable:
         """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
         gradient = mx.value_and_grad(self.loss)
 
