@@ -11,7 +11,7 @@ DIR/comparison.html, comparison.png
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,8 @@ class Pipeline:
     smooth: str
     seed: int
     folder: Path
+    loaded: dict[str, str | None] = field(default_factory=dict)
+    """How the model was loaded."""
 
     @property
     def calibration(self) -> Path:
@@ -153,7 +155,12 @@ class Pipeline:
             "model": self.model.name,
             "settings": vars(self.settings),
         }
-        asked |= {"amounts": vars(self.amounts), "weights": vars(self.spec), "bits_a": self.bits_a}
+        asked |= {
+            "amounts": vars(self.amounts),
+            "weights": vars(self.spec),
+            "bits_a": self.bits_a,
+            **self.loaded,
+        }
         plan.begin(self.folder / "pipeline.json", {**asked, "smooth": self.smooth, "seed": self.seed}, resume)
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
-from ditq.activations.smooth import POLICIES
 from ditq.cli.flags import (
     add_model_flags,
     add_run_flags,
@@ -62,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--smooth",
         default="foldable",
-        choices=POLICIES,
-        help="layers that may have channel factors (default: foldable)",
+        choices=["foldable", "none"],  # factors of all layers cannot be exported
+        help="channel factors where adaLN can take them in, or none (default: foldable)",
     )
     add_sampler_flags(flags)
     add_model_flags(flags, default="mini")
@@ -128,6 +127,7 @@ def pipeline_from(args: argparse.Namespace) -> Pipeline:
         bits_a=int(args.bits_a) if args.bits_a.isdigit() else args.bits_a,
         smooth=args.smooth,
         seed=args.seed,
+        loaded={name: getattr(args, name) for name in ("dtype", "text_encoders")},
         folder=args.out,
     )
 
