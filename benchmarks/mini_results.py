@@ -32,7 +32,7 @@ from ditq.core import plan
 from ditq.core.artefact import read_text, write_figure, write_json, write_text
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
-from ditq.diagnostics import read_layer_statistics
+from ditq.diagnostics import PooledStatistics, read_layer_statistics
 from ditq.evaluation import (
     FIRST_SEED,
     Variant,
@@ -70,17 +70,22 @@ class Study:
             ("generate_calibration_data", line.generate),
             ("collect_layer_activations", line.collect),
             *((f"analyze {name}", partial(self.analyze, name)) for name in BITS),
+            *((f"analyze {name}, static", partial(self.analyze, name, True)) for name in GRIDS),
             ("cache_adaround_data", line.cache_data),
             *((f"adaround {name}", partial(self.learn, name)) for name in LEARNED),
         ]
         for step in finish(line.folder, steps):
             print(f"{step.name}: {step.line}, {step.seconds} s", flush=True)
 
-    def analyze(self, name: str) -> str:
-        """Grids of these bits. No channel factors: all weights meet all grids."""
+    def analyze(self, name: str, static: bool = False) -> str:
+        """Grids of these bits, for each timestep or one for all. No channel factors: all weights meet all grids."""
         statistics = read_layer_statistics(self.pipeline.statistics)
+        if static:
+            statistics = PooledStatistics(statistics.folder, statistics.manifest)
         analysis = Analysis(BITS[name], smoothing=Smoothing("none"))
-        summary, _, _ = write_decision(analysis, statistics, self.config(name), lambda paths: {}, plots=False)
+        summary, _, _ = write_decision(
+            analysis, statistics, self.config(name, static), lambda paths: {}, plots=False
+        )
         return f"{summary['average_bits']:.2f} bits on average"
 
     def learn(self, name: str) -> str:
@@ -104,17 +109,18 @@ class Study:
             )
         return f"{config['error'] / config['error_rounding']:.0%} of the error of rounding"
 
-    def config(self, name: str) -> Path:
+    def config(self, name: str, static: bool = False) -> Path:
         """Where the decision for these bits lies."""
-        return self.pipeline.folder / "configs" / f"{name.replace(' ', '_')}.json"
+        stem = f"{name} static" if static else name
+        return self.pipeline.folder / "configs" / f"{stem.replace(' ', '_')}.json"
 
     def weights(self, name: str) -> Path:
         """Where the learned weights of this grid lie."""
         return self.pipeline.folder / f"adaround_{name.replace(' ', '_')}"
 
-    def table(self, name: str) -> ActivationTable:
-        """The activation grids of these bits, per timestep."""
-        return read_quant_config(self.config(name))
+    def table(self, name: str, static: bool = False) -> ActivationTable:
+        """The activation grids of these bits, per timestep or one for all."""
+        return read_quant_config(self.config(name, static))
 
     def variants(self) -> Iterator[Variant]:
         """Every row of the table."""
@@ -140,7 +146,7 @@ class Study:
             if name != "A8":
                 yield on(learned["W4"], f"W4 {name} AdaRound", tables[name])
         for name in GRIDS:
-            yield on(learned["W4"], f"W4 {name} AdaRound, static", tables[name].static())
+            yield on(learned["W4"], f"W4 {name} AdaRound, static", self.table(name, static=True))
 
 
 def main() -> None:

@@ -22,22 +22,6 @@ def test_rows_are_those_of_the_nearest_timestep():
     assert table([1.0, 1.0, 1.0], [8, 8, 8]).rows(wanted).tolist() == [0, 0, 1, 1, 2]
 
 
-def test_static_holds_every_timesteps_range_with_the_most_bits():
-    shift = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
-    grid = table([0.1, 0.4, 0.02], [8, 4, 6], shift).static().grids["fc2"]
-    assert (grid.qmin.item(), grid.qmax.item()) == (-128, 127)
-    np.testing.assert_array_equal(np.array(grid.shift), [[1, 1]])
-    low, high = grid.scale.item() * -128 + 1, grid.scale.item() * 127 + 1
-    assert low <= -12.8 + 0 + 1e-5 and high >= 12.7 + 0 - 1e-5
-    assert high >= 0.02 * 31 + 2 and low <= -3.2 + 1
-
-
-def test_static_of_a_table_without_shift_is_the_widest_row():
-    grid = table([0.1, 0.4, 0.02], [8, 8, 8]).static().grids["fc2"]
-    assert grid.shift is None
-    assert grid.scale.item() == pytest.approx(0.4)
-
-
 @pytest.mark.parametrize("timesteps", [[], [1, 2, 3], [3, 3, 1]])
 def test_timesteps_must_fall(timesteps):
     with pytest.raises(DitqError, match="must fall"):

@@ -1,8 +1,7 @@
 """Which grid each layer's input stands on at each timestep."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32, Int64
 
@@ -29,23 +28,3 @@ class ActivationTable:
     def rows(self, timesteps: Float32[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
         """For each timestep, the row that was calibrated nearest to it; the earlier of two equally near."""
         return np.abs(self.timesteps[None] - timesteps[:, None]).argmin(axis=1)
-
-    def static(self) -> "ActivationTable":
-        """One grid per layer for all timesteps: the least one that holds the layer's grid of every timestep.
-
-        Its bits are the most that the layer has at any timestep.
-        """
-        return ActivationTable(self.timesteps[:1], {path: _widest(grid) for path, grid in self.grids.items()})
-
-
-def _widest(grid: ActivationGrid) -> ActivationGrid:
-    """The one-row grid over the union of the rows' ranges; per channel, around the mean of the rows' shifts."""
-    finest = int(np.argmax(np.array(grid.qmax - grid.qmin)))
-    qmin, qmax = grid.qmin[finest : finest + 1], grid.qmax[finest : finest + 1]
-    low, high, shift = grid.scale * grid.qmin, grid.scale * grid.qmax, None
-    if grid.shift is not None:
-        shift = grid.shift.mean(axis=0, keepdims=True)
-        moved = mx.abs(grid.shift - shift).max(axis=1)
-        low, high = low - moved, high + moved
-    scale = mx.maximum(low.min() / qmin, high.max() / qmax)
-    return replace(grid, scale=scale, qmin=qmin, qmax=qmax, shift=shift)

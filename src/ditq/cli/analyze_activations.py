@@ -30,7 +30,7 @@ from ditq.cli.run import run
 from ditq.core.artefact import write_figure, write_json
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
-from ditq.diagnostics import LayerStatistics, read_layer_statistics
+from ditq.diagnostics import LayerStatistics, PooledStatistics, read_layer_statistics
 from ditq.models import load
 
 TEMPORAL = "layer_temporal_analysis.json"
@@ -75,6 +75,8 @@ def analyze(args: argparse.Namespace) -> None:
     temporal = output.with_name(TEMPORAL)
     analysis = analysis_from(args)
     statistics = read_layer_statistics(args.stats)
+    if args.timesteps == "one":
+        statistics = PooledStatistics(statistics.folder, statistics.manifest)
     if args.dry_run:
         print(
             f"would decide {len(statistics.layers)} layers ({len(statistics.groups)} inputs) x "
@@ -211,6 +213,12 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
         choices=["mse", "max"],
         default="mse",
         help="least output error, or the full range (default: mse)",
+    )
+    group.add_argument(
+        "--timesteps",
+        choices=["each", "one"],
+        default="each",
+        help="a grid for each timestep, or one that serves all (default: each)",
     )
     group.add_argument(
         "--norm",

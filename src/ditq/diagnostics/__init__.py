@@ -4,7 +4,12 @@ from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
 from ditq.diagnostics.collecting import InputRecipe, collect_inputs, inputs_forecast
 from ditq.diagnostics.cost import forecast
 from ditq.diagnostics.judgement import Thresholds, verdict
-from ditq.diagnostics.layer_files import LayerStatistics, merge_inputs, read_layer_statistics
+from ditq.diagnostics.layer_files import (
+    LayerStatistics,
+    PooledStatistics,
+    merge_inputs,
+    read_layer_statistics,
+)
 from ditq.diagnostics.layer_inputs import InputStatistics
 from ditq.diagnostics.names import (
     POSTGELU,
@@ -14,6 +19,7 @@ from ditq.diagnostics.names import (
     observed_paths,
     representative,
     stream,
+    within_block,
 )
 from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
@@ -28,6 +34,7 @@ __all__ = [
     "InputRecipe",
     "InputStatistics",
     "LayerStatistics",
+    "PooledStatistics",
     "ProfileRecipe",
     "Recorder",
     "Thresholds",
@@ -51,5 +58,6 @@ __all__ = [
     "summary_rows",
     "traced",
     "verdict",
+    "within_block",
     "write_statistics",
 ]

@@ -70,6 +70,24 @@ class LayerStatistics:
         return read_step(self.folder, step, self.manifest)
 
 
+@dataclass(frozen=True)
+class PooledStatistics(LayerStatistics):
+    """A folder as if its timesteps were one, named by the first: for grids that serve every timestep."""
+
+    @property
+    def steps(self) -> list[int]:
+        """The first step, which stands for all."""
+        return super().steps[:1]
+
+    def at(self, step: int) -> dict[str, InputStatistics]:
+        """The statistics of every observed layer over all steps; samples stay as large as one step's."""
+        pooled, *others = (super(PooledStatistics, self).at(one) for one in super().steps)
+        for found in others:
+            for path, part in found.items():
+                pooled[path].add(part)
+        return pooled
+
+
 def step_file(folder: Path, step: int) -> Path:
     """Where the arrays of a step lie."""
     return folder / FOLDER / f"step_{step}.npz"

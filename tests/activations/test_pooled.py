@@ -1,0 +1,49 @@
+"""Static grids for all timesteps are those of all timesteps' values together."""
+
+import numpy as np
+import pytest
+
+from ditq.activations import Analysis, Fixed, Smoothing
+from ditq.activations.config import table_of
+from ditq.activations.static import Inputs, find_grid
+from ditq.diagnostics import PooledStatistics
+from tests.activations.invented import FC1, FC2, QKV, SIGMAS, folder, values
+
+
+@pytest.fixture
+def pooled(tmp_path) -> PooledStatistics:
+    each = folder(tmp_path)
+    return PooledStatistics(each.folder, each.manifest)
+
+
+def test_pooled_statistics_are_those_of_all_values(pooled):
+    for source, found in pooled.at(0).items():
+        x = np.concatenate(
+            [values(source, step).reshape(-1, values(source, step).shape[-1]) for step in SIGMAS]
+        )
+        assert found.count == len(x) and found.counts.sum() == x.size
+        np.testing.assert_array_equal(found.abs_min, x.min(axis=0))
+        np.testing.assert_array_equal(found.abs_max, x.max(axis=0))
+        rows = {row.tobytes() for row in x.astype(np.float16)}
+        assert all(row.astype(np.float16).tobytes() in rows for row in found.sample.rows)
+
+
+def test_the_sample_draws_on_every_timestep(pooled):
+    sample = pooled.at(0)[QKV[0]].sample.rows
+    origin = [
+        {row.tobytes() for row in values(QKV[0], step).reshape(-1, 24).astype(np.float16)} for step in SIGMAS
+    ]
+    counts = [sum(row.tobytes() in rows for row in sample) for rows in origin]
+    assert sum(counts) == len(sample)
+    assert min(counts) > 25  # a third of 171 is 57: five deviations less
+
+
+def test_the_decision_is_one_row_of_least_error_over_all_timesteps(pooled):
+    decision = Analysis(Fixed(4), smoothing=Smoothing("none")).decide(pooled, lambda paths: {})
+    table = table_of(pooled, decision)
+    assert table.timesteps.tolist() == [1000.0] and set(table.grids) == {*QKV, FC1, FC2}
+    inputs = Inputs.of(pooled.at(0)[FC2])
+    best = find_grid(inputs, 4, decision.kinds[FC2])
+    assert table.grids[FC2].scale.item() == pytest.approx(best.scale)
+    quiet = find_grid(Inputs.of(super(PooledStatistics, pooled).at(0)[FC2]), 4, decision.kinds[FC2])
+    assert inputs.error(best) < inputs.error(quiet)
