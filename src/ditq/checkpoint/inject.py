@@ -12,6 +12,7 @@ from ditq.capture import linears, replace, swapped
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
+from ditq.diagnostics.names import within_block
 from ditq.nn import ActivationGrid, Backend, QuantizedLinear, StepClock, WeightOnlyLinear
 
 _SHOWN = 5
@@ -47,7 +48,8 @@ def quantized_layers(
 ) -> dict[str, nn.Module]:
     """The modules that replace the model's linear layers, by path; biases are the model's own.
 
-    With `activations` they compute on integer codes of both, by one clock. Without, activations stay as they are: on a
+    With `activations` they compute on integer codes of both, by one clock; those outside attentions and MLPs (adaLN,
+    embedders), whose inputs have no grids, compute as without. Without, activations stay as they are: on a
     GPU, or with the backend "packed", MLX's packed words; otherwise plain linear layers of the dequantized weights,
     which a CPU multiplies fastest.
 
@@ -80,6 +82,8 @@ class LayerMaker:
         if self._table is None or self._clock is None:
             return _weight_only(weight, linear, self._backend, path)
         grid = self._table.grids.get(path)
+        if grid is None and not within_block(path):
+            return _weight_only(weight, linear, self._backend, path)
         if grid is None:
             raise UserError(
                 path,

@@ -56,9 +56,29 @@ def main(argv: list[str] | None = None) -> None:
         metavar="DIR",
         help="folder (default: pictures)",
     )
+    group = flags.add_argument_group("comparison")
+    group.add_argument(
+        "--compare",
+        action="store_true",
+        help="draw with the float model and with a quantized one, and put them side by side",
+    )
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=Path("quantized_model"),
+        metavar="DIR",
+        help="the quantized model of --compare (default: quantized_model)",
+    )
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: draw(args))
+    run(lambda: compared(args) if args.compare else draw(args))
+
+
+def compared(args: argparse.Namespace) -> None:
+    """Writes the pictures of both models, and their comparison."""
+    from ditq.cli.generate_compared import compare  # matplotlib takes a second
+
+    compare(args)
 
 
 def draw(args: argparse.Namespace) -> None:

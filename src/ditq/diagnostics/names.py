@@ -22,9 +22,12 @@ def observed_paths(model: nn.Module, inputs: str) -> list[str]:
 
 def block_linears(model: nn.Module) -> list[str]:
     """The paths of the linear layers that are quantized by default: those of the blocks, without their modulation."""
-    return [
-        path for path in linears(model) if re.fullmatch(_IN_BLOCK, path) and ".adaLN_modulation." not in path
-    ]
+    return [path for path in linears(model) if within_block(path)]
+
+
+def within_block(path: str) -> bool:
+    """Whether this layer belongs to the attentions and MLPs of a block."""
+    return re.fullmatch(_IN_BLOCK, path) is not None and ".adaLN_modulation." not in path
 
 
 def shared_input(path: str) -> str:

@@ -1,0 +1,153 @@
+"""`scripts/03_benchmark.py`: the GPTQ baseline's third step; a quantized checkpoint against the float model."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from ditq import checkpoint
+from ditq.cli.flags import add_model_flags, add_run_flags, add_sampler_flags, model_from, parser, prompts_in
+from ditq.cli.flags import settings_from as settings_of
+from ditq.cli.progress import Progress
+from ditq.cli.run import run
+from ditq.core.artefact import remove, write_figure, write_text
+from ditq.core.errors import UserError
+from ditq.evaluation import (
+    FIRST_SEED,
+    METRICS,
+    EvalReport,
+    Variant,
+    evaluate,
+    evaluation_prompts,
+    float_variant,
+    floor_told,
+    markdown,
+    quantized_variant,
+    rows,
+    smaller,
+    write_report,
+)
+from ditq.models import TextToImage
+
+PICTURES = {"mini": 32}
+"""By model, where the baseline's 5000 are more than is needed."""
+CONTENTS = ("pictures", "report.json", "report.md", "psnr.png")
+"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and measures."""
+    flags = parser(
+        "Measure a quantized checkpoint against the float model: size, time per step, peak memory, and how far its "
+        "pictures are from the float ones at the same prompts and seeds.",
+        "python scripts/03_benchmark.py --num_images 5000 --batch_size 4 --output_dir ./results",
+    )
+    flags.add_argument(
+        "--checkpoint",
+        "--quantized-model",
+        type=Path,
+        default=Path("quantized_model"),
+        metavar="DIR",
+        help="what step 2 wrote (default: quantized_model)",
+    )
+    flags.add_argument("--num-images", type=int, metavar="N", help="pictures (default: 5000; mini: 32)")
+    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
+    flags.add_argument(
+        "--output-dir",
+        "--out",
+        dest="out",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="default: results",
+    )
+    flags.add_argument(
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help="one prompt per line (default: our own, which calibration never uses); repeated with new seeds as needed",
+    )
+    names = [metric.name for metric in METRICS]
+    flags.add_argument(
+        "--metrics", nargs="+", default=names, choices=names, metavar="NAME", help="default: all"
+    )
+    add_sampler_flags(flags)
+    flags.set_defaults(seed=FIRST_SEED)
+    add_model_flags(flags, default="mini")
+    add_run_flags(flags)
+    args = flags.parse_args(argv)
+    run(lambda: carry_out(args))
+
+
+def carry_out(args: argparse.Namespace) -> None:
+    """Writes report.json, report.md and psnr.png, and prints the table."""
+    count = PICTURES.get(args.model, 5000) if args.num_images is None else args.num_images
+    if count < 1:
+        raise UserError("--num-images", got=count, expected="at least 1")
+    model = model_from(args)
+    settings = settings_of(args, model)
+    own = prompts_in(args.prompts_file) if args.prompts_file else evaluation_prompts(model.name)
+    prompts = [own[i % len(own)] for i in range(count)]
+    if args.dry_run:
+        print(
+            f"would draw {count} pictures of {settings.steps} steps with each of 3 or 4 variants: {args.out}"
+        )
+        return
+    if args.force:
+        remove(*(args.out / name for name in CONTENTS))
+    if (args.out / "pictures").exists() and not args.resume:
+        remedy = "use --resume, --force or another --output-dir"
+        raise UserError(str(args.out), got="files of an earlier run", remedy=remedy)
+    started = time.perf_counter()
+    variants = variants_of(args.checkpoint, model)
+    with Progress((len(variants) + 1) * count, "picture", "benchmark") as bar:
+        report = evaluate(
+            model,
+            variants,
+            prompts,
+            [args.seed + i for i in range(count)],
+            settings,
+            args.out / "pictures",
+            args.batch_size,
+            [metric for metric in METRICS if metric.name in args.metrics],
+            bar.advance,
+        )
+    _write(args.out, report)
+    _print(args, report, time.perf_counter() - started)
+
+
+def variants_of(folder: Path, model: TextToImage) -> list[Variant]:
+    """The float model, the checkpoint's weights alone, and with its activation grids where it has some."""
+    made = checkpoint.load(folder)
+    bits = sorted({weight.spec.bits for weight in made.weights.values()})
+    name = "W" + "/".join(map(str, bits))
+    found = [float_variant(model), quantized_variant(f"{name}A16", model, made, activations=False)]
+    if made.activations is not None:
+        found.append(quantized_variant(f"{name}, activations quantized", model, made))
+    return found
+
+
+def _write(out: Path, report: EvalReport) -> None:
+    from ditq.plots.comparison import scores_by_variant  # matplotlib takes a second
+
+    write_report(out / "report.json", report)
+    told = [smaller(report, variant.name) for variant in report.variants]
+    write_text(out / "report.md", "\n\n".join([markdown(rows(report)), *told, floor_told(report), ""]))
+    if "psnr" in report.units:
+        scores = {variant.name: variant.scores["psnr"] for variant in report.variants}
+        write_figure(out / "psnr.png", scores_by_variant(told[-1], scores, "PSNR, dB"))
+
+
+def _print(args: argparse.Namespace, report: EvalReport, seconds: float) -> None:
+    if args.json:
+        print(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **report.as_json()}))
+        return
+    float_ms = 1000 * report.reference.seconds_per_step
+    print(markdown(rows(report)))
+    peaks = ", ".join(
+        f"{one.name} {one.peak_memory / 1e6:.0f} MB" for one in [report.reference, *report.variants]
+    )
+    print(f"float: {float_ms:.1f} ms per step; peak memory while drawing: {peaks}")
+    last = report.variants[-1]
+    score = f", median PSNR {last.spread('psnr').median:.1f} dB" if "psnr" in report.units else ""
+    print(f"{len(report.prompts)} pictures, {last.name}{score}, {seconds:.1f} s: {args.out}")

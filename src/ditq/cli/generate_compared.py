@@ -1,0 +1,102 @@
+"""`scripts/generate_samples.py --compare`: the float model's pictures and a quantized one's, side by side."""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ditq import checkpoint
+from ditq.checkpoint import QuantizedModel
+from ditq.cli.flags import model_from, prompts_from, settings_from
+from ditq.cli.generate import Job, plan, remaining
+from ditq.cli.progress import Progress
+from ditq.core.artefact import read_image, write_figure, write_png
+from ditq.core.errors import UserError
+from ditq.evaluation import fingerprint_of
+from ditq.evaluation.metrics import psnr
+from ditq.generation import Settings, generate
+from ditq.models import TextToImage
+from ditq.plots.comparison import picture_grid
+
+FLOAT, QUANTIZED = "float", "quantized"
+ROWS = 12
+"""Prompts on one sheet."""
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Writes float/ and quantized/, a picture per prompt, and comparison_01.png and on with both and their PSNR."""
+    prompts = prompts_from(args)
+    if args.batch_size < 1:
+        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    model = model_from(args)
+    settings = settings_from(args, model)
+    made = checkpoint.load(args.checkpoint)
+    quantized = QuantizedModel(model, made, made.activations is not None)
+    jobs = {FLOAT: _jobs(args, FLOAT, model, settings, prompts, FLOAT)}
+    jobs[QUANTIZED] = _jobs(args, QUANTIZED, model, settings, prompts, fingerprint_of(made))
+    todo = {name: remaining(own, args.force, args.resume) for name, own in jobs.items()}
+    if args.dry_run:
+        waiting = ", ".join(f"{len(own)} {name}" for name, own in todo.items())
+        print(f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}")
+        return
+    started = time.perf_counter()
+    batches = sum(math.ceil(len(own) / args.batch_size) for own in todo.values())
+    with Progress(batches * settings.steps, "step", model.name) as bar:
+        for name, opened in ((FLOAT, model), (QUANTIZED, quantized)):
+            _draw(opened, todo[name], settings, args.batch_size, bar)
+    pictures = {name: np.stack([read_image(job.path)[0] for job in own]) for name, own in jobs.items()}
+    scores = [psnr(one, two) for one, two in zip(pictures[FLOAT], pictures[QUANTIZED], strict=True)]
+    sheets = _sheets(args.out, pictures, prompts, scores)
+    seconds = time.perf_counter() - started
+    if args.json:
+        found = [{"prompt": prompt, "psnr": score} for prompt, score in zip(prompts, scores, strict=True)]
+        facts = {"pictures": found, "sheets": [str(sheet) for sheet in sheets], "seconds": round(seconds, 3)}
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    print(
+        f"{len(prompts)} prompts, median PSNR {np.median(scores):.1f} dB (least {min(scores):.1f}), {seconds:.1f} s: "
+        f"{sheets[0]}{f' ... {sheets[-1].name}' if len(sheets) > 1 else ''}"
+    )
+
+
+def _jobs(
+    args: argparse.Namespace,
+    name: str,
+    model: TextToImage,
+    settings: Settings,
+    prompts: list[str],
+    transformer: str,
+) -> list[Job]:
+    """The jobs of one model in its own folder; its pictures say which transformer drew them."""
+    there = argparse.Namespace(out=args.out / name, seed=args.seed)
+    jobs = plan(there, model, settings, prompts)
+    return [Job(job.path, job.prompt, job.seed, {**job.metadata, "transformer": transformer}) for job in jobs]
+
+
+def _draw(model: TextToImage, jobs: list[Job], settings: Settings, batch_size: int, bar: Progress) -> None:
+    if not jobs:
+        return
+    words, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+    pictures = generate(model, words, seeds, settings, batch_size, bar.advance)
+    for job, picture in zip(jobs, pictures, strict=True):
+        write_png(job.path, picture, job.metadata)
+
+
+def _sheets(
+    out: Path,
+    pictures: dict[str, UInt8[np.ndarray, "prompts height width 3"]],
+    prompts: list[str],
+    scores: list[float],
+) -> list[Path]:
+    """Writes the sheets; their paths."""
+    paths = []
+    for start in range(0, len(prompts), ROWS):
+        rows = slice(start, start + ROWS)
+        paths.append(out / f"comparison_{start // ROWS + 1:02d}.png")
+        shown = {name: own[rows] for name, own in pictures.items()}
+        write_figure(paths[-1], picture_grid(shown, prompts[rows], {QUANTIZED: scores[rows]}))
+    return paths
