@@ -1,6 +1,7 @@
 """Weight methods: each decides on which codes of its grid every weight of a block stands."""
 
 from ditq.weights.adaround import AdaRound
+from ditq.weights.arrays import Solution, solve
 from ditq.weights.build import built
 from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
 from ditq.weights.mixed import Mixed
@@ -15,8 +16,10 @@ __all__ = [
     "BlockResult",
     "Method",
     "Mixed",
+    "Solution",
     "block_specs",
     "built",
+    "solve",
 ]
 
 METHODS: dict[str, type] = {

@@ -15,6 +15,8 @@ from ditq.weights.factor import Factor, cholesky
 Square = Float[np.ndarray, "in in"]
 Ladder = float | Sequence[float]
 """One amount, or several to choose from, in the method's unit."""
+Damped = tuple[Factor | None, float, list[str]]
+"""A factor, the amount that it holds, and what had to be done for it, in words."""
 RAISE = 10.0
 
 
@@ -47,8 +49,8 @@ def best(
     return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
 
 
-def damped_factor(hessian: Square, amount: float) -> tuple[Factor | None, float, list[str]]:
-    """The factor of H + amount I, the amount used, and what had to be done for it, in words.
+def damped_factor(hessian: Square, amount: float) -> Damped:
+    """The factor of H + amount I, the amount used, and what had to be done for it.
 
     float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none is
     positive definite.

@@ -12,7 +12,7 @@ from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.weights.damping import Ladder, best, damped_factor, rungs
+from ditq.weights.damping import Damped, Ladder, best, damped_factor, rungs
 from ditq.weights.factor import Factor, solve_lower
 from ditq.weights.hessian import Moments
 from ditq.weights.solver import Grid, round_columns, treatment_order
@@ -146,12 +146,23 @@ def _solve(
     sample = slice(None, None, max(1, prepared.weight.shape[1] // SAMPLED_OUTPUTS))
     sampled, sampled_judge = prepared.outputs(sample), judge.outputs(sample)
 
+    kept: dict[float, Damped] = {}
+    least = np.inf
+
     def error(amount: float) -> float:
-        factor, lam, _ = damped_factor(prepared.hessian, amount * unit)
-        return np.inf if factor is None else sampled_judge(_values(sampled.codes(factor, lam), sampled.grid))
+        nonlocal least
+        factor, lam, notes = damped_factor(prepared.hessian, amount * unit)
+        if factor is None:
+            return np.inf
+        found = sampled_judge(_values(sampled.codes(factor, lam), sampled.grid))
+        if found < least:
+            least = found
+            kept.clear()
+            kept[amount] = factor, lam, notes
+        return found
 
     amount, ladder = best(rungs(method.damping), error)
-    factor, lam, notes = damped_factor(prepared.hessian, amount * unit)
+    factor, lam, notes = kept[amount] if amount in kept else damped_factor(prepared.hessian, amount * unit)
     if factor is None:
         return rounded, replace(report, ladder=ladder, fallback=[*notes, "rounding: H cannot be factored"])
     codes = prepared.codes(factor, lam)

@@ -8,10 +8,10 @@ from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
+from ditq.weights import Solution, solve
 from ditq.weights.gptq import GPTQ
 from ditq.weights.hessian import HELD_OUT_EVERY, HELD_OUT_MOST, Moments
 from ditq.weights.layer import solve_layer
-from ditq.weights.solve import Solution, solve
 from tests.weights.test_solver import data
 
 
