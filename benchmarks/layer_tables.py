@@ -1,0 +1,116 @@
+"""The page docs/results/layer_solvers.md, from the cases in benchmarks/results/layer_solvers.json."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results" / "layer_solvers.md"
+GRIDS = {
+    "row": "4 bits, symmetric, one scale per output channel",
+    "group": "4 bits, asymmetric, a scale and a zero point per 64 columns",
+}
+OURS = "ditq "
+HEAD = """
+Written by `benchmarks/layer_solvers.py`, one call per case; all solvers of a case run in one process, in turns
+({libraries}; {machines}).
+
+Inputs are correlated, one channel in a hundred is ten times as large, and the quantized model's inputs differ from the
+float model's by what the layers before did and by an 8-bit grid. The error is |X W' - Xq Q'| / |X W'| on 2048 rows that
+no solver saw. Times are medians and hold the whole work: second moments, ranges, damping, codes. The machine was shared
+with other work, which stretches the seconds of the clock; those of the processor are the ones to compare.
+
+mlx-lm takes its scales from weights that are already corrected; Brevitas, llm-compressor and `min-max` use the original
+weight's range, ditq by itself searches the range and chooses its damping on held-out rows. mlx-lm and
+llm-compressor have GPTQ alone, which sees one stream and does less: no X~'X, no corrected target.
+"""
+GOALS = """
+Goals: an error of at most the best library's on the same grid, never above rounding's, in at most half of the time of
+the fastest library. The error is held against the best of all, the time against the fastest that solves the same
+problem (GPTQ, or Qronos) and, in the last column, against the fastest of all.
+"""
+
+
+def write(known: dict) -> None:
+    """The page."""
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(page(known))
+
+
+def page(known: dict) -> str:
+    """The text of the page."""
+    versions: dict[str, str] = {}
+    for case in known.values():
+        versions |= case["versions"]
+    libraries = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    machines = ", ".join(sorted({case["machine"] for case in known.values()}))
+    lines = [
+        "# Layer solvers against other libraries",
+        "",
+        HEAD.format(libraries=libraries, machines=machines).strip(),
+        "",
+        *verdicts(known),
+    ]
+    for key, case in sorted(known.items(), key=lambda item: (item[0].split()[2], order(item[0]))):
+        shape, rows, grid = key.split()
+        lines += [
+            "",
+            f"## {shape.replace('x', ' inputs, ')} outputs, {rows} rows: {GRIDS[grid]}",
+            "",
+            "| solver | error | of rounding | seconds | CPU seconds |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        rounding = case["results"][0]["error"]
+        lines += [
+            f"| {r['method']} | {r['error']:.4f} | {r['error'] / rounding:.2f} | {r['seconds']:.2f} | {r['cpu']:.2f} |"
+            for r in case["results"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def verdicts(known: dict) -> list[str]:
+    """The goals, case by case."""
+    lines = [
+        GOALS.strip(),
+        "",
+        "| case | solver | error | best library | met | CPU s | fastest, same problem | ratio | met | of all |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for key, case in sorted(known.items(), key=lambda item: (item[0].split()[2], order(item[0]))):
+        rounding, *rest = case["results"]
+        others = [r for r in rest if not r["method"].startswith(OURS)]
+        best = min(others, key=lambda r: r["error"])
+        for mine in (
+            r for r in rest if r["method"] in ("ditq GPTQ, min-max, damping 0.01", "ditq GPTQ", "ditq Qronos")
+        ):
+            problem = "Qronos" if "Qronos" in mine["method"] else "GPTQ"
+            fastest = [
+                min((r["cpu"] for r in others if what in r["method"]), default=None) for what in (problem, "")
+            ]
+            lines.append(verdict(key, mine, rounding["error"], best, *fastest))
+    return lines
+
+
+def verdict(
+    key: str, mine: dict, rounding: float, best: dict, fastest: float | None, fastest_of_all: float
+) -> str:
+    """A line of the table of goals."""
+    fine = "yes" if mine["error"] <= min(best["error"], rounding) else "no"
+    line = f"| {key.replace(' ', ', ')} | {mine['method']} | {mine['error']:.4f} | {best['error']:.4f} | {fine} |"
+    line += f" {mine['cpu']:.2f} |"
+    if fastest is None:
+        line += " none | | |"
+    else:
+        ratio = mine["cpu"] / fastest
+        line += f" {fastest:.2f} | {ratio:.2f} | {'yes' if ratio <= 0.5 else 'no'} |"
+    return f"{line} {mine['cpu'] / fastest_of_all:.2f} |"
+
+
+def order(key: str) -> tuple[int, int]:
+    """Small cases first."""
+    shape, rows, _ = key.split()
+    columns, out = map(int, shape.split("x"))
+    return columns * 10 + out, int(rows)
+
+
+if __name__ == "__main__":
+    write(json.loads((ROOT / "benchmarks" / "results" / "layer_solvers.json").read_text()))
