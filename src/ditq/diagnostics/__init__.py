@@ -19,7 +19,6 @@ from ditq.diagnostics.names import (
     observed_paths,
     representative,
     stream,
-    within_block,
 )
 from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
@@ -58,6 +57,5 @@ __all__ = [
     "summary_rows",
     "traced",
     "verdict",
-    "within_block",
     "write_statistics",
 ]
