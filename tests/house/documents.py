@@ -108,6 +108,29 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "python -m src.activation_diagnostics.visualize_postgelu --stats-file demo/phase2_stats.npz"
     " --output-dir docs/figures/phase2 --layers mm_03_img --figures range_vs_timestep_all negative_fraction_heatmap"
     " heatmap_std histogram ridge channel_ranges channel_heatmap weight_ranges levels --force": Run(),
+    # docs/PHASE3.md
+    "python -m src.run_pipeline --model mini --out pipeline": ByTest(
+        "tests/cli/test_run_pipeline.py::test_every_step_leaves_what_it_is_for"
+    ),
+    "python -m src.run_pipeline --model sd3-medium --text-encoders clip --size 512 --out sd3-w4a8": DRY,
+    "python -m src.generate_calibration_data --model mini --num-images 40 --num-steps 28 --cfg-weight 3 --batch-size 10"
+    " --calib-dir calibration_data": Run("--num-images 2 --num-steps 8"),
+    "python -m src.collect_layer_activations --calib-dir calibration_data --num-images 10 --stride 2": Run(
+        "--num-images 2"
+    ),
+    "python -m src.analyze_activations --stats calibration_data/activations/layer_statistics.json"
+    " --output calibration_data/activations/quant_config.json --bits 8": Run(),
+    "python -m src.cache_adaround_data --calib-dir calibration_data --output-dir calibration_data/adaround_cache"
+    " --num-images 40 --stride 7": Run("--num-images 2"),
+    "python -m src.adaround_optimize --cache-dir calibration_data/adaround_cache --output-dir adaround_output"
+    " --quant-config calibration_data/activations/quant_config.json --bits-w 4 --bits-a 8 --iters 400": Run(
+        "--iters 3"
+    ),
+    "python -m src.load_adaround_model --adaround-output adaround_output"
+    ' --quant-config calibration_data/activations/quant_config.json --prompt "a fox in the snow"'
+    " --output-image quant_test.png --compare --diff-stats": Run("--steps 3"),
+    "python -m src.export_checkpoint --adaround-output adaround_output"
+    " --quant-config calibration_data/activations/quant_config.json --out mini-w4a8": Run(),
 }
 """Every command of every ```bash block, as `commands` spells it. One that no document holds must leave the table."""
 
