@@ -74,7 +74,7 @@ def solve_lower(factor: Factor, right: Columns) -> Columns:
     return solved
 
 
-def greatest_eigenvalue(matrix: Square, iterations: int = 30) -> float:
+def greatest_eigenvalue(matrix: Square, iterations: int = 15) -> float:
     """The greatest eigenvalue of a symmetric, positive semidefinite matrix, by power iteration."""
     value, image = 0.0, np.sqrt(np.diagonal(matrix))
     for _ in range(iterations):

@@ -161,7 +161,8 @@ def _solve(
             kept[amount] = factor, lam, notes
         return found
 
-    amount, ladder = best(rungs(method.damping), error)
+    amount, judged = best(rungs(method.damping), error)
+    ladder = [(rung, found) for rung, found in judged if np.isfinite(found)]
     factor, lam, notes = kept[amount] if amount in kept else damped_factor(prepared.hessian, amount * unit)
     if factor is None:
         return rounded, replace(report, ladder=ladder, fallback=[*notes, "rounding: H cannot be factored"])
