@@ -156,7 +156,7 @@ def main() -> None:
     flags.add_argument("--out", type=Path, default=Path("docs/results/mini.md"), help="the page to write")
     flags.add_argument("--prompts", type=int, help="fewer than all 35")
     flags.add_argument(
-        "--iters", type=int, default=500, help="AdaRound's iterations per block (default: 500)"
+        "--iters", type=int, default=400, help="AdaRound's iterations per block (default: 400)"
     )
     flags.add_argument("--images", type=int, default=64, help="calibration pictures (default: 64)")
     args = flags.parse_args()

@@ -110,7 +110,16 @@ def _ranges(report: EvalReport) -> list[str]:
 
 
 def _static(report: EvalReport) -> list[str]:
-    return [_against(report, f"W4 {bits} AdaRound", f"W4 {bits} AdaRound, static") for bits in GRIDS]
+    told = []
+    for bits in GRIDS:
+        timed, static = f"W4 {bits} AdaRound", f"W4 {bits} AdaRound, static"
+        errors = [report.variant(name).spread("latent_error").median for name in (timed, static)]
+        smaller_on = report.gain(static, timed, "latent_error").wins
+        told.append(
+            f"{_against(report, timed, static)} Latent error {errors[0]:.1f} % against {errors[1]:.1f} % (medians), "
+            f"smaller on {smaller_on}."
+        )
+    return told
 
 
 def _bits(report: EvalReport) -> list[str]:
