@@ -21,7 +21,7 @@ SMOOTH = "none"
 """Without a word: factors move error into the weights, and a method that corrects errors needs none."""
 
 
-def analysis_for(asked: Mapping[str, Any] | None, weights: Spec, where: str) -> Analysis | None:
+def analysis_for(asked: Any, weights: Spec, where: str) -> Analysis | None:
     """The analysis that a recipe asks for, None where activations stay as they are.
 
     `weights` is the grid that smoothing is judged on. Raises UserError, beginning with `where`.

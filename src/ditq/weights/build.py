@@ -8,7 +8,7 @@ from ditq.core.errors import UserError
 from ditq.weights.problem import Method
 
 
-def built(methods: Mapping[str, type], name: str, given: Mapping[str, Any], where: str) -> Method:
+def built(methods: Mapping[str, type], name: str, given: Any, where: str) -> Method:
     """The method called `name` with these of its fields; the others keep their defaults.
 
     Raises UserError, beginning with `where`, for a name or a field that is not there, and for a value of another kind
@@ -25,7 +25,7 @@ def built(methods: Mapping[str, type], name: str, given: Mapping[str, Any], wher
         if not _fits(value, known[field]):
             expected = f"a value like its default, {_default(known[field])!r}"
             raise UserError(f"{where}: {name}: {field}", got=repr(value), expected=expected)
-    return methods[name](**given)
+    return methods[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
 
 
 def _default(field: Field) -> Any:
@@ -46,4 +46,7 @@ def _fits(value: Any, field: Field) -> bool:
         return isinstance(value, float | int) or (isinstance(value, str) and "str" in str(field.type))
     if isinstance(default, str) and isinstance(value, float | int):
         return "float" in str(field.type)
-    return isinstance(value, list | tuple) if isinstance(default, tuple) else isinstance(value, type(default))
+    if isinstance(default, tuple):
+        one = isinstance(value, float | int) and "float" in str(field.type)
+        return one or (isinstance(value, list | tuple) and all(isinstance(v, float | int) for v in value))
+    return isinstance(value, type(default))

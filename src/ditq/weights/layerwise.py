@@ -101,6 +101,7 @@ def by_layers(
                 weights[path] = replace(solved, smooth=problem.smooth(path))
                 reports[path] = asdict(report)
                 on_iteration(len(weights), report.error)
+    weights = {path: weights[path] for path in problem.specs}
     report = judged(problem, inputs, weights)
     return BlockResult(weights, static_grids(inputs, weights), {**report, "layers": reports})
 
