@@ -29,7 +29,7 @@ from ditq.cli.analyze_activations import write_decision
 from ditq.cli.pipeline import Amounts, Pipeline, finish
 from ditq.cli.progress import Progress
 from ditq.core import plan
-from ditq.core.artefact import read_text, write_figure, write_json, write_text
+from ditq.core.artefact import read_json, read_text, write_figure, write_json, write_text
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
 from ditq.diagnostics import PooledStatistics, read_layer_statistics
@@ -54,6 +54,8 @@ BITS = {"A8": Fixed(8), "A6": Fixed(6), "A4": Fixed(4), "tiers": ByTier(), "budg
 """How the bits of activations are chosen, by the name in the table."""
 LEARNED = {"W4": Spec(4), "W4 g64": Spec(4, group_size=64), "W3": Spec(3)}
 """Grids on which rounding is learned."""
+EVERY = 5
+"""Of the prompts: those whose pictures are shown."""
 
 
 @dataclass(frozen=True)
@@ -176,19 +178,20 @@ def main() -> None:
     write_report(args.work / "report.json", report)
     shown = shown_variants(report)
     drawn = {
-        one.name: draw(model, one, prompts, seeds, settings, folder, 7).samples.pictures[:48:6]
+        one.name: draw(model, one, prompts, seeds, settings, folder, 7).samples.pictures[::EVERY]
         for one in variants
         if one.name in shown
     }
-    scores = {name: report.variant(name).scores["psnr"][::6] for name in shown[1:]}
-    write_figure(args.out.with_name("mini_pictures.png"), picture_grid(drawn, prompts[::6], scores))
+    scores = {name: report.variant(name).scores["psnr"][::EVERY] for name in shown[1:]}
+    write_figure(args.out.with_name("mini_pictures.png"), picture_grid(drawn, prompts[::EVERY], scores))
     dots = {entry.name: entry.scores["psnr"] for entry in report.variants}
     floor = np.array(report.floor.scores["psnr"])
     figure = scores_by_variant(headline(report), dots, "PSNR to the float model, dB", floor)
     write_figure(args.out.with_name("mini_psnr.png"), figure)
+    average_bits = {name: read_json(study.config(name))["summary"]["average_bits"] for name in BITS}
     versions = f"ditq {ditq.__version__}, MLX {version('mlx')}"
     ran = f"{versions}, {platform.machine()}, {prepare().device}, {prepare().blas}"
-    write_text(args.out, text(report, amounts, ran))
+    write_text(args.out, text(report, amounts, average_bits, ran))
     write_json(args.out.with_suffix(".json"), report.as_json())
     print(f"{len(variants)} variants x {len(prompts)} prompts: {args.out}")
 

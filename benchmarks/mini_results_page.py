@@ -1,5 +1,8 @@
 """The words of docs/results/mini.md, from an evaluation's report."""
 
+import textwrap
+from dataclasses import asdict
+
 from ditq.cli.pipeline import Amounts
 from ditq.evaluation import EvalReport, compared, floor_told, markdown, rows, smaller
 
@@ -32,58 +35,45 @@ def headline(report: EvalReport) -> str:
     )
 
 
-def text(report: EvalReport, amounts: Amounts, platform: str) -> str:
-    """The page."""
-    step = report.settings
-    return "\n".join(
-        [
-            "# What each choice costs on `mini`",
-            "",
-            "Written by `python benchmarks/mini_results.py`; every figure and sentence is computed. "
-            f"{len(report.prompts)} prompts, all of them combinations of object and background that neither "
-            f"the training "
-            f"of `mini` nor the calibration has seen; {step['steps']} steps, guidance {step['guidance']:g}. "
-            f"Every variant "
-            "starts from the float model's own noise, and is compared with the float model's picture of "
-            "that prompt and "
-            "seed.",
-            "",
-            "![The same prompts and seeds, float and quantized](mini_pictures.png)",
-            "",
-            "![PSNR of every variant](mini_psnr.png)",
-            "",
-            "Median, and in brackets the quartiles over the prompts; all scores picture by picture are in "
-            "[mini.json](mini.json). A16: activations stay float. g64: a scale for each 64 columns, else "
-            "one for each "
-            "output channel. Rounding takes the scale of least squared error unless it says min-max. "
-            "Activation grids are "
-            "per timestep unless it says static.",
-            "",
-            markdown(_table(report)),
-            "",
-            floor_told(report)
-            + " Two pictures that differ by less than that differ by less than a change of seed.",
-            "",
-            *_section("AdaRound against rounding to nearest", _learned(report)),
-            *_section("The range of the weights", _ranges(report)),
-            *_section("Grids of the activations per timestep, or one for all", _static(report)),
-            *_section("Bits of the activations, at 4-bit learned weights", _bits(report)),
-            *_section("Groups of 64 columns", _groups(report)),
-            *_section("Size", _sizes(report)),
-            "## How it was made",
-            "",
-            f"{amounts.images} calibration prompts, {amounts.steps} steps each. Blocks are reconstructed on "
-            f"all of them, "
-            f"every {amounts.cache_stride}th step, {amounts.iterations} iterations a block, with 8-bit "
-            f"activations in the "
-            f"loop. Activation grids come from {amounts.statistics_images} of them, every "
-            f"{amounts.statistics_stride}nd "
-            "step, without channel factors, so that all weights meet all grids. A static grid is the least "
-            "that holds the "
-            f"layer's grids of all timesteps. {platform}.",
-            "",
-        ]
-    )
+ABOUT = """\
+Written by `python benchmarks/mini_results.py`; every figure and sentence is computed. {prompts} prompts, all of them
+combinations of object and background that neither the training of `mini` nor the calibration has seen; {steps} steps,
+guidance {guidance:g}. Every variant starts from the float model's own noise, and is compared with the float model's
+picture of that prompt and seed.
+"""
+LEGEND = """\
+Median, and in brackets the quartiles over the prompts; all scores picture by picture are in [mini.json](mini.json).
+A16: activations stay float. g64: a scale for each 64 columns, else one for each output channel. Rounding takes the
+scale of least squared error unless it says min-max. Activation grids are per timestep unless it says static.
+"""
+MAKING = """\
+{images} calibration prompts, {steps} steps each. Blocks are reconstructed on all of them, every {cache_stride}th step,
+{iterations} iterations a block, with 8-bit activations in the loop. Activation grids come from {statistics_images} of
+them, every {statistics_stride}nd step, without channel factors, so that all weights meet all grids. A static grid is
+chosen like the others, from the values of all timesteps together. {platform}.
+"""
+
+
+def text(report: EvalReport, amounts: Amounts, average_bits: dict[str, float], platform: str) -> str:
+    """The page; `average_bits` are those of the activations, by choice."""
+    parts = [
+        "# What each choice costs on `mini`",
+        _wrapped(ABOUT.format(prompts=len(report.prompts), **report.settings)),
+        "![The same prompts and seeds, float and quantized](mini_pictures.png)",
+        "![PSNR of every variant](mini_psnr.png)",
+        _wrapped(LEGEND),
+        markdown(_table(report)),
+        _wrapped(f"{floor_told(report)} Two pictures nearer than that differ by less than a change of seed."),
+        _section("AdaRound against rounding to nearest", _learned(report)),
+        _section("The range of the weights", _ranges(report)),
+        _section("Grids of the activations per timestep, or one for all", _static(report)),
+        _section("Bits of the activations, at 4-bit learned weights", _bits(report, average_bits)),
+        _section("Groups of 64 columns", _groups(report)),
+        _section("Size", _sizes(report)),
+        "## How it was made",
+        _wrapped(MAKING.format(platform=platform, **asdict(amounts))),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(report: EvalReport) -> list[list[str]]:
@@ -91,8 +81,8 @@ def _table(report: EvalReport) -> list[list[str]]:
     return [row[:-2] for row in rows(report)]
 
 
-def _section(title: str, lines: list[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {line}" for line in lines), ""]
+def _section(title: str, lines: list[str]) -> str:
+    return "\n".join([f"## {title}", "", *(_wrapped(f"- {line}") for line in lines)])
 
 
 def _against(report: EvalReport, name: str, over: str) -> str:
@@ -122,8 +112,10 @@ def _static(report: EvalReport) -> list[str]:
     return told
 
 
-def _bits(report: EvalReport) -> list[str]:
-    return [_against(report, f"W4 {bits} AdaRound", "W4 A16 AdaRound") for bits in RANGES]
+def _bits(report: EvalReport, average_bits: dict[str, float]) -> list[str]:
+    told = [_against(report, f"W4 {bits} AdaRound", "W4 A16 AdaRound") for bits in RANGES]
+    mixed = [f"{name} {average_bits[name]:.2f}" for name in RANGES[3:]]
+    return [*told, f"Bits on average over all values: {', '.join(mixed)}."]
 
 
 def _groups(report: EvalReport) -> list[str]:
@@ -133,3 +125,9 @@ def _groups(report: EvalReport) -> list[str]:
 def _sizes(report: EvalReport) -> list[str]:
     note = "`mini`'s adaptive layer norms, a third of its weights, and its embeddings stay in 16 bits."
     return [smaller(report, name) for name in ("W4 A8 AdaRound", "W4 g64 A8 AdaRound")] + [note]
+
+
+def _wrapped(text: str) -> str:
+    """Lines of the length of the other documents."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(" ".join(text.split()), 118, subsequent_indent=indent, break_on_hyphens=False)
