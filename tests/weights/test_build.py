@@ -9,8 +9,9 @@ from ditq.weights import METHODS, RTN, AdaRound, built
 def test_fields_replace_defaults():
     assert built(METHODS, "rtn", {"search": False}, "r") == RTN(search=False)
     assert built(METHODS, "adaround", {"iterations": 5, "lr": 1}, "r") == AdaRound(iterations=5, lr=1)
-    assert built(METHODS, "gptq", {"damping": 0.5}, "r").damping == 0.5
-    assert built(METHODS, "qronos", {"damping": [0.1, 0.5], "act_order": False}, "r").act_order is False
+    assert built(METHODS, "gptq", {"damping": 0.5}, "r") == METHODS["gptq"](damping=0.5)
+    qronos = built(METHODS, "qronos", {"damping": [0.1, 0.5], "act_order": False}, "r")
+    assert qronos == METHODS["qronos"](damping=(0.1, 0.5), act_order=False)
 
 
 @pytest.mark.parametrize(

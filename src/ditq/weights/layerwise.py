@@ -22,7 +22,7 @@ from ditq.weights.gptq import GPTQ
 from ditq.weights.grid_block import GridLayer, Quantize, batches, run_on_grids, take_rows
 from ditq.weights.hessian import Moments
 from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
-from ditq.weights.layer import LayerMethod, solve_layer
+from ditq.weights.layer import LayerMethod, LayerReport, solve_layer
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
 from ditq.weights.qronos import Qronos
 
@@ -99,11 +99,16 @@ def by_layers(
             for path in group:
                 solved, report = solve_layer(own[path], gathered, problem.specs[path], method, path, path)
                 weights[path] = replace(solved, smooth=problem.smooth(path))
-                reports[path] = asdict(report)
+                reports[path] = told(report)
                 on_iteration(len(weights), report.error)
     weights = {path: weights[path] for path in problem.specs}
     report = judged(problem, inputs, weights)
     return BlockResult(weights, static_grids(inputs, weights), {**report, "layers": reports})
+
+
+def told(report: LayerReport) -> dict[str, Any]:
+    """The report as JSON, without the time that it took: a resumed run writes the same files."""
+    return {key: value for key, value in asdict(report).items() if key != "seconds"}
 
 
 def stages(paths: Iterable[str]) -> list[list[str]]:

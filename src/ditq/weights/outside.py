@@ -5,7 +5,6 @@ and timestep alone, and all adaLN layers receive silu of it, so that they share 
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from ditq.diagnostics.tracing import traced
 from ditq.models.mmdit import MMDiT
 from ditq.weights.hessian import Moments
 from ditq.weights.layer import solve_layer
-from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
+from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos, told
 from ditq.weights.mixed import dequantized
 from ditq.weights.problem import Method
 from ditq.weights.rtn import RTN
@@ -169,7 +168,7 @@ def _solve(
         return
     assert isinstance(method, ParallelGPTQ | SequentialGPTQ | SequentialQronos)  # `check` saw to it
     solved[path], report = solve_layer(weight, moments.finish(), spec, method, path, path)
-    reports[path] = asdict(report)
+    reports[path] = told(report)
 
 
 def _same(asked: Asked) -> list[dict[str, tuple[Method, Spec]]]:
