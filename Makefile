@@ -11,11 +11,9 @@ DEMO := demo
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile
 
-demo: ## Draw a picture with the embedded model, collect calibration data, and say where they are
+demo: ## Quantize the embedded model to W4A8, compare its pictures, and say where the page is; goes on where it stopped
 	@sh scripts/setup.sh run
-	@$(VENV_PYTHON) -m src.generate --model mini "a fox in the snow" --out $(DEMO) --force
-	@$(VENV_PYTHON) -m src.calibration_sample_generation.sample_cali_data --model mini --output $(DEMO)/DiT_cali_data.npz \
-		--num-fid-samples 16 --num-sampling-steps 25 --num-selected-steps 5 --batch-size 8 --force
+	@$(VENV_PYTHON) -m src.run_pipeline --model mini --out $(DEMO)/pipeline --resume
 
 test: ## Run all tests: code, formatting, types, documented commands
 	@sh scripts/setup.sh test
