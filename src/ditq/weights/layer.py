@@ -180,7 +180,9 @@ def _solve(
     if not solved_error <= report.error_rounding:
         said = [*notes, "rounding: no worse on the rows that judge"]
         return rounded, replace(report, error=report.error_rounding, fallback=said)
-    return replace(rounded, codes=mx.array(np.ascontiguousarray(codes.T).astype(np.int32))), report
+    return replace(
+        rounded, codes=mx.array(np.ascontiguousarray(codes.astype(np.int16).T).astype(np.int32))
+    ), report
 
 
 def _range(
