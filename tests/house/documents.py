@@ -41,6 +41,10 @@ DRY = Run("--dry-run")
 SETS_UP = Unchecked("installs")
 PHASE2 = ByTest("tests/cli/test_diagnostics_commands.py::test_profile_and_visualize_as_the_documents_say")
 SHARDS = ByTest("tests/cli/test_diagnostics_commands.py::test_shards_merge")
+QUANTIZE = ByTest(
+    "tests/cli/test_quantize_commands.py::test_script_writes_a_checkpoint_with_activation_grids"
+)
+METHODS = ByTest("tests/cli/test_quantize_commands.py::test_methods_are_compared_on_the_same_grids")
 COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "make demo": InCI(),
     "make test": InCI(),
@@ -131,6 +135,29 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     " --output-image quant_test.png --compare --diff-stats": Run("--steps 3"),
     "python -m src.export_checkpoint --adaround-output adaround_output"
     " --quant-config calibration_data/activations/quant_config.json --out mini-w4a8": Run(),
+    # docs/recipes.md
+    "python -m src.quantize --list": Run(),
+    "python -m src.generate_calibration_data --model mini --num-images 16 --num-steps 28 --cfg-weight 3 --batch-size 8"
+    " --calib-dir calibration_data": DRY,
+    "python -m src.quantize --model mini --recipe w4a8-gptq --calib calibration_data --out mini-w4a8": QUANTIZE,
+    "python -m src.quantize_qronos --blocks 2 --calib calibration_data --out mini-qronos": ByTest(
+        "tests/cli/test_quantize_commands.py::test_recipe_files_first_blocks_and_quantized_adaln"
+    ),
+    "python scripts/01_collect_calibration_data.py --num_samples 256 --batch_size 4 --output_dir"
+    " ./calibration_data": DRY,
+    "python scripts/02_quantize_model.py --calibration_data ./calibration_data --wbits 4 --abits 8 --output_dir"
+    " ./quantized_model": QUANTIZE,
+    "python scripts/03_benchmark.py --num_images 5000 --batch_size 4 --output_dir ./results": DRY,
+    "python scripts/generate_samples.py --prompts_file ./prompts/visual_inspection.txt --output_dir"
+    " ./outputs/visual_samples --compare": ByTest(
+        "tests/cli/test_quantize_commands.py::test_samples_side_by_side"
+    ),
+    "python -m src.compare_methods --model mini --calib calibration_data --out methods": METHODS,
+    # docs/results/methods_mini.md
+    "python -m src.generate_calibration_data --model mini --num-images 16 --num-steps 28 --cfg-weight 3 --batch-size 8"
+    " --calib-dir demo/methods_data": DRY,
+    "python -m src.compare_methods --model mini --calib demo/methods_data --out demo/methods --iters 200 --report"
+    " docs/results/methods_mini.md": METHODS,
 }
 """Every command of every ```bash block, as `commands` spells it. One that no document holds must leave the table."""
 

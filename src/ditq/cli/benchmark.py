@@ -132,8 +132,9 @@ def _write(out: Path, report: EvalReport) -> None:
 
     write_report(out / "report.json", report)
     told = [smaller(report, variant.name) for variant in report.variants]
-    write_text(out / "report.md", "\n\n".join([markdown(rows(report)), *told, floor_told(report), ""]))
-    if "psnr" in report.units:
+    floor = [floor_told(report)] if "psnr" in report.units else []
+    write_text(out / "report.md", "\n\n".join([markdown(rows(report)), *told, *floor]) + "\n")
+    if floor:
         scores = {variant.name: variant.scores["psnr"] for variant in report.variants}
         write_figure(out / "psnr.png", scores_by_variant(told[-1], scores, "PSNR, dB"))
 

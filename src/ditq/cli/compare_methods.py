@@ -214,8 +214,19 @@ def _write(args: argparse.Namespace, found: Comparison, typed: Sequence[str]) ->
         raise UserError("--report", got=args.report, expected="a .md file")
     figure = args.report.with_suffix(".png")
     write_figure(figure, made)
+    write_text(args.report, page(found, figure.name, _commands(args, typed)))
+
+
+def _commands(args: argparse.Namespace, typed: Sequence[str]) -> str:
+    """What draws the calibration's pictures, and this command without --force and --resume."""
+    manifest = read_images(args.calib).manifest
+    recorded = (
+        f"python -m src.generate_calibration_data --model {manifest['model']} --num-images {len(manifest['prompts'])} "
+        f"--num-steps {manifest['num_steps']} --cfg-weight {manifest['cfg_weight']:g} --batch-size 8 \\\n"
+        f"    --calib-dir {args.calib}"
+    )
     kept = [word for word in typed if word not in ("--force", "--resume")]
-    write_text(args.report, page(found, figure.name, " ".join(["python -m src.compare_methods", *kept])))
+    return f"{recorded}\n{' '.join(['python -m src.compare_methods', *kept])}"
 
 
 def _report(args: argparse.Namespace, found: Comparison, seconds: float) -> None:

@@ -36,15 +36,18 @@ def by_bits(comparison: Comparison) -> dict[int, list[Entry]]:
 def conclusion(comparison: Comparison) -> str:
     """What the figure's reader should take away: the best method at the least bits where pictures survive."""
     floor = comparison.report.floor.spread("psnr").median
-    told = []
+    told, compared = [], False
     for bits, entries in sorted(by_bits(comparison).items()):
         if len(entries) < 2:
             continue
         best = max(entries, key=lambda entry: entry.psnr.median)
         plain = [entry for entry in entries if entry.contender.startswith("rounding")]
+        compared |= bool(plain)
         if plain and best not in plain:
             gain = best.psnr.median - max(entry.psnr.median for entry in plain)
             told.append(f"{gain:+.1f} dB at {bits} bits ({best.contender})")
+    if not compared:
+        return f"Weight methods on {comparison.model}"
     if not told:
         return f"No method is nearer to the float pictures than rounding on {comparison.model}"
     return (
@@ -52,8 +55,8 @@ def conclusion(comparison: Comparison) -> str:
     )
 
 
-def page(comparison: Comparison, figure: str, command: str) -> str:
-    """The page of docs/results; `figure` is the picture's name beside it, `command` what made both."""
+def page(comparison: Comparison, figure: str, commands: str) -> str:
+    """The page of docs/results; `figure` is the picture's name beside it, `commands` what made both."""
     facts = comparison.facts
     grid = (
         "one scale per output channel" if facts["group_size"] is None else f"groups of {facts['group_size']}"
@@ -77,14 +80,15 @@ the same seeds for all). The float model from other seeds is {floor.median:.1f} 
   up for earlier layers (Qronos) does not minimise it.
 - block error: relative error of the image stream behind a block, all blocks quantized, mean over the blocks.
 - latent error and PSNR: against the float model's, median (quartiles) over the pictures.
-- seconds: of quantizing, without the cache of block inputs that all share. Memory: what MLX held at most meanwhile.
+- seconds: of quantizing, without the cache of block inputs that all share. Memory: what MLX held at most
+  meanwhile beside the model; Hessians are NumPy's, and not in it.
 
 {markdown(rows(comparison))}
 
 Made by:
 
 ```bash
-{command}
+{commands}
 ```
 """
 

@@ -72,7 +72,8 @@ class Entry:
     seconds: float
     """Of quantizing, the calibration's cache not counted."""
     peak_memory: int
-    """Bytes that MLX held at most while quantizing; what NumPy holds (the Hessians) is not in it."""
+    """Bytes that MLX held at most while quantizing a block, beside the model and what was quantized before; what NumPy
+    holds (the Hessians) is not in it."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,13 @@ class _Stopwatch:
         """A block is over."""
         if str(number) not in self._laps:
             seconds = time.perf_counter() - self._started
-            self._laps[str(number)] = {"seconds": round(seconds, 3), "peak": mx.get_peak_memory()}
+            peak = mx.get_peak_memory() - self._held
+            self._laps[str(number)] = {"seconds": round(seconds, 3), "peak": peak}
             write_json(self._path, self._laps)
         self._begin()
 
     def _begin(self) -> None:
-        self._started = time.perf_counter()
+        self._started, self._held = time.perf_counter(), mx.get_active_memory()
         mx.reset_peak_memory()
 
 

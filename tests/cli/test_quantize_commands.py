@@ -1,0 +1,176 @@
+"""quantize, its script and quantize_qronos, from recorded pictures to a folder that draws; samples side by side."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ditq import checkpoint
+from ditq.cli import (
+    benchmark,
+    collect_calibration_data,
+    compare_methods,
+    generate,
+    quantize,
+    quantize_model,
+    quantize_qronos,
+)
+from ditq.core.artefact import read_image, read_json
+from tests.cli.test_calibration_commands import fails
+
+QUICK = ["--num-images", "2", "--stride", "2", "--batch-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def calib(tmp_path_factory):
+    """Four pictures of four steps, by the script's own flags."""
+    folder = tmp_path_factory.mktemp("calibration") / "calibration_data"
+    flags = f"--num_samples 4 --batch_size 4 --output_dir {folder} --steps 4"
+    collect_calibration_data.main(flags.split())
+    assert len(list((folder / "samples").iterdir())) == 16
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(calib, tmp_path_factory):
+    """A W4A8 checkpoint by the baseline's second script."""
+    out = tmp_path_factory.mktemp("made") / "quantized_model"
+    flags = f"--calibration_data {calib} --wbits 4 --abits 8 --output_dir {out}"
+    quantize_model.main([*flags.split(), *QUICK])
+    return out
+
+
+def test_script_writes_a_checkpoint_with_activation_grids(made):
+    parts = checkpoint.load(made)
+    assert len(parts.weights) == 45 and parts.activations is not None
+    assert {weight.spec.bits for weight in parts.weights.values()} == {4}
+    assert set(parts.activations.grids) == set(parts.weights)
+    report = read_json(made / "report.json")
+    assert {line["method"] for line in report["layers"].values()} == {"gptq"}
+    assert not (made / "work" / "cache").exists() and parts.meta["recipe"] == "w4a8-gptq"
+
+
+def test_runs_refuse_resume_and_force(capsys, calib, tmp_path):
+    out = tmp_path / "out"
+    argv = ["--recipe", "w8a8", "--calib", str(calib), "--out", str(out), *QUICK, "--blocks", "1"]
+    quantize.main([*argv, "--dry-run"])
+    told = capsys.readouterr().out
+    assert "12 by rtn" in told and "calibration: 8 rows" in told and not out.exists()
+    quantize.main([*argv, "--json"])
+    first = json.loads(capsys.readouterr().out)
+    assert first["layers"] == 12 and first["bits_per_weight"] == pytest.approx(8.13, abs=0.01)
+    assert "earlier run" in fails(capsys, quantize.main, *argv)
+    quantize.main([*argv, "--resume", "--json"])
+    again = json.loads(capsys.readouterr().out)
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    other = ["--recipe", "w4a8-rtn", *argv[2:]]
+    assert "recipe: got" in fails(capsys, quantize.main, *other, "--resume")
+    quantize.main([*other, "--force"])
+    assert "w4a8-rtn: 12 layers at 4.13 bits" in capsys.readouterr().out
+
+
+def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calib, tmp_path):
+    recipe = {
+        "kind": "ditq.recipe",
+        "version": 1,
+        "layers": [
+            {"paths": ["*.adaLN_modulation.*"], "method": "rtn", "bits": 8, "group_size": 64},
+            {"paths": ["*_blocks.*"], "method": "qronos", "bits": 4, "group_size": 64},
+            {"paths": ["*"], "method": "float"},
+        ],
+        "activations": {"bits": 8},
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(recipe))
+    argv = ["--recipe", str(tmp_path / "mine.json"), "--calib", str(calib), *QUICK, "--blocks", "1"]
+    quantize_qronos.main([*argv, "--out", str(tmp_path / "one")])
+    assert "mine: " in capsys.readouterr().out
+    parts = checkpoint.load(tmp_path / "one")
+    inner = [path for path in parts.weights if ".adaLN_modulation." not in path]
+    assert {path.split(".")[1] for path in inner} == {"0"} and len(inner) == 12
+    generate.main(
+        ["a fox in the snow", "--compare", "--checkpoint", str(tmp_path / "one"), "--steps", "2"]
+        + ["--out", str(tmp_path / "samples")]
+    )
+    assert "1 prompts, median PSNR" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "--recipe: got none; expected a .json file, or one of"),
+        (["--recipe", "w1a1"], "--recipe: got w1a1"),
+        (["--recipe", "w4a8-gptq", "--blocks", "9"], "--blocks: got 9; expected from 1 to 4"),
+        (["--recipe", "w4a8-gptq", "--num-images", "99"], "--num-images: got 99; expected at most 4"),
+        (["--recipe", "w4a8-gptq", "--model", "sd3-medium"], "got calibration data of mini"),
+        (["--recipe", "w4a8-gptq", "--calib", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_explained(capsys, calib, tmp_path, argv, says):
+    common = [] if "--calib" in argv else ["--calib", calib]
+    assert says in fails(capsys, quantize.main, *argv, *common, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_presets_are_listed(capsys):
+    quantize.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("w4a8-qronos ") for line in lines)
+    quantize.main(["--list", "--json"])
+    assert "w4-group64" in json.loads(capsys.readouterr().out)
+
+
+def test_benchmark_measures_weights_alone_and_activations_too(capsys, made, tmp_path):
+    flags = f"--num_images 2 --batch_size 2 --output_dir {tmp_path / 'results'}".split()
+    argv = [*flags, "--checkpoint", str(made), "--steps", "2"]
+    benchmark.main(argv)
+    told = capsys.readouterr().out
+    assert "| W4A16 |" in told and "| W4, activations quantized |" in told and "ms per step" in told
+    report = read_json(tmp_path / "results" / "report.json")
+    assert [len(one["scores"]["psnr"]) for one in report["variants"]] == [2, 2]
+    assert (tmp_path / "results" / "psnr.png").exists()
+    assert "earlier run" in fails(capsys, benchmark.main, *argv)
+    benchmark.main([*argv, "--resume", "--metrics", "latent_error"])
+    assert "latent error" in capsys.readouterr().out
+
+
+def test_samples_side_by_side(capsys, made, tmp_path):
+    argv = ["a fox in the snow", "an owl at night", "--compare", "--checkpoint", str(made), "--steps", "2"]
+    argv += ["--output_dir", str(tmp_path)]
+    generate.main([*argv, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [one["prompt"] for one in told["pictures"]] == argv[:2]
+    pair = [read_image(tmp_path / name / "0000_a-fox-in-the-snow.png")[0] for name in ("float", "quantized")]
+    difference = np.square(pair[0].astype(float) - pair[1]).mean()
+    assert told["pictures"][0]["psnr"] == pytest.approx(10 * np.log10(255**2 / difference), abs=1e-6)
+    assert (tmp_path / "comparison_01.png").exists()
+    assert "earlier run" in fails(capsys, generate.main, *argv)
+    generate.main([*argv, "--resume"])
+    assert "2 prompts" in capsys.readouterr().out
+
+
+def test_methods_are_compared_on_the_same_grids(capsys, calib, tmp_path):
+    argv = ["--calib", str(calib), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
+    argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]
+    argv += ["--num-held-out", "1", "--methods", "rounding_mse", "adaround", "gptq_sequential", "qronos"]
+    compare_methods.main([*argv, "--dry-run"])
+    assert "4 methods at 3, 8 bits, then 20 pictures" in capsys.readouterr().out
+    compare_methods.main([*argv, "--report", str(tmp_path / "page.md")])
+    assert "GPTQ-Sequential" in capsys.readouterr().out
+    told = read_json(tmp_path / "methods" / "methods.json")
+    entries = {(one["contender"], one["bits"]): one for one in told["entries"]}
+    assert len(entries) == 8 and {one["bits_per_weight"] for one in told["entries"] if one["bits"] == 3} == {
+        entries["Qronos", 3]["bits_per_weight"]
+    }
+    for name in ("GPTQ-Sequential", "Qronos", "rounding, MSE"):
+        assert entries[name, 8]["layer_error"] < 0.1 * entries[name, 3]["layer_error"]
+        assert entries[name, 8]["psnr"]["median"] > entries[name, 3]["psnr"]["median"] + 10
+    assert entries["GPTQ-Sequential", 3]["layer_error"] < entries["rounding, MSE", 3]["layer_error"]
+    text = (tmp_path / "page.md").read_text()
+    assert "page.png" in text and "python -m src.compare_methods --calib" in text and "--report" in text
+    assert (tmp_path / "page.png").exists() and (tmp_path / "methods" / "methods.png").exists()
+    compare_methods.main([*argv, "--resume", "--json"])
+    again = json.loads(capsys.readouterr().out)
+    assert again["entries"] == told["entries"]
+    assert "none left" in fails(
+        capsys, compare_methods.main, *argv[:2], "--out", tmp_path / "x", "--num-images", "4", "--stride", "2"
+    )
