@@ -7,7 +7,7 @@ import pytest
 
 from ditq.capture import linears
 from ditq.core.errors import UserError
-from ditq.core.recipe import FLOAT, presets, read_recipe, recipe_from
+from ditq.core.recipe import FLOAT, first_blocks, plain_recipe, presets, read_recipe, recipe_from
 from ditq.core.spec import Spec
 from ditq.models import load
 
@@ -85,3 +85,18 @@ def test_a_wrong_line_is_named(change, says):
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(UserError, match=r"a \.json file, or one of .*w4a8-qronos"):
         read_recipe("w1a1")
+
+
+@pytest.mark.parametrize("name", ["w4a8-adaround", "w4a8-gptq", "w4a8-qronos", "w4a8-rtn", "w8a8"])
+def test_plain_presets_are_plain_recipes(name):
+    preset = read_recipe(name)
+    bits, method = (8, "rtn") if name == "w8a8" else (4, name.partition("-")[2])
+    fields = {"search": True} if method == "rtn" else None
+    assert preset == plain_recipe(name, method, Spec(bits), fields, {"bits": 8}, preset.about)
+
+
+def test_first_blocks_come_before_all_other_lines():
+    recipe = first_blocks(plain_recipe("r", "gptq", Spec(4)), 2, 3)
+    blocks = [f"multimodal_transformer_blocks.{i}.image_transformer_block.mlp.fc1" for i in range(3)]
+    assert [rule.method for rule in recipe.assign(blocks).values()] == ["gptq", "gptq", FLOAT]
+    assert first_blocks(recipe, 3, 3) is recipe
