@@ -109,7 +109,11 @@ def _static(report: EvalReport) -> list[str]:
             f"{_against(report, timed, static)} Latent error {errors[0]:.1f} % against {errors[1]:.1f} % (medians), "
             f"smaller on {smaller_on}."
         )
-    return told
+    note = (
+        "What `mini`'s layers receive hardly drifts along the trajectory ([PHASE2.md](../PHASE2.md)): a good static grid "
+        "is a strong opponent here, and this says little of a model that drifts."
+    )
+    return [*told, note]
 
 
 def _bits(report: EvalReport, average_bits: dict[str, float]) -> list[str]:
