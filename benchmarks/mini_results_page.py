@@ -110,8 +110,8 @@ def _static(report: EvalReport) -> list[str]:
             f"smaller on {smaller_on}."
         )
     note = (
-        "What `mini`'s layers receive hardly drifts along the trajectory ([PHASE2.md](../PHASE2.md)): a good static grid "
-        "is a strong opponent here, and this says little of a model that drifts."
+        "What `mini`'s layers receive hardly drifts along the trajectory ([PHASE2.md](../PHASE2.md)): a good "
+        "static grid is a strong opponent here, and this says little of a model that drifts."
     )
     return [*told, note]
 
