@@ -25,9 +25,11 @@ from ditq.activations import ActivationTable, Analysis, ByError, ByTier, Fixed, 
 from ditq.activations.config import read_quant_config
 from ditq.calibration import read_block_cache
 from ditq.checkpoint import QuantizedCheckpoint
+from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
-from ditq.cli.pipeline import Amounts, Pipeline, finish
+from ditq.cli.pipeline import Pipeline
 from ditq.cli.progress import Progress
+from ditq.cli.stages import finish
 from ditq.core import plan
 from ditq.core.artefact import read_json, read_text, write_figure, write_json, write_text
 from ditq.core.platform import prepare

@@ -3,7 +3,7 @@
 import textwrap
 from dataclasses import asdict
 
-from ditq.cli.pipeline import Amounts
+from ditq.cli.amounts import Amounts
 from ditq.evaluation import EvalReport, compared, floor_told, markdown, rows, smaller
 
 RANGES = ("A8", "A6", "A4", "tiers", "budget of 6 bits")

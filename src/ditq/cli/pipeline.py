@@ -9,12 +9,10 @@ DIR/evaluation/             a folder per variant, report.json
 DIR/comparison.html, comparison.png
 """
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
@@ -33,11 +31,12 @@ from ditq.calibration import (
 from ditq.calibration.caching import cache_meta
 from ditq.capture import linears
 from ditq.checkpoint import write_folder
+from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_space
 from ditq.cli.progress import Progress
 from ditq.core import plan
-from ditq.core.artefact import read_json, read_text, remove, write_figure, write_json
+from ditq.core.artefact import read_text, remove, write_figure
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
@@ -70,35 +69,6 @@ CONTENTS = (
     "comparison.png",
 )
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How much of everything; the defaults are those of the documents for Stable Diffusion 3 Medium."""
-
-    images: int = 50
-    steps: int = 50
-    cfg_weight: float = 7.5
-    cache_images: int = 5
-    cache_stride: int = 5
-    statistics_images: int = 5
-    statistics_stride: int = 2
-    iterations: int = 1000
-    prompts: int = 8
-    """Of the evaluation."""
-    batch_size: int = 1
-
-
-AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 400, 12, 10)}
-"""Other amounts than the defaults, by model."""
-QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, statistics_stride=7)
-"""In place of these, for a look at the whole in a minute."""
-
-
-def amounts_for(model: str, quick: bool) -> Amounts:
-    """The amounts of a model, or those that show in a minute or two that everything works."""
-    amounts = AMOUNTS.get(model, Amounts())
-    return replace(amounts, **QUICK, iterations=60, prompts=4) if quick else amounts
 
 
 @dataclass(frozen=True)
@@ -305,37 +275,6 @@ class Pipeline:
         )
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A step that is over."""
-
-    name: str
-    line: str
-    seconds: float
-    anew: bool
-    """False: an earlier run had finished it."""
-
-
-def finish(folder: Path, steps: list[tuple[str, Callable[[], str]]]) -> Iterator[Finished]:
-    """Runs each step that is not marked as finished, in order, and marks it."""
-    for name, step in steps:
-        marker = folder / "steps" / f"{name}.json"
-        if marker.exists():
-            told = read_json(marker)
-            yield Finished(name, told["line"], told["seconds"], False)
-            continue
-        started = time.perf_counter()
-        line = step()
-        seconds = round(time.perf_counter() - started, 1)
-        write_json(marker, {"line": line, "seconds": seconds})
-        yield Finished(name, line, seconds, True)
-
-
 def clear(folder: Path) -> None:
     """Removes what an earlier run wrote."""
     remove(*(folder / name for name in CONTENTS))
-
-
-def facts(finished: list[Finished]) -> list[dict[str, Any]]:
-    """The finished steps as JSON."""
-    return [vars(step) for step in finished]

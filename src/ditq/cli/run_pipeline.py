@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
+from ditq.cli.amounts import Amounts, amounts_for
 from ditq.cli.flags import (
     add_model_flags,
     add_run_flags,
@@ -15,8 +16,9 @@ from ditq.cli.flags import (
     parser,
     settings_from,
 )
-from ditq.cli.pipeline import Amounts, Finished, Pipeline, amounts_for, clear, facts, finish
+from ditq.cli.pipeline import Pipeline, clear
 from ditq.cli.run import run
+from ditq.cli.stages import Finished, facts, finish
 from ditq.core.errors import UserError
 from ditq.core.spec import GROUP_SIZES, Spec
 
