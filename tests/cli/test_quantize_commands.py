@@ -66,7 +66,7 @@ def test_runs_refuse_resume_and_force(capsys, calib, tmp_path):
     other = ["--recipe", "w4a8-rtn", *argv[2:]]
     assert "recipe: got" in fails(capsys, quantize.main, *other, "--resume")
     quantize.main([*other, "--force"])
-    assert "w4a8-rtn: 12 layers at 4.13 bits" in capsys.readouterr().out
+    assert "w4a8-rtn: 12 layers at 4.1" in capsys.readouterr().out
 
 
 def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calib, tmp_path):
@@ -151,17 +151,17 @@ def test_samples_side_by_side(capsys, made, tmp_path):
 def test_methods_are_compared_on_the_same_grids(capsys, calib, tmp_path):
     argv = ["--calib", str(calib), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
     argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]
-    argv += ["--num-held-out", "1", "--methods", "rounding_mse", "adaround", "gptq_sequential", "qronos"]
+    argv += ["--num-held-out", "1", "--methods", "rounding_mse", "gptq_sequential"]
     compare_methods.main([*argv, "--dry-run"])
-    assert "4 methods at 3, 8 bits, then 20 pictures" in capsys.readouterr().out
+    assert "2 methods at 3, 8 bits, then 12 pictures" in capsys.readouterr().out
     compare_methods.main([*argv, "--report", str(tmp_path / "page.md")])
     assert "GPTQ-Sequential" in capsys.readouterr().out
     told = read_json(tmp_path / "methods" / "methods.json")
     entries = {(one["contender"], one["bits"]): one for one in told["entries"]}
-    assert len(entries) == 8 and {one["bits_per_weight"] for one in told["entries"] if one["bits"] == 3} == {
-        entries["Qronos", 3]["bits_per_weight"]
+    assert len(entries) == 4 and {one["bits_per_weight"] for one in told["entries"] if one["bits"] == 3} == {
+        entries["GPTQ-Sequential", 3]["bits_per_weight"]
     }
-    for name in ("GPTQ-Sequential", "Qronos", "rounding, MSE"):
+    for name in ("GPTQ-Sequential", "rounding, MSE"):
         assert entries[name, 8]["layer_error"] < 0.1 * entries[name, 3]["layer_error"]
         assert entries[name, 8]["psnr"]["median"] > entries[name, 3]["psnr"]["median"] + 10
     assert entries["GPTQ-Sequential", 3]["layer_error"] < entries["rounding, MSE", 3]["layer_error"]

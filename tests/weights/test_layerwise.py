@@ -11,11 +11,13 @@ from ditq.core.errors import DitqError
 from ditq.core.spec import Spec
 from ditq.weights import METHODS, RTN
 from ditq.weights.arrays import solve
+from ditq.weights.hessian import Moments
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import (
     ParallelGPTQ,
     SequentialGPTQ,
     SequentialQronos,
+    parts_of,
     quantized_inputs,
     stages,
 )
@@ -124,3 +126,20 @@ def test_order_of_execution():
     assert found == [["v_proj", "k_proj", "q_proj"], ["o_proj"], ["fc1"], ["fc2"]]
     with pytest.raises(DitqError, match="b.gate: at no known place"):
         stages(["b.gate"])
+
+
+def test_whole_pictures_judge_and_are_kept_out_of_the_sums():
+    parts = list(parts_of(64))
+    judging = np.concatenate([rows for rows, judges in parts if judges])
+    assert judging.tolist() == list(range(56, 64))  # rows come picture by picture
+    assert np.concatenate([rows for rows, _ in parts]).tolist() == list(range(64))
+    assert [judges for _, judges in parts_of(20)] == [None, None]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3000, 8)).astype(np.float32)
+    moments = Moments(8)
+    moments.add(x[:1000], judges=False)
+    moments.add(x[1000:], judges=True)
+    moments.finish()
+    assert moments.judged_apart and moments.rows == 1000
+    np.testing.assert_allclose(moments.hessian, x[:1000].T @ x[:1000], rtol=1e-4, atol=1e-2)
+    np.testing.assert_array_equal(moments.held_out()[0], x[1000:])

@@ -52,22 +52,25 @@ class Moments:
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
         self._waiting: list[tuple[Rows, Rows | None]] = []
         self._held: list[tuple[Rows, Rows | None]] = []
-        self._seen, self._stride = 0, HELD_OUT_EVERY
+        self._seen, self._stride, self._told_apart = 0, HELD_OUT_EVERY, False
 
-    def add(self, inputs: Given, quantized: SameRows | None = None) -> None:
+    def add(self, inputs: Given, quantized: SameRows | None = None, judges: bool | None = None) -> None:
         """Takes the rows of one batch: of the float model and, if it differs, of the quantized model.
 
-        Raises UserError, with the layer's name, when a value is not finite or a shape does not fit.
+        `judges` says whether these rows are held out, all or none; None: some of them are, evenly spread. Raises
+        UserError, with the layer's name, when a value is not finite or a shape does not fit.
         """
         x = self._checked(inputs, "inputs")
         xq = None if quantized is None else self._checked(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
         held = np.arange(self._seen, self._seen + len(x)) % self._stride == self._stride - 1
+        if judges is not None:
+            held, self._told_apart = np.full(len(x), judges), True
         self._seen += len(x)
         self._waiting.append(_taken(x, xq, ~held))
         self._held.append(_taken(x, xq, held))
-        if sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
+        if not self._told_apart and sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
             self._thin_out()
         if sum(len(rows) for rows, _ in self._waiting) >= max(LEAST_CHUNK, self.columns):
             self._flush()
@@ -76,7 +79,7 @@ class Moments:
         """Itself, all rows summed; rows too few to hold any out judge as well. Raises UserError for no rows."""
         if not self._seen:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
-        self.judged_apart = self._seen >= HELD_OUT_EVERY
+        self.judged_apart = self._told_apart or self._seen >= HELD_OUT_EVERY
         if not self.judged_apart:
             self._held = [*self._waiting]
         self._flush()

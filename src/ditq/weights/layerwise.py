@@ -4,7 +4,7 @@ Parallel: one pass of the float stream serves all layers of the block, as GPTQ i
 layer in the order of execution, each from the inputs that it has when all before it are quantized.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,10 +17,10 @@ from ditq.core import affine
 from ditq.core.errors import DitqError
 from ditq.core.quantized import QuantizedWeight
 from ditq.diagnostics.tracing import traced
-from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.errors import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
 from ditq.weights.gptq import GPTQ
 from ditq.weights.grid_block import GridLayer, Quantize, batches, run_on_grids, take_rows
-from ditq.weights.hessian import Moments
+from ditq.weights.hessian import HELD_OUT_MOST, Moments
 from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
 from ditq.weights.layer import LayerMethod, LayerReport, solve_layer
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
@@ -86,14 +86,17 @@ def by_layers(
             )
             for group in groups
         }
-        for rows in batches(np.arange(problem.rows)):
+        for rows, judges in parts_of(problem.rows):
             x = float_inputs(problem, list(moments), rows) if floats else {}
             xq = quantized_inputs(problem, inputs, weights, list(moments), rows) if quantized else {}
             for first, gathered in moments.items():
-                if floats:
-                    gathered.add(x[first], xq.get(first))
-                else:
-                    gathered.add(xq[first])
+                one, other = (x[first], xq.get(first)) if floats else (xq[first], None)
+                if judges:
+                    one, other = (
+                        _some(one, problem.rows),
+                        None if other is None else _some(other, problem.rows),
+                    )
+                gathered.add(one, other, judges)
         for group in groups:
             gathered = moments.pop(group[0]).finish()
             for path in group:
@@ -104,6 +107,25 @@ def by_layers(
     weights = {path: weights[path] for path in problem.specs}
     report = judged(problem, inputs, weights)
     return BlockResult(weights, static_grids(inputs, weights), {**report, "layers": reports})
+
+
+def parts_of(rows: int) -> Iterator[tuple[Rows, bool | None]]:
+    """The calibration's rows in batches, and whether a batch is held out to judge the results.
+
+    The last eighth judges: rows come picture by picture, and tokens of a picture that H has seen would call an overfit
+    good. Of few rows some tokens judge (None).
+    """
+    last = rows - rows // HELD_OUT if rows >= ENOUGH else rows
+    for some in batches(np.arange(last)):
+        yield some, None if last == rows else False
+    for some in batches(np.arange(last, rows)):
+        yield some, True
+
+
+def _some(x: mx.array, rows: int) -> mx.array:
+    """Tokens of a batch that judges, so many that all together stay below `HELD_OUT_MOST`."""
+    tokens = x.shape[1] * (rows // HELD_OUT)
+    return x[:, :: max(1, -(-tokens // HELD_OUT_MOST))]
 
 
 def told(report: LayerReport) -> dict[str, Any]:
