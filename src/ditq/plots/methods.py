@@ -21,6 +21,8 @@ STYLES = [
     (VERMILLION, "-", "D"),
 ]
 SPARE = [(GREEN, "-", "P"), (PURPLE, "-", "X"), ("black", "-", "*")]
+BASE, LEAST_GAIN = "rounding, MSE", -3.0
+"""What gains are measured by, and the least that is drawn, in dB: min-max rounding at 2 bits lies far below."""
 
 
 @dataclass(frozen=True)
@@ -37,50 +39,59 @@ def methods_by_bits(
     conclusion: str,
     errors: Mapping[str, Line],
     scores: Mapping[str, Line],
-    floor: float | None = None,
-    floor_label: str = "float model, other seeds",
+    score: str,
+    least: float | None = None,
 ) -> Figure:
-    """Error (log scale, left) and picture score (right) of each method against bits.
+    """Error (log scale, left) and picture score (right, called `score`) of each method against bits.
 
-    `errors` and `scores` have the same methods in the same order; quartiles are drawn as bars, side by side.
+    `errors` and `scores` have the same methods in the same order; quartiles are drawn as bars, side by side. Scores
+    below `least` are left out of the frame.
     """
     made = figure(conclusion, width=11.0, height=5.0)
     left, right = made.subplots(1, 2)
     styles = dict(zip(errors, STYLES + SPARE, strict=False))
     for axis, lines in ((left, errors), (right, scores)):
         for i, (name, line) in enumerate(lines.items()):
-            _draw(axis, line, styles[name], name, (i - (len(lines) - 1) / 2) * 0.05)
+            _draw(axis, line, styles[name], name, (i - (len(lines) - 1) / 2) * 0.07)
         ticks = sorted({bits for line in lines.values() for bits in line.bits})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     left.set_yscale("log")
     left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if least is not None and right.get_ylim()[0] < least:
+        right.set_ylim(bottom=least)
     tidy(left, xlabel="bits of the weights", ylabel="error of the final latents, % (median, quartiles)")
-    tidy(right, xlabel="bits of the weights", ylabel="PSNR to the float pictures, dB (median, quartiles)")
-    if floor is not None:
-        right.axhline(floor, color="#999999", linewidth=1, linestyle="--")
-        right.annotate(
-            f"{floor_label}: {floor:.1f} dB",
-            (1, floor),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color="#666666",
-        )
+    tidy(right, xlabel="bits of the weights", ylabel=f"{score} (median, quartiles)")
     handles, labels = left.get_legend_handles_labels()
     made.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return made
 
 
 def figure_of(comparison: Comparison) -> Figure:
-    """The figure of a comparison: latent error and PSNR."""
+    """The figure of a comparison: latent error, and PSNR over that of MSE-optimal rounding, picture by picture."""
     names = list(dict.fromkeys(entry.contender for entry in comparison.entries))
     own = {name: [entry for entry in comparison.entries if entry.contender == name] for name in names}
     errors = {name: _line(entries, "latent_error") for name, entries in own.items()}
+    if BASE in names and len(names) > 1:
+        gains = {name: _gains(comparison, entries) for name, entries in own.items()}
+        return methods_by_bits(
+            conclusion(comparison), errors, gains, f"PSNR over {BASE}, dB", least=LEAST_GAIN
+        )
     scores = {name: _line(entries, "psnr") for name, entries in own.items()}
-    floor = comparison.report.floor.spread("psnr").median
-    return methods_by_bits(conclusion(comparison), errors, scores, floor)
+    return methods_by_bits(conclusion(comparison), errors, scores, "PSNR to the float pictures, dB")
+
+
+def _gains(comparison: Comparison, entries: Sequence[Entry]) -> Line:
+    """How much nearer than rounding at the same bits, over the same pictures."""
+    spreads = [
+        comparison.report.gain(f"{entry.contender} W{entry.bits}", f"{BASE} W{entry.bits}").spread
+        for entry in entries
+    ]
+    return Line(
+        [entry.bits for entry in entries],
+        [spread.median for spread in spreads],
+        [spread.low for spread in spreads],
+        [spread.high for spread in spreads],
+    )
 
 
 def _line(entries: Sequence[Entry], metric: str) -> Line:
