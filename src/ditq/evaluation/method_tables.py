@@ -34,18 +34,30 @@ def by_bits(comparison: Comparison) -> dict[int, list[Entry]]:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """What the figure's reader should take away: the best method at the least bits where pictures survive."""
+    """What the figure's reader should take away: at each number of bits, the method that gains most over rounding.
+
+    A gain is the median over the pictures of the difference to the better of the roundings.
+    """
     floor = comparison.report.floor.spread("psnr").median
     told, compared = [], False
     for bits, entries in sorted(by_bits(comparison).items()):
         if len(entries) < 2:
             continue
-        best = max(entries, key=lambda entry: entry.psnr.median)
         plain = [entry for entry in entries if entry.contender.startswith("rounding")]
         compared |= bool(plain)
-        if plain and best not in plain:
-            gain = best.psnr.median - max(entry.psnr.median for entry in plain)
-            told.append(f"{gain:+.1f} dB at {bits} bits ({best.contender})")
+        if not plain:
+            continue
+        base = max(plain, key=lambda entry: entry.psnr.median)
+        gains = {
+            one.contender: comparison.report.gain(
+                f"{one.contender} W{bits}", f"{base.contender} W{bits}"
+            ).spread.median
+            for one in entries
+            if one not in plain
+        }
+        best = max(gains, key=lambda name: gains[name], default=None)
+        if best is not None and gains[best] > 0:
+            told.append(f"{gains[best]:+.1f} dB at {bits} bits ({best})")
     if not compared:
         return f"Weight methods on {comparison.model}"
     if not told:
