@@ -12,7 +12,7 @@ from ditq.activations.bits import BitChoice, Judged
 from ditq.activations.smooth import Smoothing, best_factors
 from ditq.activations.static import NORM, Grid, Inputs, Kind, Range, find_grid
 from ditq.activations.tiers import Reach
-from ditq.diagnostics import InputStatistics, LayerStatistics
+from ditq.diagnostics import InputStatistics, LayerStatistics, PooledStatistics
 from ditq.diagnostics.layer_inputs import magnitude
 
 GATE_STEPS = 4
@@ -49,6 +49,9 @@ class Analysis:
     smoothing: Smoothing = field(default_factory=Smoothing)
     shift_gain: float = 0.02
     """The part of the error that a shift must save, over the layer's timesteps, to be worth its bias table."""
+    time_gain: float = 0.1
+    """The part of it that a grid for each timestep must save against one for all: below that a grid follows the noise
+    of its own sample more than any drift."""
 
     def decide(
         self,
@@ -77,7 +80,7 @@ class Analysis:
                 candidates[source].append(tried)
             on_step()
         chosen = self.bits.choose(judged)
-        decision = Decision({}, {}, smooth, {}, reports)
+        decision, own = Decision({}, {}, smooth, {}, reports), {}
         for source, steps in candidates.items():
             kind, errors = self._kind(steps, chosen[source])
             decision.kinds[source] = kind
@@ -87,7 +90,34 @@ class Analysis:
             decision.ranges[source] = np.array([one.reach.range for one in judged[source]])
             energy = sum(one.energy for one in judged[source]) or 1.0
             reports[source]["relative_error"] = {name: error / energy for name, error in errors.items()}
+            own[source] = errors[kind]
+        self._share_grids(statistics, decision, own)
         return decision
+
+    def _share_grids(self, statistics: LayerStatistics, decision: Decision, own: Mapping[str, float]) -> None:
+        """Gives inputs whose grids per timestep save less than `time_gain` one grid for all timesteps.
+
+        Only where the bits are the same at all timesteps; where they are not, the timesteps must differ.
+        """
+        if len(statistics.steps) == 1:
+            return
+        shared: dict[str, Grid] = {}
+        pooled = PooledStatistics(statistics.folder, statistics.manifest)
+        for source, found in pooled.at(pooled.steps[0]).items():
+            bits = set(decision.bits[source])
+            if len(bits) == 1:
+                inputs = _inputs(found, decision.smooth.get(source))
+                shared[source] = find_grid(inputs, bits.pop(), decision.kinds[source], self.how, self.norm)
+        errors = dict.fromkeys(shared, 0.0)
+        for step in statistics.steps:
+            for source, found in statistics.at(step).items():
+                if source in shared:
+                    errors[source] += _inputs(found, decision.smooth.get(source)).error(shared[source])
+        for source, grid in shared.items():
+            saved = 1 - own[source] / errors[source] if errors[source] > 0 else 0.0
+            decision.reports[source]["saved_by_own_grids"] = saved
+            if saved < self.time_gain:
+                decision.grids[source] = [grid] * len(statistics.steps)
 
     def _kind(
         self, steps: list[dict[tuple[int, Kind], tuple[Grid, float]]], bits: list[int]

@@ -67,7 +67,10 @@ def write_quant_config(
         "smooth": {layer: CHANNELS for layer, source in layers.items() if source in decision.smooth},
         "outliers": {source: report for source, report in decision.reports.items() if "spikes" in report},
         "shifts": {
-            source: {"kind": decision.kinds[source], "relative_error": report["relative_error"]}
+            source: {
+                "kind": decision.kinds[source],
+                **{name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report},
+            }
             for source, report in decision.reports.items()
         },
         "per_timestep": per_timestep,

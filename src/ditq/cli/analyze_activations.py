@@ -136,7 +136,7 @@ def analysis_from(args: argparse.Namespace) -> Analysis:
     smoothing = Smoothing(args.smooth, args.spike_from, args.spike_channels, spec)
     if not args.norm >= 1:
         raise UserError("--norm", got=args.norm, expected="at least 1")
-    return Analysis(bits, args.scale, args.norm, smoothing, args.shift_gain)
+    return Analysis(bits, args.scale, args.norm, smoothing, args.shift_gain, args.time_gain)
 
 
 def told(analysis: Analysis) -> dict[str, Any]:
@@ -149,6 +149,7 @@ def told(analysis: Analysis) -> dict[str, Any]:
         "norm": analysis.norm,
         "smoothing": smoothing,
         "shift_gain": analysis.shift_gain,
+        "time_gain": analysis.time_gain,
     }
 
 
@@ -213,6 +214,14 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
         choices=["mse", "max"],
         default="mse",
         help="least output error, or the full range (default: mse)",
+    )
+    group.add_argument(
+        "--time-gain",
+        type=float,
+        default=Analysis.time_gain,
+        metavar="PART",
+        help="part of the error that grids per timestep must save, or one serves all "
+        f"(default: {Analysis.time_gain:g})",
     )
     group.add_argument(
         "--timesteps",
