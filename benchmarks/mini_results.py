@@ -18,7 +18,7 @@ import ditq  # before mlx: loads a fast BLAS on Linux
 
 # isort: split
 import numpy as np
-from mini_results_page import GRIDS, RANGES, headline, shown_variants, text
+from mini_results_page import GRIDS, RANGES, STATIC, TIMED, TIMES, headline, shown_variants, text
 
 from ditq import checkpoint
 from ditq.activations import ActivationTable, Analysis, ByError, ByTier, Fixed, Smoothing
@@ -74,21 +74,27 @@ class Study:
             ("generate_calibration_data", line.generate),
             ("collect_layer_activations", line.collect),
             *((f"analyze {name}", partial(self.analyze, name)) for name in BITS),
-            *((f"analyze {name}, static", partial(self.analyze, name, True)) for name in GRIDS),
+            *(
+                (f"analyze {name}, {time}", partial(self.analyze, name, time))
+                for name in GRIDS
+                for time in TIMES
+            ),
             ("cache_adaround_data", line.cache_data),
             *((f"adaround {name}", partial(self.learn, name)) for name in LEARNED),
         ]
         for step in finish(line.folder, steps):
             print(f"{step.name}: {step.line}, {step.seconds} s", flush=True)
 
-    def analyze(self, name: str, static: bool = False) -> str:
-        """Grids of these bits, for each timestep or one for all. No channel factors: all weights meet all grids."""
+    def analyze(self, name: str, time: str = "") -> str:
+        """Grids of these bits. No channel factors: all weights meet all grids."""
         statistics = read_layer_statistics(self.pipeline.statistics)
-        if static:
+        if time == STATIC:
             statistics = PooledStatistics(statistics.folder, statistics.manifest)
         analysis = Analysis(BITS[name], smoothing=Smoothing("none"))
+        if time == TIMED:
+            analysis = replace(analysis, time_gain=-1e9)
         summary, _, _ = write_decision(
-            analysis, statistics, self.config(name, static), lambda paths: {}, plots=False
+            analysis, statistics, self.config(name, time), lambda paths: {}, plots=False
         )
         return f"{summary['average_bits']:.2f} bits on average"
 
@@ -113,18 +119,17 @@ class Study:
             )
         return f"{config['error'] / config['error_rounding']:.0%} of the error of rounding"
 
-    def config(self, name: str, static: bool = False) -> Path:
+    def config(self, name: str, time: str = "") -> Path:
         """Where the decision for these bits lies."""
-        stem = f"{name} static" if static else name
-        return self.pipeline.folder / "configs" / f"{stem.replace(' ', '_')}.json"
+        return self.pipeline.folder / "configs" / f"{f'{name} {time}'.strip().replace(' ', '_')}.json"
 
     def weights(self, name: str) -> Path:
         """Where the learned weights of this grid lie."""
         return self.pipeline.folder / f"adaround_{name.replace(' ', '_')}"
 
-    def table(self, name: str, static: bool = False) -> ActivationTable:
-        """The activation grids of these bits, per timestep or one for all."""
-        return read_quant_config(self.config(name, static))
+    def table(self, name: str, time: str = "") -> ActivationTable:
+        """The activation grids of these bits: per timestep where that pays, for all timesteps, or for each."""
+        return read_quant_config(self.config(name, time))
 
     def variants(self) -> Iterator[Variant]:
         """Every row of the table."""
@@ -150,7 +155,8 @@ class Study:
             if name != "A8":
                 yield on(learned["W4"], f"W4 {name} AdaRound", tables[name])
         for name in GRIDS:
-            yield on(learned["W4"], f"W4 {name} AdaRound, static", self.table(name, static=True))
+            for time in TIMES:
+                yield on(learned["W4"], f"W4 {name} AdaRound, {time}", self.table(name, time))
 
 
 def main() -> None:
