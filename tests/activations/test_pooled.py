@@ -1,9 +1,11 @@
 """Static grids for all timesteps are those of all timesteps' values together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from ditq.activations import Analysis, Fixed, Smoothing
+from ditq.activations import Analysis, ByError, Fixed, Smoothing
 from ditq.activations.config import table_of
 from ditq.activations.static import Inputs, find_grid
 from ditq.diagnostics import PooledStatistics
@@ -47,3 +49,24 @@ def test_the_decision_is_one_row_of_least_error_over_all_timesteps(pooled):
     assert table.grids[FC2].scale.item() == pytest.approx(best.scale)
     quiet = find_grid(Inputs.of(super(PooledStatistics, pooled).at(0)[FC2]), 4, decision.kinds[FC2])
     assert inputs.error(best) < inputs.error(quiet)
+
+
+def test_own_grids_are_kept_where_they_save_enough(tmp_path):
+    """The invented inputs are three times as loud at the last step as at the first; in one a spike decides."""
+    each = folder(tmp_path)
+    decision = Analysis(Fixed(6), smoothing=Smoothing("none")).decide(each, lambda paths: {})
+    saved = {source: report["saved_by_own_grids"] for source, report in decision.reports.items()}
+    assert saved[QKV[0]] > 0.3 and saved[FC2] > 0.3 and abs(saved[FC1]) < 0.1
+    scales = {source: {grid.scale for grid in grids} for source, grids in decision.grids.items()}
+    assert {source: len(found) for source, found in scales.items()} == {QKV[0]: 3, FC1: 1, FC2: 3}
+    inputs = Inputs.of(PooledStatistics(each.folder, each.manifest).at(0)[FC1])
+    assert decision.grids[FC1] == [find_grid(inputs, 6, decision.kinds[FC1])] * 3
+
+
+def test_timesteps_of_other_bits_keep_their_own_grids(tmp_path):
+    each = folder(tmp_path)
+    decision = Analysis(ByError(5.0), smoothing=Smoothing("none"), time_gain=1.0).decide(
+        each, lambda paths: {}
+    )
+    mixed = [source for source, bits in decision.bits.items() if len(set(bits)) > 1]
+    assert mixed and all(len({grid.scale for grid in decision.grids[source]}) == 3 for source in mixed)
