@@ -127,7 +127,8 @@ def test_gradients_are_those_of_finite_differences(number, which, monkeypatch):
 
 def test_most_of_the_way_from_rounding_to_the_best_of_all_roundings_is_gone():
     """Twelve weights a row on strongly correlated inputs, the hardest case there is for a descent: every one of the
-    4096 roundings of each row is tried. Rounding to nearest is 3 to 6 times as far off as the best."""
+    4096 roundings of each row is tried. Rounding to nearest is 3 to 6 times as far off as the best; flips, which
+    test_flips.py puts to the same test, go the rest of the way."""
     k, rows, spec, closed = 12, 31, Spec(3), []
     for seed in range(4):
         x = normal(rows, 3, seed=seed) @ normal(3, k, seed=seed + 50) + 0.5 * normal(rows, k, seed=seed + 99)

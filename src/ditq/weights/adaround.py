@@ -13,6 +13,7 @@ import numpy as np
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
 from ditq.weights.reconstruction import Learned, Reconstruction
@@ -28,6 +29,8 @@ BOUNDS = (
     ("beta_start", 2, np.inf),
     ("beta_end", 1, np.inf),
     ("drop", 0, 1),
+    ("flips", 0, np.inf),
+    ("flip_pull", 0, np.inf),
 )
 """Of AdaRound's fields: the least and the greatest value."""
 
@@ -46,6 +49,10 @@ class AdaRound:
     beta_end: float = field(default=2.0, metadata={"help": "its exponent at the end"})
     drop: float = field(
         default=0.5, metadata={"help": "share of values left unquantized at each step (QDrop)"}
+    )
+    flips: int = field(default=0, metadata={"help": "sweeps at the end that flip single codes and pairs"})
+    flip_pull: float = field(
+        default=0.3, metadata={"help": "how strongly these keep to the float weights, by their inputs"}
     )
 
     def __post_init__(self) -> None:
@@ -76,6 +83,13 @@ class AdaRound:
 
         learned, losses = reconstruction.run(parts, used, on_iteration, error_of)
 
+        told = {}
+        if self.flips:
+            parts, errors = flipped(
+                problem, roundings, learned["parts"], reconstruction.inputs(learned),
+                used, powers, self.flips, self.flip_pull,
+            )  # fmt: skip
+            learned, told = {**learned, "parts": parts}, {"error_flips": errors}
         candidate = whole(learned)
         after = block_error(problem, *candidate, held_out, powers)
         kept = not after < before  # a NaN keeps rounding too
@@ -89,6 +103,7 @@ class AdaRound:
             "rows_optimised": len(used),
             "rows_judged": len(held_out),
             "losses": losses,
+            **told,
         }
         return BlockResult(weights, static_grids(chosen, weights), report)
 

@@ -43,7 +43,8 @@ class GridLayer:
     """What a layer computes with: a float32 weight, and what it does to its input first."""
 
     weight: Float[mx.array, "out in"]
-    bias: Float[mx.array, "out"] | None
+    bias: Float[mx.array, "*rows out"] | None
+    """One for all rows, or one for each."""
     quantize: Quantize | None = None
 
 
