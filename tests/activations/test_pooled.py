@@ -1,6 +1,5 @@
 """Static grids for all timesteps are those of all timesteps' values together."""
 
-
 import numpy as np
 import pytest
 

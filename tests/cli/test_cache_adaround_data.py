@@ -69,7 +69,16 @@ def test_cache_lies_in_the_calibration_folder_by_default(calibration):
 
 def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calibration, tmp_path):
     folder = tmp_path / "cache"
-    argv = ["--calib-dir", calibration, "--output-dir", folder, "--batch-size", 2, "--storage-dtype", "float32"]
+    argv = [
+        "--calib-dir",
+        calibration,
+        "--output-dir",
+        folder,
+        "--batch-size",
+        2,
+        "--storage-dtype",
+        "float32",
+    ]
     run(*argv, "--dry-run")
     out = capsys.readouterr().out
     assert "samples to cache: 10, 5 pictures x 2 steps; 6 forward passes of 4 rows serve all 4 blocks" in out

@@ -119,5 +119,5 @@ def hardened(
 
 def _flipped(one: Mapping[str, QuantizedWeight], other: Mapping[str, QuantizedWeight]) -> float:
     """The share of codes that differ."""
-    differing = sum(int((one[path].codes != other[path].codes).sum().item()) for path in one)
+    differing = sum(int(np.array(one[path].codes != other[path].codes).sum()) for path in one)
     return differing / max(1, sum(weight.codes.size for weight in one.values()))

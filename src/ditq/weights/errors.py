@@ -53,7 +53,7 @@ def stream_powers(problem: BlockProblem) -> dict[str, float]:
     for rows in batches(np.arange(problem.rows)):
         targets = take_rows(problem.targets, rows)
         for stream in sums:
-            sums[stream] += mx.square(getattr(targets, stream)).mean().item() * len(rows)
+            sums[stream] += float(np.array(mx.square(getattr(targets, stream)).mean())) * len(rows)
     return {stream: max(total / problem.rows, 1e-30) for stream, total in sums.items()}
 
 
@@ -77,5 +77,6 @@ def block_error(
     total = 0.0
     for some in batches(rows):
         output = quantized_output(problem, weights, inputs, some)
-        total += float(squared_error(output, take_rows(problem.targets, some), powers).item()) * len(some)
+        error = squared_error(output, take_rows(problem.targets, some), powers)
+        total += float(np.array(error)) * len(some)
     return total / len(rows)

@@ -108,7 +108,8 @@ def static_grids(inputs: InputGrids, paths: Iterable[str]) -> dict[str, tuple[fl
     if not isinstance(inputs, StaticInputs) or not inputs.grids:
         return None
     numbers = {
-        name: (float(scale.item()), float(shift.item())) for name, (scale, shift) in inputs.grids.items()
+        name: (float(np.array(scale)), float(np.array(shift)))
+        for name, (scale, shift) in inputs.grids.items()
     }
     return {path: numbers[input_name(path)] for path in paths}
 
@@ -127,10 +128,10 @@ def sampled_inputs(problem: BlockProblem) -> dict[str, Float[mx.array, "values"]
         kept.setdefault(paths[inside], []).append(mx.concatenate([spread, ends]))
         mx.eval(kept[paths[inside]][-1])
 
-    with traced(problem.block, list(paths), observe) as block:
+    with traced(problem.block, list(paths), observe):
         for rows in batches(np.arange(problem.rows), 16):
             streams = take_rows(problem.quantized_inputs, rows)
-            mx.eval(run_block(block, streams, problem.modulation[mx.array(rows)]))
+            mx.eval(run_block(problem.block, streams, problem.modulation[mx.array(rows)]))
     return {name: mx.concatenate(values) for name, values in kept.items()}
 
 
@@ -139,7 +140,7 @@ def mse_grid(x: Float[mx.array, "values"], spec: Spec) -> tuple[Scalar, Scalar]:
 
     Both ends of an off-centre range are shrunk in turn, each on the grid of factors, the other held.
     """
-    low, high = float(x.min().item()), float(x.max().item())
+    low, high = float(np.array(x.min())), float(np.array(x.max()))
     reach = max(-low, high, 1e-12)
     error, _, ends = min(_tried(x, -reach * s, reach * s, spec) for s in SHRINKS)
     off_error, _, off = _tried(x, low, max(high, low + 1e-12), spec)
@@ -155,7 +156,7 @@ def _tried(x: mx.array, low: float, high: float, spec: Spec) -> tuple[float, flo
         return float("inf"), low, (low, high)
     scale, shift = _grid(low, high, spec)
     error = mx.square(affine.fake_quant(x, mx.array(scale), mx.array(shift), spec) - x).mean()
-    return float(error.item()), low, (low, high)
+    return float(np.array(error)), low, (low, high)
 
 
 def _grid(low: float, high: float, spec: Spec) -> tuple[float, float]:

@@ -81,7 +81,9 @@ class Reconstruction:
         learned = self.begin(parts)
         best, least, looks = learned, np.inf, self._looks()
         slow = optim.cosine_decay(settings.lr_scale, max(1, settings.iterations))
-        optimisers = [optim.Adam(rate, bias_correction=True) for rate in (self._rate, slow)]
+        optimisers: list[optim.Optimizer] = [
+            optim.Adam(rate, bias_correction=True) for rate in (self._rate, slow)
+        ]
         for optimiser, some in zip(optimisers, _split(learned), strict=True):
             optimiser.init(some)
         step = self.update(optimisers)
@@ -115,7 +117,7 @@ class Reconstruction:
         grids = self.given.grids if isinstance(self.given, StaticInputs) else {}
         zeros = {name: mx.array(0.0) for name in grids}
         # a centre moves where there is one: other inputs stay symmetric
-        moves = {name: mx.array(0.0) for name, (_, shift) in grids.items() if float(shift.item()) != 0}
+        moves = {name: mx.array(0.0) for name, (_, shift) in grids.items() if np.array(shift) != 0}
         return {"parts": dict(parts), "growths": zeros, "moves": moves}
 
     def inputs(self, learned: Learned) -> InputGrids:
