@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from ditq.core.errors import DitqError
-from ditq.nn import ActivationGrid
+from ditq.nn import ActivationGrid, nearest_rows
 
 
 @dataclass(frozen=True)
@@ -26,5 +26,5 @@ class ActivationTable:
                 raise DitqError(f"{path}: {len(grid.scale)} activation scales for {steps} timesteps")
 
     def rows(self, timesteps: Float32[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
-        """For each timestep, the row that was calibrated nearest to it; the earlier of two equally near."""
-        return np.abs(self.timesteps[None] - timesteps[:, None]).argmin(axis=1)
+        """For each timestep the row that a quantized model takes."""
+        return nearest_rows(self.timesteps, timesteps)

@@ -35,8 +35,8 @@ class StepClock:
         return slice(start, self._width)
 
     def follow(self, timesteps: Float[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
-        """The row of each timestep of a sampler: the one calibrated nearest to it, the earlier of two equally near."""
-        return np.abs(self.timesteps[None] - timesteps[:, None]).argmin(axis=1)
+        """The row of each timestep of a sampler."""
+        return nearest_rows(self.timesteps, timesteps)
 
     def set(self, row: int) -> None:
         """Makes `row` the current one. Raises IndexError beyond the last: MLX itself would wrap around in silence."""
@@ -57,6 +57,13 @@ class StepClock:
             self.tables = [mx.concatenate(self.tables, axis=1)]
             mx.eval(self.tables)
         self.state[:] = [self.tables[0][self._step]]
+
+
+def nearest_rows(
+    calibrated: Float[np.ndarray, "steps"], wanted: Float[np.ndarray, "wanted"]
+) -> Int64[np.ndarray, "wanted"]:
+    """For each timestep the number of the one calibrated nearest to it, the earlier of two equally near."""
+    return np.abs(calibrated[None] - wanted[:, None]).argmin(axis=1)
 
 
 def clock_of(module: nn.Module) -> StepClock | None:
