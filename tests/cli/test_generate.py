@@ -137,7 +137,14 @@ def test_interrupted_run_keeps_finished_pictures_and_resumes(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # tests that a shell runs in the background ignore Ctrl-C, and so would what they start
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("0*.png"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
