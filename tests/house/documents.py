@@ -112,6 +112,10 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "python -m src.activation_diagnostics.visualize_postgelu --stats-file demo/phase2_stats.npz"
     " --output-dir docs/figures/phase2 --layers mm_03_img --figures range_vs_timestep_all negative_fraction_heatmap"
     " heatmap_std histogram ridge channel_ranges channel_heatmap weight_ranges levels --force": Run(),
+    'python -m src.load_adaround_model --checkpoint mini-w4a8 --prompt "a fox in the snow" --output-image fox.png'
+    " --compare --diff-stats": ByTest(
+        "tests/cli/test_checkpoint_commands.py::test_compare_and_statistics_are_of_the_pictures_that_are_written"
+    ),
     # docs/PHASE3.md
     "python -m src.run_pipeline --model mini --out pipeline": ByTest(
         "tests/cli/test_run_pipeline.py::test_every_step_leaves_what_it_is_for"

@@ -83,3 +83,12 @@ def test_unknown_flag_and_program_are_seen(checkout):
     assert help_faults("python -m src.generate --flag-of-dreams 3 --out a", checkout) == ["--flag-of-dreams"]
     assert not help_faults("python -m src.generate --model mini --out a", checkout)
     assert help_faults("python -m src.no_such_step", checkout)
+
+
+def test_results_in_the_readme_are_those_of_the_results_page():
+    readme, page = ((ROOT / name).read_text() for name in ("README.md", "docs/results/mini.md"))
+    section = readme.split("## Results")[1].split("\n## ")[0]
+    told = [line.split("|")[1:4] for line in section.splitlines() if line.startswith("| W")]
+    measured = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| W")]
+    assert len(told) > 5
+    assert [row for row in told if row not in measured] == []
