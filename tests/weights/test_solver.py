@@ -45,15 +45,17 @@ def solved(W, H, lam, scale, zero, spec, act_order, correction=None):
     dead = np.diag(H) == 0
     H[dead, dead] = 1
     H += lam * np.eye(len(H), dtype=H.dtype)
-    factor, shift, first, W = cholesky(H), None, None, W.T[order]
+    factor, mismatch, first, W = cholesky(H), None, None, W.T[order]
     assert factor is not None
     if correction is not None:
         correction = correction[order]
-        shift = solve_lower(factor, correction) / np.diag(factor.lower)[:, None]
+        mismatch = solve_lower(factor, correction)
         first = W[-1] + correction[-1] / H[-1, -1]
     codes = np.empty_like(W)
     grid = Grid.of(scale.astype(W.dtype), zero.astype(W.dtype), len(H), spec).take(order)
-    codes[order] = round_columns(W, factor, grid, shift, first)
+    codes[order], lost = round_columns(W, factor, grid, mismatch, first)
+    scale, zero = grid.scale[grid.group], grid.zero[grid.group]
+    assert np.allclose(lost, W - (codes[order] - zero) * scale, atol=1e-5)
     return codes.T
 
 
@@ -137,7 +139,7 @@ def test_two_columns_by_hand():
     assert factor is not None
     grid = Grid.of(np.ones((1, 1)), np.zeros((1, 1)), 2, Spec(4))
     weight = np.array([[1.4], [0.3]])  # reverse order of treatment: 0.3 first
-    assert round_columns(weight, factor, grid).ravel().tolist() == [2, 0]  # 1.4 + 0.8 * 0.3 = 1.64
+    assert round_columns(weight, factor, grid)[0].ravel().tolist() == [2, 0]  # 1.4 + 0.8 * 0.3 = 1.64
 
 
 def test_factor_is_checked():

@@ -29,8 +29,10 @@ class Solution:
 
     def values(self) -> Float[np.ndarray, "out in"]:
         """The quantized weight, float32."""
-        repeats = self.codes.shape[1] // self.scales.shape[1]
-        return (self.codes - self.zeros.repeat(repeats, axis=1)) * self.scales.repeat(repeats, axis=1)
+        grouped = self.codes.astype(np.float32).reshape(*self.scales.shape, -1)
+        grouped -= self.zeros[..., None]
+        grouped *= self.scales[..., None]
+        return grouped.reshape(self.codes.shape)
 
 
 def solve(

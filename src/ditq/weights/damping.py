@@ -18,6 +18,8 @@ Ladder = float | Sequence[float]
 Damped = tuple[Factor | None, float, list[str]]
 """A factor, the amount that it holds, and what had to be done for it, in words."""
 RAISE = 10.0
+FLAT = 0.005
+"""A step along the ladder that changes the error by less, relative, is near enough to the best."""
 
 
 def rungs(ladder: Ladder) -> tuple[float, ...]:
@@ -34,16 +36,19 @@ def best(
     """The amount with the least error, and those that were judged with their errors, rising.
 
     The error falls and then rises along the ladder: from its middle the search goes up, or else down, while it gets
-    better. One amount needs no judge.
+    better. It ends where a step changes hardly anything: there the ladder is flat. One amount needs no judge.
     """
     if len(amounts) == 1:
         return amounts[0], []
     at = len(amounts) // 2
     tried = {at: judge(amounts[at])}
+    flat = False
     for step in (1, -1):
-        while 0 <= at + step < len(amounts) and at + step not in tried:
+        while not flat and 0 <= at + step < len(amounts) and at + step not in tried:
             tried[at + step] = judge(amounts[at + step])
-            if tried[at + step] >= tried[at]:
+            change = tried[at + step] - tried[at]
+            flat = abs(change) < FLAT * tried[at]
+            if change >= 0:
                 break
             at += step
     return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
@@ -57,9 +62,7 @@ def damped_factor(hessian: Square, amount: float) -> Damped:
     """
     notes: list[str] = []
     for lam, dtype in _attempts(amount, float(np.diagonal(hessian).mean())):
-        damped = hessian.astype(dtype)
-        damped[np.diag_indices(len(damped))] += lam
-        factor = cholesky(damped)
+        factor = cholesky(hessian.astype(dtype, copy=False), lam)
         if lam != amount:
             notes.append(f"damping raised to {lam:.3g}")
         elif dtype == np.float64:

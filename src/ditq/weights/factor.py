@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 from jaxtyping import Float
-
-from ditq.core.platform import prepare
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 Square = Float[np.ndarray, "in in"]
 Columns = Float[np.ndarray, "in out"]
 TOLERANCE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
 """How far L (L'v) may lie from A v, relative, for a factor to be believed."""
-LEAF = 64
-"""Columns of the triangles that are inverted."""
+TILE = 256
+"""Columns above whose diagonal zeros are written at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,49 +27,35 @@ class Factor:
         return float((diagonal.max() / diagonal.min()) ** 2)
 
 
-def cholesky(matrix: Square) -> Factor | None:
-    """The factor of a symmetric matrix in its own precision, or None where it is not numerically positive definite.
+def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
+    """The factor of a symmetric matrix plus `added` on its diagonal, in the matrix's own precision.
 
-    Believed only when it is finite, its diagonal is positive, and it reproduces the product with a vector: a routine
-    may return finite garbage without a word.
+    None where it is not numerically positive definite. Believed only when it is finite, its diagonal is positive, and
+    it reproduces the product with a vector: a routine may return finite garbage without a word.
     """
-    try:
-        lower = _lower(matrix)
-    except np.linalg.LinAlgError:
-        return None
+    # Its transpose is the same matrix, in the order of LAPACK
+    lower = matrix.T.copy(order="F")
+    lower[np.diag_indices(len(lower))] += added
+    (factorize,) = get_lapack_funcs(("potrf",), (lower,))
+    lower, refused = factorize(lower, lower=True, clean=False, overwrite_a=True)
     diagonal = np.diagonal(lower)
-    if not (np.isfinite(diagonal).all() and (diagonal > 0).all()):
+    if refused or not (np.isfinite(diagonal).all() and (diagonal > 0).all()):
         return None
+    for start in range(0, len(lower), TILE):
+        tile = slice(start, start + TILE)
+        lower[:start, tile], lower[tile, tile] = 0, np.tril(lower[tile, tile])
     probe = np.cos(np.arange(len(matrix))).astype(matrix.dtype)
-    expected = matrix @ probe
+    expected = matrix @ probe + np.asarray(added, matrix.dtype) * probe
     residual = np.linalg.norm(lower @ (probe @ lower) - expected)
     # Written so that NaN is refused as well
     return Factor(lower) if residual <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected) else None
 
 
-def _lower(matrix: Square) -> Square:
-    if matrix.dtype == np.float32 and prepare().blas != "reference":
-        return np.array(mx.linalg.cholesky(mx.array(matrix), stream=mx.cpu), copy=False)
-    # Its transpose is the same matrix, in the order of LAPACK
-    return np.linalg.cholesky(matrix.T)
-
-
 def solve_lower(factor: Factor, right: Columns) -> Columns:
-    """Y with L Y = `right`, halving: NumPy has no triangular solve, and this way products are all the work."""
-    lower, solved = factor.lower, right.copy()
-
-    def solve(start: int, end: int) -> None:
-        if end - start <= LEAF:
-            inverse = np.linalg.inv(lower[start:end, start:end].astype(np.float64)).astype(lower.dtype)
-            solved[start:end] = inverse @ solved[start:end]
-            return
-        half = (start + end) // 2
-        solve(start, half)
-        solved[half:end] -= lower[half:end, start:half] @ solved[start:half]
-        solve(half, end)
-
-    solve(0, len(lower))
-    return solved
+    """Y with L Y = `right`."""
+    # Y' L' = right': in BLAS's order of columns nothing is copied but the right side
+    (solve,) = get_blas_funcs(("trsm",), (factor.lower, right))
+    return solve(1.0, factor.lower, right.T, side=True, lower=True, trans_a=True).T
 
 
 def greatest_eigenvalue(matrix: Square, iterations: int = 15) -> float:

@@ -7,15 +7,18 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ditq.core.errors import UserError
+from ditq.weights.gram import CrossGram, Gram
 
 HELD_OUT_EVERY = 17
 """One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
-HELD_OUT_MOST = 1024
+HELD_OUT_MOST = 256
 """Held-out rows that are kept; when there are more, every second one joins the rest."""
-LEAST_CHUNK = 1024
+CHUNK = 2048
+"""Rows that are multiplied at once."""
 
 Rows = Float32[np.ndarray, "rows in"]
 Some = Float32[np.ndarray, "some in"]
+Square = Float32[np.ndarray, "in in"]
 Given = Float[mx.array, "*rows channels"] | Float[np.ndarray, "*rows channels"]
 SameRows = Float[mx.array, "*same_rows channels"] | Float[np.ndarray, "*same_rows channels"]
 Matrix = Float32[np.ndarray, "out in"]
@@ -25,8 +28,8 @@ class Moments:
     """H = X~'X~ and, with two streams, X~'(X - X~) of one input that one or several layers share.
 
     X (rows, in) is the input in the float model, X~ in the quantized model; they are the same where `add` is given one.
-    Float32 on the CPU, in NumPy: its X'X is one triangle (syrk), half the work of a product. Rows are gathered into
-    large chunks first. One row in `HELD_OUT_EVERY` is kept aside, never enters H, and judges the results.
+    Float32 on the CPU. Rows are gathered into large chunks first, each copied once. One row in `HELD_OUT_EVERY` is kept
+    aside, never enters H, and judges the results.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
     that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for
@@ -41,16 +44,18 @@ class Moments:
         cross: bool = True,
     ):
         self.columns, self.name, self.cross = columns, name, cross
-        self.hessian = np.zeros((columns, columns), np.float32)
-        """X~'X~, a sum over rows."""
+        self.hessian: Square
+        """X~'X~, a sum over rows, once `finish` was called."""
         self.rows = 0
-        """Rows in the sums, once `finish` was called."""
+        """Rows in the sums."""
         self.judged_apart = True
         """Whether the held-out rows stand outside the sums."""
-        self._cross: np.ndarray | None = None
         self._slices = _side_by_side(weights or {}, columns)
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
-        self._waiting: list[tuple[Rows, Rows | None]] = []
+        self._gram, self._cross = Gram(columns), None
+        self._chunk, self._changes = np.empty((CHUNK, columns), np.float32), None
+        self._waiting = 0
+        self._few: list[tuple[Rows, Rows | None]] = []
         self._held: list[tuple[Rows, Rows | None]] = []
         self._seen, self._stride, self._told_apart = 0, HELD_OUT_EVERY, False
 
@@ -68,12 +73,12 @@ class Moments:
         if judges is not None:
             held, self._told_apart = np.full(len(x), judges), True
         self._seen += len(x)
-        self._waiting.append(_taken(x, xq, ~held))
+        if self._seen < HELD_OUT_EVERY:
+            self._few.append(_taken(x, xq, np.ones(len(x), bool)))
         self._held.append(_taken(x, xq, held))
+        self._sum(x, xq, np.flatnonzero(~held))
         if not self._told_apart and sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
             self._thin_out()
-        if sum(len(rows) for rows, _ in self._waiting) >= max(LEAST_CHUNK, self.columns):
-            self._flush()
 
     def finish(self) -> "Moments":
         """Itself, all rows summed; rows too few to hold any out judge as well. Raises UserError for no rows."""
@@ -81,21 +86,24 @@ class Moments:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
         self.judged_apart = self._told_apart or self._seen >= HELD_OUT_EVERY
         if not self.judged_apart:
-            self._held = [*self._waiting]
+            self._held = self._few
         self._flush()
+        self.hessian = self._gram.whole()
         return self
 
     def held_out(self) -> tuple[Rows, Rows]:
-        """The rows that judge, of the float and of the quantized model; after `finish`."""
-        floats = [x for x, _ in self._held]
-        quantized = [x if xq is None else xq for x, xq in self._held]
-        return np.concatenate(floats), np.concatenate(quantized)
+        """The rows that judge, of the float and of the quantized model, one array where these are the same."""
+        x = np.concatenate([x for x, _ in self._held])
+        if all(xq is None for _, xq in self._held):
+            return x, x
+        return x, np.concatenate([x if xq is None else xq for x, xq in self._held])
 
     def correction(self, weight: Matrix, layer: str = "") -> Float32[np.ndarray, "in out"] | None:
         """X~'(X - X~)W', what Qronos moves the weight by before H is divided out; None: the streams were the same."""
         if self._cross is None:
             return None
-        return self._cross[:, self._slices[layer]] if self._slices else self._cross @ weight.T
+        cross = self._cross.whole()
+        return cross[:, self._slices[layer]] if self._slices else cross @ weight.T
 
     @property
     def diagonal(self) -> Float32[np.ndarray, "in"]:
@@ -125,21 +133,40 @@ class Moments:
         """Every second held-out row joins the rest."""
         self._stride *= 2
         x, xq = self.held_out()
-        two = any(pair is not None for _, pair in self._held)
-        self._held = [_taken(x, xq if two else None, np.arange(len(x)) % 2 == 1)]
-        self._waiting.append(_taken(x, xq if two else None, np.arange(len(x)) % 2 == 0))
+        xq = None if xq is x else xq
+        which = np.arange(len(x)) % 2 == 1
+        self._held = [_taken(x, xq, which)]
+        self._sum(x, xq, np.flatnonzero(~which))
+
+    def _sum(self, x: Rows, xq: Rows | None, which: np.ndarray) -> None:
+        """Puts the rows `which` into the chunk, and a full chunk into the sums."""
+        while len(which):
+            now, which = which[: CHUNK - self._waiting], which[CHUNK - self._waiting :]
+            place = slice(self._waiting, self._waiting + len(now))
+            # Any mode but the default writes straight into `out`
+            np.take(x if xq is None else xq, now, axis=0, out=self._chunk[place], mode="clip")
+            if self.cross and xq is not None:
+                self._changes = np.zeros_like(self._chunk) if self._changes is None else self._changes
+                np.take(x, now, axis=0, out=self._changes[place], mode="clip")
+                self._changes[place] -= self._chunk[place]
+            elif self._changes is not None:
+                self._changes[place] = 0
+            self._waiting += len(now)
+            if self._waiting == CHUNK:
+                self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
             return
-        waiting, self._waiting = self._waiting, []
-        xq = np.concatenate([rows if other is None else other for rows, other in waiting])
-        self.rows += len(xq)
-        self.hessian += xq.T @ xq
-        if self.cross and any(other is not None for _, other in waiting):
-            change = np.concatenate([rows for rows, _ in waiting]) - xq
-            product = xq.T @ (change if self._stacked is None else change @ self._stacked.T)
-            self._cross = product if self._cross is None else self._cross + product
+        xq = self._chunk[: self._waiting]
+        self._gram.add(xq)
+        if self._changes is not None:
+            change = self._changes[: self._waiting]
+            right = change if self._stacked is None else change @ self._stacked.T
+            self._cross = self._cross or CrossGram(self.columns, right.shape[1])
+            self._cross.add(xq, right)
+        self.rows += self._waiting
+        self._waiting = 0
 
 
 def _side_by_side(weights: Mapping[str, Matrix], columns: int) -> dict[str, slice]:

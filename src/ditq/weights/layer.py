@@ -1,12 +1,13 @@
 """One layer solved: prepared, damped, rounded column by column, and judged against plain rounding."""
 
 import time
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 
 from ditq.core import affine
 from ditq.core.errors import UserError
@@ -19,9 +20,11 @@ from ditq.weights.solver import Grid, round_columns, treatment_order
 
 Weight = Float32[np.ndarray, "out in"]
 Columns = Float[np.ndarray, "in out"]
-CANDIDATES, LEAST_RANGE = 11, 0.5
-"""Of the search for the range: a finer one changes the error in its fourth digit."""
-SAMPLED_OUTPUTS = 256
+CANDIDATES, LEAST_RANGE = 6, 0.5
+"""Of the search for the range: eleven candidates lower the error by 0.3 %."""
+TILE = 64
+"""Columns that are transposed at once."""
+SAMPLED_OUTPUTS = 128
 """Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
 
 
@@ -94,16 +97,14 @@ class _Prepared:
         correction = None if self.correction is None else self.correction[:, which]
         return replace(self, weight=self.weight[:, which], correction=correction, grid=grid)
 
-    def codes(self, factor: Factor, lam: float) -> Columns:
-        """The codes, transposed and in the weight's own order of columns."""
+    def solve(self, factor: Factor, lam: float) -> tuple[Columns, Columns]:
+        """The codes, and what each weight loses."""
         dtype = factor.lower.dtype
-        weight, shift, first = self.weight.astype(dtype, copy=False), None, None
+        weight, mismatch, first = self.weight.astype(dtype, copy=False), None, None
         if self.correction is not None:
-            shift = solve_lower(factor, self.correction.astype(dtype)) / np.diagonal(factor.lower)[:, None]
+            mismatch = solve_lower(factor, self.correction.astype(dtype, copy=False))
             first = weight[-1] + self.correction[-1] / (self.hessian[-1, -1] + lam)
-        codes = np.empty_like(weight)
-        codes[self.order] = round_columns(weight, factor, self.grid, shift, first)
-        return codes
+        return round_columns(weight, factor, self.grid, mismatch, first)
 
 
 def solve_layer(
@@ -121,7 +122,7 @@ def solve_layer(
     scale, zero = _range(mx.array(weight), moments, spec, method.search)
     rounded = affine.quantize(mx.array(weight), scale, zero, spec)
     judge = _Judge(weight, moments)
-    error_rounding = judge(np.array(affine.dequantize(rounded, scale, zero)))
+    error_rounding = judge(weight.T - np.array(affine.dequantize(rounded, scale, zero)).T)
 
     kept = QuantizedWeight(rounded, scale, zero, spec)
     report = LayerReport(
@@ -144,30 +145,29 @@ def _solve(
 ) -> tuple[QuantizedWeight, LayerReport]:
     unit = method.unit(prepared.hessian)
     sample = slice(None, None, max(1, prepared.weight.shape[1] // SAMPLED_OUTPUTS))
+    judge = judge.columns(prepared.order)
     sampled, sampled_judge = prepared.outputs(sample), judge.outputs(sample)
 
-    kept: dict[float, Damped] = {}
+    kept: Damped | None = None
     least = np.inf
 
     def error(amount: float) -> float:
-        nonlocal least
+        nonlocal kept, least
         factor, lam, notes = damped_factor(prepared.hessian, amount * unit)
         if factor is None:
             return np.inf
-        found = sampled_judge(_values(sampled.codes(factor, lam), sampled.grid))
+        found = sampled_judge(sampled.solve(factor, lam)[1])
         if found < least:
-            least = found
-            kept.clear()
-            kept[amount] = factor, lam, notes
+            kept, least = (factor, lam, notes), found
         return found
 
     amount, judged = best(rungs(method.damping), error)
     ladder = [(rung, found) for rung, found in judged if np.isfinite(found)]
-    factor, lam, notes = kept[amount] if amount in kept else damped_factor(prepared.hessian, amount * unit)
+    factor, lam, notes = kept or damped_factor(prepared.hessian, amount * unit)
     if factor is None:
         return rounded, replace(report, ladder=ladder, fallback=[*notes, "rounding: H cannot be factored"])
-    codes = prepared.codes(factor, lam)
-    solved_error = judge(_values(codes, prepared.grid))
+    codes, lost = prepared.solve(factor, lam)
+    solved_error = judge(lost)
     report = replace(
         report,
         error=solved_error,
@@ -180,9 +180,7 @@ def _solve(
     if not solved_error <= report.error_rounding:
         said = [*notes, "rounding: no worse on the rows that judge"]
         return rounded, replace(report, error=report.error_rounding, fallback=said)
-    return replace(
-        rounded, codes=mx.array(np.ascontiguousarray(codes.astype(np.int16).T).astype(np.int32))
-    ), report
+    return replace(rounded, codes=mx.array(_untangled(codes, prepared.order))), report
 
 
 def _range(
@@ -199,41 +197,64 @@ def _prepare(weight: Weight, moments: Moments, grid: Grid, method: LayerMethod, 
     """The columns in order. A column without input has nothing to correct: it is rounded to nearest, not set to zero,
     since other pictures may need it."""
     order = treatment_order(moments.diagonal, method.act_order)
-    hessian = moments.hessian.take(order, axis=0).take(order, axis=1)
+    hessian = moments.hessian.take(order, axis=0)
+    for row in hessian:
+        row[:] = row[order]
     dead = np.flatnonzero(np.diagonal(hessian) == 0)
     hessian[dead, dead] = np.diagonal(hessian).mean()
     correction = moments.correction(weight, key) if method.corrects else None
     return _Prepared(
         hessian,
-        weight.T.take(order, axis=0),
+        _ordered(weight, order),
         None if correction is None else correction.take(order, axis=0),
         grid.take(order),
         order,
     )
 
 
-def _values(codes: Columns, grid: Grid) -> Float[np.ndarray, "out in"]:
-    """What codes in the weight's own order stand for."""
-    group = np.sort(grid.group)
-    return ((codes - grid.zero[group]) * grid.scale[group]).T
+def _ordered(weight: Weight, order: np.ndarray) -> Columns:
+    """The weight, transposed, its columns in this order; a tile at a time, or each value would miss the cache."""
+    columns = np.empty(weight.shape[::-1], weight.dtype)
+    for start in range(0, len(order), TILE):
+        columns[start : start + TILE] = weight.take(order[start : start + TILE], axis=1).T
+    return columns
+
+
+def _untangled(codes: Columns, order: np.ndarray) -> Int32[np.ndarray, "out in"]:
+    """Codes row by row, their columns in the weight's own order."""
+    rows, own = np.empty(codes.shape[::-1], np.int32), np.argsort(order)
+    for start in range(0, len(own), TILE):
+        rows[:, start : start + TILE] = codes[own[start : start + TILE]].T
+    return rows
 
 
 class _Judge:
-    """The relative error of a quantized weight on the rows that judge."""
+    """The relative error of a quantized weight on the rows that judge: X~ times what is lost, and what layers before
+    have changed, by the float model's output."""
 
     def __init__(self, weight: Weight, moments: Moments):
         inputs, self._quantized = moments.held_out()
-        self._target = inputs @ weight.T
+        target = inputs @ weight.T
+        self._upstream = None if inputs is self._quantized else target - self._quantized @ weight.T
+        self._power = np.square(target).sum(axis=0)
         self.rows = len(inputs)
+
+    def columns(self, order: np.ndarray) -> "_Judge":
+        """A judge of weights whose columns stand in another order."""
+        judge = copy(self)
+        judge._quantized = self._quantized.take(order, axis=1)
+        return judge
 
     def outputs(self, which: slice) -> "_Judge":
         """A judge of some of the outputs."""
-        judge = object.__new__(_Judge)
-        judge._quantized, judge._target, judge.rows = self._quantized, self._target[:, which], self.rows
+        judge = copy(self)
+        judge._upstream = None if self._upstream is None else self._upstream[:, which]
+        judge._power = self._power[which]
         return judge
 
-    def __call__(self, values: Float[np.ndarray, "out in"]) -> float:
+    def __call__(self, lost: Columns) -> float:
         """The error; 0 where there is nothing to be wrong about."""
-        wrong = np.linalg.norm(self._target - self._quantized @ values.T)
-        size = np.linalg.norm(self._target)
+        wrong = self._quantized @ lost
+        wrong = np.linalg.norm(wrong if self._upstream is None else wrong + self._upstream)
+        size = np.sqrt(self._power.sum())
         return float(wrong / size) if size > 0 else float(wrong)

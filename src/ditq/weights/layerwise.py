@@ -20,7 +20,7 @@ from ditq.diagnostics.tracing import traced
 from ditq.weights.errors import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
 from ditq.weights.gptq import GPTQ
 from ditq.weights.grid_block import GridLayer, Quantize, batches, run_on_grids, take_rows
-from ditq.weights.hessian import HELD_OUT_MOST, Moments
+from ditq.weights.hessian import Moments
 from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
 from ditq.weights.layer import LayerMethod, LayerReport, solve_layer
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
@@ -28,6 +28,8 @@ from ditq.weights.qronos import Qronos
 
 STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("fc1",), ("fc2",))
 """The layers of a block in the order of execution; those of one stage do not see each other."""
+JUDGING_TOKENS = 1024
+"""Held-out tokens that judge a layer, over all held-out rows."""
 Weights = dict[str, QuantizedWeight]
 Rows = Int64[np.ndarray, "batch"]
 Captured = dict[str, Float[mx.array, "batch tokens channels"]]
@@ -123,9 +125,9 @@ def parts_of(rows: int) -> Iterator[tuple[Rows, bool | None]]:
 
 
 def _some(x: mx.array, rows: int) -> mx.array:
-    """Tokens of a batch that judges, so many that all together stay below `HELD_OUT_MOST`."""
+    """Tokens of a batch that judges, so many that all together stay below `JUDGING_TOKENS`."""
     tokens = x.shape[1] * (rows // HELD_OUT)
-    return x[:, :: max(1, -(-tokens // HELD_OUT_MOST))]
+    return x[:, :: max(1, -(-tokens // JUDGING_TOKENS))]
 
 
 def told(report: LayerReport) -> dict[str, Any]:

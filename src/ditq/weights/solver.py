@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.linalg import get_blas_funcs
 
 from ditq.core.affine import nearest
 from ditq.core.spec import Spec
@@ -61,19 +62,18 @@ def round_columns(
     weight: Columns,
     factor: Factor,
     grid: Grid,
-    shift: Columns | None = None,
+    mismatch: Columns | None = None,
     first: Float[np.ndarray, "out"] | None = None,
-) -> Columns:
-    """The codes of a weight, transposed, its columns in reverse order of treatment; whole numbers in its dtype.
+) -> tuple[Columns, Columns]:
+    """The codes of a weight and what each weight lost, w - q; transposed, columns in reverse order of treatment.
 
-    `shift` is y / diag(L); `first` is the rounding argument of the first column treated, which Qronos takes
-    from the weight as it is and not from W*.
+    The codes are whole numbers in the weight's dtype. `mismatch` is y, and is used up; `first` is the rounding argument
+    of the first column treated, which Qronos takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
-    arguments = weight.copy() if shift is None else weight + shift
-    if first is not None:
-        arguments[-1] = first
-    codes, differences = np.empty_like(weight), np.empty_like(weight)
+    (multiply,) = get_blas_funcs(("gemm",), (lower, weight))
+    codes, lost = np.empty_like(weight), np.empty_like(weight)
+    sums = np.zeros_like(weight) if mismatch is None else mismatch
 
     def descend(start: int, end: int) -> None:
         if end - start <= LEAF:
@@ -81,17 +81,20 @@ def round_columns(
             return
         half = (start + end) // 2
         descend(half, end)
-        corrections = lower[half:end, start:half] / diagonal[start:half]
-        arguments[start:half] += corrections.T @ differences[half:end]
+        # sums[start:half] += lower[half:end, start:half].T @ lost[half:end], in place
+        block, into = lower[half:end, start:half], sums[start:half].T
+        multiply(1.0, lost[half:end].T, block, beta=1.0, c=into, overwrite_c=True)
         descend(start, half)
 
     def one_by_one(start: int, end: int) -> None:
-        corrections = lower[start:end, start:end] / diagonal[start:end]
         for column in reversed(range(start, end)):
-            later = corrections[column - start + 1 :, column - start] @ differences[column + 1 : end]
             scale, zero = grid.scale[grid.group[column]], grid.zero[grid.group[column]]
-            codes[column] = nearest(arguments[column] + later, scale, zero, grid.spec)
-            differences[column] = weight[column] - (codes[column] - zero) * scale
+            later = sums[column] + lower[column + 1 : end, column] @ lost[column + 1 : end]
+            argument = weight[column] + later / diagonal[column]
+            if first is not None and column == len(lower) - 1:
+                argument = first
+            codes[column] = nearest(argument, scale, zero, grid.spec)
+            lost[column] = weight[column] - (codes[column] - zero) * scale
 
     descend(0, len(lower))
-    return codes
+    return codes, lost
