@@ -25,14 +25,15 @@ from turns import in_turns, median_ratio
 from ditq.calibration import PointSet
 from ditq.core.platform import prepare
 from ditq.diagnostics import ActivationStatistics, InputRecipe, observed_paths, traced
-from ditq.diagnostics.collecting import Observer, nothing_yet, observed_inputs
-from ditq.diagnostics.layer_inputs import InputStatistics
+from ditq.diagnostics.collecting import Observer, column_norms, nothing_yet, observed_inputs
 from ditq.diagnostics.profiling import forward, observe_batch
 from ditq.models import load
 from ditq.models.config import MMDiTConfig
 from ditq.models.mmdit import MMDiT
 
 TARGET = 1.25
+BATCHES = 4
+"""Of a timestep, where grids are chosen: 16 pictures, 4 at a time."""
 
 
 def main() -> None:
@@ -113,27 +114,28 @@ def both(mmdit: MMDiT, given: PointSet, paths: list[str]) -> tuple[Callable, Cal
 
 
 def grids_and_plain(mmdit: MMDiT, given: PointSet) -> tuple[Callable, Callable]:
-    """A plain forward of all points in one batch, and one that keeps what grids are chosen from.
+    """Plain forwards of all points in one batch, and some that keep what grids are chosen from.
 
-    As in a run, the statistics of a timestep take in several pictures: the points stand for four at a time.
+    As in a run, the statistics of a timestep take in several batches: the points stand for `BATCHES` of them.
     """
-    batch, state = np.arange(len(given)), {"calls": 0}
-    kept: dict[str, InputStatistics] = {}
+    batch, norms = np.arange(len(given)), column_norms(mmdit, observed_inputs(mmdit, "all"))
 
-    def traced_forward() -> None:
-        if state["calls"] % 4 == 0:
-            kept.update(nothing_yet(mmdit, observed_inputs(mmdit, "all"), InputRecipe.sample_values))
-        keys = [f"{state['calls']:x}{point:x}" for point in batch]
-        observe = Observer(kept, keys, 2, "step 0")
-        with traced(mmdit, list(kept), observe):
+    def plain() -> None:
+        for _ in range(BATCHES):
             mx.eval(forward(mmdit, given, batch))
-        observe.flush()
-        state["calls"] += 1
-        if state["calls"] % 4 == 0:
-            for part in kept.values():
-                part.finish()
 
-    return lambda: mx.eval(forward(mmdit, given, batch)), traced_forward
+    def step() -> None:
+        kept = nothing_yet(norms, InputRecipe.sample_values)
+        for some in range(BATCHES):
+            keys = [f"{some:x}{point:x}" for point in batch]
+            observe = Observer(kept, keys, 2, "step 0")
+            with traced(mmdit, list(kept), observe):
+                mx.eval(forward(mmdit, given, batch))
+            observe.flush()
+        for part in kept.values():
+            part.finish()
+
+    return plain, step
 
 
 def points(config: MMDiTConfig, side: int, count: int, text_tokens: int) -> PointSet:

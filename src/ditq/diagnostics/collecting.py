@@ -90,9 +90,10 @@ def collect_inputs(
     layers = observed_inputs(mmdit, recipe.inputs)
     manifest = manifest_of(model, images, recipe, chosen, layers, linears(mmdit), str(mmdit.dtype))
     plan.begin(folder / MANIFEST, manifest, resume)
+    norms = column_norms(mmdit, layers)
     for step in manifest["step_keys"]:
         if not step_file(folder, step).exists():
-            found = observe_step(mmdit, images, recipe, chosen, step, layers, on_images)
+            found = observe_step(mmdit, images, recipe, chosen, step, norms, on_images)
             write_step(folder, step, found, manifest)
         else:
             on_images(len(chosen))
@@ -105,11 +106,11 @@ def observe_step(
     recipe: InputRecipe,
     chosen: Sequence[int],
     step: int,
-    layers: dict[str, str],
+    norms: dict[str, PerChannel],
     on_images: Callable[[int], None] = lambda count: None,
 ) -> dict[str, InputStatistics]:
-    """The statistics of every observed input over the chosen pictures at one step."""
-    found = nothing_yet(mmdit, layers, recipe.sample_values)
+    """The statistics of every observed input over the chosen pictures at one step; `norms` are their `column_norms`."""
+    found = nothing_yet(norms, recipe.sample_values)
     for start in range(0, len(chosen), recipe.batch_size):
         batch = list(chosen[start : start + recipe.batch_size])
         keys = [plan.digest(images.digest, str(image), str(step)) for image in batch]
@@ -123,13 +124,12 @@ def observe_step(
     return found
 
 
-def nothing_yet(mmdit: MMDiT, layers: dict[str, str], values: int) -> dict[str, InputStatistics]:
+def nothing_yet(norms: dict[str, PerChannel], values: int) -> dict[str, InputStatistics]:
     """Empty statistics of every observed input."""
-    empty = {}
-    for path, norms in column_norms(mmdit, layers).items():
-        rows = sample_rows(values, len(norms))
-        empty[path] = InputStatistics.empty(norms, path.endswith(POSTGELU), rows)
-    return empty
+    return {
+        path: InputStatistics.empty(own, path.endswith(POSTGELU), sample_rows(values, len(own)))
+        for path, own in norms.items()
+    }
 
 
 def column_norms(mmdit: MMDiT, layers: dict[str, str]) -> dict[str, PerChannel]:

@@ -125,7 +125,15 @@ def bits_histogram(counts: Int64[np.ndarray, "halves"]) -> Int64[np.ndarray, "bi
 
     A negative value that is itself an edge, and -0.0, count one bin further from zero than `histograms` counts them.
     """
-    filled = np.flatnonzero(counts)
-    inside = (filled.astype(np.uint32) << 16 | 1).view(np.float32)
-    found = np.bincount(_slots(inside), counts[filled], minlength=2 * _SIDE + 2).astype(np.int64)
-    return histograms(found).wide
+    return np.bincount(_wide_bins(), counts).astype(np.int64)
+
+
+@cache
+def _wide_bins() -> Int64[np.ndarray, "halves"]:
+    """The wide bin of each upper half, 0 for those of infinity and NaN, which are never counted."""
+    halves = np.arange(1 << 16, dtype=np.uint32)
+    inside = (halves << 16 | 1).view(np.float32)
+    side = np.repeat(np.arange(_SIDE * PER_OCTAVE // _FINE), _FINE // PER_OCTAVE)
+    centre = side[-1] + 1
+    of_slot = np.concatenate([side, [centre, centre + 1], centre + 2 + side])
+    return np.where(np.isfinite(inside), of_slot[_slots(np.where(np.isfinite(inside), inside, 0))], 0)
