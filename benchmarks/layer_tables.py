@@ -16,8 +16,8 @@ Written by `benchmarks/layer_solvers.py`, one call per case; all solvers of a ca
 
 Inputs are correlated, one channel in a hundred is ten times as large, and the quantized model's inputs differ from the
 float model's by what the layers before did and by an 8-bit grid. The error is |X W' - Xq Q'| / |X W'| on 2048 rows that
-no solver saw. Times are medians and hold the whole work: second moments, ranges, damping, codes. The machine was shared
-with other work, which stretches the seconds of the clock; those of the processor are the ones to compare.
+no solver saw. Times are medians, of one thread, and hold the whole work: second moments, ranges, damping, codes, and in
+ditq the proof on held-out rows that rounding is not better. With more threads, those that wait for each other spin.
 
 mlx-lm takes its scales from weights that are already corrected; Brevitas, llm-compressor and `min-max` use the original
 weight's range, ditq by itself searches the range and chooses its damping on held-out rows. mlx-lm and

@@ -66,4 +66,7 @@ def solve(
     quantized, report = solve_layer(weight, moments.finish(), Spec(bits, symmetric, group_size), chosen, name)
     if not plain:
         return quantized, report
-    return Solution(np.array(quantized.codes), np.array(quantized.scale), np.array(quantized.zero)), report
+    codes, scales, zeros = (
+        np.array(part, copy=False) for part in (quantized.codes, quantized.scale, quantized.zero)
+    )
+    return Solution(codes, scales, zeros), report

@@ -51,6 +51,13 @@ class Grid:
         """The grid of the columns in another order; the groups stay those of the original one."""
         return Grid(self.scale, self.zero, self.group[columns], self.spec)
 
+    def codes(
+        self, values: Float[np.ndarray, "some out"], columns: Int[np.ndarray, "some"]
+    ) -> Float[np.ndarray, "some out"]:
+        """The codes nearest to the values of some of the columns."""
+        group = self.group[columns]
+        return nearest(values, self.scale[group], self.zero[group], self.spec)
+
 
 def treatment_order(diagonal: Float[np.ndarray, "in"], act_order: bool) -> Int[np.ndarray, "in"]:
     """The columns in reverse order of treatment: by rising H_jj, so that the largest come first, or as they stand."""
@@ -64,16 +71,16 @@ def round_columns(
     grid: Grid,
     mismatch: Columns | None = None,
     first: Float[np.ndarray, "out"] | None = None,
-) -> tuple[Columns, Columns]:
-    """The codes of a weight and what each weight lost, w - q; transposed, columns in reverse order of treatment.
+) -> Columns:
+    """What each weight loses, w - q, on its grid; transposed, columns in reverse order of treatment.
 
-    The codes are whole numbers in the weight's dtype. `mismatch` is y, and is used up; `first` is the rounding argument
-    of the first column treated, which Qronos takes from the weight as it is and not from W*.
+    `mismatch` is y, and is used up; `first` is the rounding argument of the first column treated, which Qronos takes
+    from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
     (multiply,) = get_blas_funcs(("gemm",), (lower, weight))
-    codes, lost = np.empty_like(weight), np.empty_like(weight)
-    sums = np.zeros_like(weight) if mismatch is None else mismatch
+    # A column that is still to come holds what those before it add up to
+    lost = np.zeros_like(weight) if mismatch is None else mismatch
 
     def descend(start: int, end: int) -> None:
         if end - start <= LEAF:
@@ -81,20 +88,19 @@ def round_columns(
             return
         half = (start + end) // 2
         descend(half, end)
-        # sums[start:half] += lower[half:end, start:half].T @ lost[half:end], in place
-        block, into = lower[half:end, start:half], sums[start:half].T
+        # lost[start:half] += lower[half:end, start:half].T @ lost[half:end], in place
+        block, into = lower[half:end, start:half], lost[start:half].T
         multiply(1.0, lost[half:end].T, block, beta=1.0, c=into, overwrite_c=True)
         descend(start, half)
 
     def one_by_one(start: int, end: int) -> None:
         for column in reversed(range(start, end)):
             scale, zero = grid.scale[grid.group[column]], grid.zero[grid.group[column]]
-            later = sums[column] + lower[column + 1 : end, column] @ lost[column + 1 : end]
-            argument = weight[column] + later / diagonal[column]
+            before = lost[column] + lower[column + 1 : end, column] @ lost[column + 1 : end]
+            argument = weight[column] + before / diagonal[column]
             if first is not None and column == len(lower) - 1:
                 argument = first
-            codes[column] = nearest(argument, scale, zero, grid.spec)
-            lost[column] = weight[column] - (codes[column] - zero) * scale
+            lost[column] = weight[column] - (nearest(argument, scale, zero, grid.spec) - zero) * scale
 
     descend(0, len(lower))
-    return codes, lost
+    return lost
