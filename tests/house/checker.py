@@ -14,9 +14,14 @@ LAYERS = [
 ]
 """From the ground up: a module imports its own layer and those below. docs/architecture.md draws the same."""
 
-ONLY_IN = {"diffusionkit": "models.diffusionkit", "argparse": "cli", "matplotlib": "plots"}
+ONLY_IN = {
+    "diffusionkit": "models.diffusionkit",
+    "argparse": "cli",
+    "matplotlib": "plots",
+    "scipy": "weights",
+}
 """Foreign packages, and the one place of `ditq` that imports each."""
-NEVER = {"torch", "torchvision", "diffusers", "scipy", "coremltools", "argmaxtools", "wandb"}
+NEVER = {"torch", "torchvision", "diffusers", "coremltools", "argmaxtools", "wandb"}
 """What no user should have to install."""
 OPENERS = {
     "open",
