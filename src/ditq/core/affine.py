@@ -166,12 +166,8 @@ def _grid(low: Scales, high: Scales, spec: Spec) -> tuple[Scales, Scales]:
 def _group_errors(
     w: Matrix, scale: Scales, zero: Scales, spec: Spec, importance: Float[mx.array, "columns"] | None
 ) -> Scales:
-    # In steps from the zero point: half the passes over the weight that codes and values would take
-    steps = _grouped(w.astype(mx.float32), scale) / scale[..., None]
-    zero = zero[..., None]
-    error = mx.square(mx.clip(mx.round(steps), spec.qmin - zero, spec.qmax - zero) - steps)
-    error = error if importance is None else error * importance.reshape(scale.shape[1], -1)
-    return error.sum(axis=-1) * mx.square(scale)
+    error = mx.square(dequantize(quantize(w, scale, zero, spec), scale, zero) - w.astype(mx.float32))
+    return _grouped(error if importance is None else error * importance, scale).sum(axis=-1)
 
 
 def _grouped(w: Matrix, scale: Scales) -> Float[mx.array, "rows groups group"]:
