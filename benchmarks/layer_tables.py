@@ -58,6 +58,8 @@ def page(known: dict) -> str:
             "",
             f"## {shape.replace('x', ' inputs, ')} outputs, {rows} rows: {GRIDS[grid]}",
             "",
+            f"Median of {case['rounds']}." if case["rounds"] > 1 else "Timed once.",
+            "",
             "| solver | error | of rounding | seconds | CPU seconds |",
             "| --- | ---: | ---: | ---: | ---: |",
         ]

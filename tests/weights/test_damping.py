@@ -20,6 +20,15 @@ def test_best_rung_is_found_wherever_it_is(least):
     assert tried == [(a, abs(a - least)) for a in sorted(asked)] and len(set(asked)) == len(asked)
 
 
+def test_search_ends_where_the_ladder_is_flat():
+    errors = [3.0, 2.0, 1.0, 0.999, 0.5]
+    assert best(tuple(range(5)), lambda amount: errors[amount]) == (3, [(2, 1.0), (3, 0.999)])
+    errors[3] = 1.001
+    assert best(tuple(range(5)), lambda amount: errors[amount]) == (2, [(2, 1.0), (3, 1.001)])
+    errors[3] = 1.1  # a real rise: then down
+    assert best(tuple(range(5)), lambda amount: errors[amount])[1] == [(1, 2.0), (2, 1.0), (3, 1.1)]
+
+
 def test_one_amount_is_not_judged():
     assert best((0.5,), lambda _: pytest.fail("judged")) == (0.5, [])
 

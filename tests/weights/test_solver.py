@@ -140,6 +140,23 @@ def test_two_columns_by_hand():
     assert (weight - round_columns(weight, factor, grid)).ravel().tolist() == [2, 0]  # 1.4 + 0.8 * 0.3 = 1.64
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_layout_and_dtype_do_not_matter(order, dtype):
+    """Products are added in place: an array that BLAS had to copy would take nothing in."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((500, 128))
+    factor = cholesky(X.T @ X)
+    assert factor is not None
+    weight, mismatch = rng.standard_normal((2, 128, 16))
+    grid = Grid.of(np.full((16, 1), 0.3), np.zeros((16, 1)), 128, Spec(4))
+    expected = round_columns(weight, factor, grid, mismatch.copy())
+    given = np.asarray(weight, order=order), np.asarray(mismatch.astype(dtype), order=order)
+    found = round_columns(given[0], factor, grid, given[1].copy(order=order))
+    assert np.allclose(found, expected, atol=1e-4)
+    assert not np.allclose(expected, round_columns(weight, factor, grid))
+
+
 def test_factor_is_checked():
     singular = np.ones((4, 4), np.float32)
     assert cholesky(-np.eye(3, dtype=np.float32)) is None

@@ -21,7 +21,7 @@ from ditq.weights.solver import Grid, round_columns, treatment_order
 Weight = Float32[np.ndarray, "out in"]
 Columns = Float[np.ndarray, "in out"]
 CANDIDATES, LEAST_RANGE = 6, 0.5
-"""Of the search for the range: twice as many change the error in its third digit."""
+"""Of the search for the range: each is a pass over the weight, which is a good part of a wide layer's time."""
 TILE = 64
 """Columns that are transposed at once."""
 SAMPLED_OUTPUTS = 128

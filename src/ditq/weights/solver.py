@@ -74,13 +74,15 @@ def round_columns(
 ) -> Columns:
     """What each weight loses, w - q, on its grid; transposed, columns in reverse order of treatment.
 
-    `mismatch` is y, and is used up; `first` is the rounding argument of the first column treated, which Qronos takes
-    from the weight as it is and not from W*.
+    `mismatch` is y, and may be used up; `first` is the rounding argument of the first column treated, which Qronos
+    takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
-    (multiply,) = get_blas_funcs(("gemm",), (lower, weight))
-    # A column that is still to come holds what those before it add up to
-    lost = np.zeros_like(weight) if mismatch is None else mismatch
+    (multiply,) = get_blas_funcs(("gemm",), (lower,))
+    # A column that is still to come holds what those before it add up to. Row by row in memory, in one dtype: BLAS
+    # would write into a copy of anything else, and its result would be lost
+    lost = np.zeros(weight.shape, lower.dtype) if mismatch is None else mismatch
+    lost = np.ascontiguousarray(lost, dtype=lower.dtype)
 
     def descend(start: int, end: int) -> None:
         if end - start <= LEAF:
