@@ -26,12 +26,23 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
         raise UserError(str(path), got="another kind of file", expected="the settings of an earlier run")
     for field in [*plan, *(field for field in earlier if field not in plan)]:
         if earlier.get(field) != plan.get(field):
+            place, got, expected = _innermost(field, plan.get(field), earlier.get(field))
             raise UserError(
-                f"cannot resume {path.parent}: {field}",
-                got=repr(plan.get(field)),
-                expected=f"{earlier.get(field)!r} as in the earlier run",
+                f"cannot resume {path.parent}: {place}",
+                got=repr(got),
+                expected=f"{expected!r} as in the earlier run",
                 remedy="use the same settings, --force or another place",
             )
+
+
+def _innermost(field: str, got: Any, expected: Any) -> tuple[str, Any, Any]:
+    """The innermost field that holds all that differs, dotted, with both its values: a recipe is a page of text."""
+    while isinstance(got, Mapping) and isinstance(expected, Mapping):
+        differing = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
+        if len(differing) != 1:
+            break
+        field, got, expected = f"{field}.{differing[0]}", got.get(differing[0]), expected.get(differing[0])
+    return field, got, expected
 
 
 def digest(*parts: str | bytes) -> str:
