@@ -194,7 +194,7 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, r
     assert all(np.array_equal(before[key], after[key]) for key in before)
     assert read_block_cache(folder / "cache").streams(4).image.shape == (8, 64, 192)
     block_file(folder / "out", 1).rename(folder / "mm1.npz")
-    assert "source: got" in fails(capsys, cache_adaround_data.main, *argv, "--resume")
+    assert "source.1: got" in fails(capsys, cache_adaround_data.main, *argv, "--resume")
     (folder / "mm1.npz").rename(block_file(folder / "out", 1))
 
 
