@@ -11,6 +11,7 @@ __meta__            JSON: kind, version, producer, block, per layer bits, symmet
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 import ditq
+from ditq.core import affine
 from ditq.core.artefact import read_npz, write_npz
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
@@ -58,8 +60,7 @@ def write_layers(
         weight.check(layer)
         spec = weight.spec
         layers[layer] = {"bits": spec.bits, "symmetric": spec.symmetric, "group_size": spec.group_size}
-        codes = np.array(weight.codes).astype(np.int8 if spec.symmetric else np.uint8)
-        arrays[f"{layer}__weight_int"] = codes
+        arrays[f"{layer}__weight_int"] = np.array(weight.codes.astype(affine.code_dtype(spec)))
         arrays[f"{layer}__scale"] = np.array(weight.scale, np.float32)
         if not spec.symmetric:
             arrays[f"{layer}__zero"] = np.array(weight.zero, np.float32)
@@ -120,11 +121,11 @@ def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec
     scale = mx.array(arrays[f"{layer}__scale"])
     smooth = arrays.get(f"{layer}__smooth")
     weight = QuantizedWeight(
-        codes=mx.array(arrays[f"{layer}__weight_int"].astype(np.int32)),
+        codes=mx.array(arrays[f"{layer}__weight_int"]),
         scale=scale,
         zero=mx.zeros_like(scale) if spec.symmetric else mx.array(arrays[f"{layer}__zero"]),
         spec=spec,
         smooth=None if smooth is None else mx.array(smooth),
     )
     weight.check(f"{path}: {layer}")
-    return weight
+    return replace(weight, codes=weight.codes.astype(affine.code_dtype(spec)))

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from ditq.core.spec import Spec
 
 Array = TypeVar("Array", mx.array, np.ndarray)
 Matrix = Float[mx.array, "rows columns"]
-Codes = Int[mx.array, "rows columns"]
+Codes = Integer[mx.array, "rows columns"]
 Bools = Bool[mx.array, "rows columns"]
 Scales = Float[mx.array, "rows groups"]
 
@@ -51,10 +51,15 @@ def mse_range(
     return best_scale, best_zero
 
 
+def code_dtype(spec: Spec) -> mx.Dtype:
+    """The dtype of codes, one byte each: int8 on a symmetric grid, else uint8."""
+    return mx.int8 if spec.symmetric else mx.uint8
+
+
 def quantize(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Codes:
-    """The codes nearest to w, int32; halves round to even."""
+    """The codes nearest to w, in `code_dtype`; halves round to even."""
     grouped = _grouped(w.astype(mx.float32), scale)
-    return nearest(grouped, scale[..., None], zero[..., None], spec).reshape(w.shape).astype(mx.int32)
+    return nearest(grouped, scale[..., None], zero[..., None], spec).reshape(w.shape).astype(code_dtype(spec))
 
 
 def nearest(values: Array, scale: Array, zero: Array, spec: Spec) -> Array:

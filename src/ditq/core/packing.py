@@ -6,15 +6,16 @@ scales * u + biases, per group. Our codes go in as they are: quantizing a dequan
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Integer, UInt32
 
+from ditq.core.affine import code_dtype
 from ditq.core.errors import UserError
 from ditq.core.spec import GROUP_SIZES, Spec
 
 BITS = (2, 3, 4, 5, 6, 8)
 """Widths that MLX can multiply with."""
 
-Codes = Int[mx.array, "rows columns"]
+Codes = Integer[mx.array, "rows columns"]
 Words = UInt32[mx.array, "rows words"]
 Scales = Float[mx.array, "rows groups"]
 StoredScales = Float[mx.array, "rows stored_groups"]
@@ -48,15 +49,15 @@ def pack(
     repeats = groups // scale.shape[1]
     scales = mx.repeat(scale, repeats, axis=1)
     biases = (spec.qmin - mx.repeat(zero, repeats, axis=1)) * scales
-    unsigned = np.array(codes - spec.qmin).astype(np.uint8)
+    unsigned = (np.array(codes).astype(np.int16) - spec.qmin).astype(np.uint8)
     bits = np.unpackbits(unsigned[..., None], axis=-1, count=spec.bits, bitorder="little")
     words = np.packbits(bits.reshape(rows, -1), axis=-1, bitorder="little").view("<u4")
     return mx.array(words), scales, biases
 
 
 def unpack(words: Words, spec: Spec) -> Codes:
-    """The codes of packed words, int32, signed on a symmetric grid."""
+    """The codes of packed words, in `affine.code_dtype`: signed on a symmetric grid."""
     stream = np.unpackbits(np.array(words).astype("<u4").view(np.uint8), axis=-1, bitorder="little")
     bits = stream.reshape(words.shape[0], -1, spec.bits)
     unsigned = np.packbits(bits, axis=-1, bitorder="little")[..., 0]
-    return mx.array(unsigned.astype(np.int32) + spec.qmin)
+    return mx.array(unsigned.astype(np.int16) + spec.qmin).astype(code_dtype(spec))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ditq.core import affine
 from ditq.core.errors import UserError
@@ -15,7 +15,8 @@ from ditq.core.spec import Spec
 class QuantizedWeight:
     """Integer codes with the scale and the zero point of each of their groups: value = scale (code - zero)."""
 
-    codes: Int[mx.array, "out in"]
+    codes: Integer[mx.array, "out in"]
+    """int8 on a symmetric grid, else uint8: `affine.code_dtype`."""
     scale: Float[mx.array, "out groups"]
     """Steps, never maxima."""
     zero: Float[mx.array, "out groups"]

@@ -90,7 +90,7 @@ def size_on(model: TextToImage, spec: Spec) -> Size:
         scales = mx.zeros(
             (rows, spec.groups(columns, path))
         )  # lazy, never computed, like the weights themselves
-        weights[path] = QuantizedWeight(mx.zeros((rows, columns), mx.int32), scales, scales, spec)
+        weights[path] = QuantizedWeight(mx.zeros((rows, columns), mx.int8), scales, scales, spec)
     return size_of(model, weights)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ditq.core import affine, packing
 from ditq.core.spec import Spec
@@ -41,7 +41,7 @@ class QuantizedLinear(nn.Module):
 
     def __init__(
         self,
-        codes: Int[mx.array, "out in"],
+        codes: Integer[mx.array, "out in"],
         scale: Float[mx.array, "out groups"],
         zero: Float[mx.array, "out groups"],
         spec: Spec,
@@ -65,7 +65,7 @@ class QuantizedLinear(nn.Module):
             self.multiplier = mx.array(mantissa[:, 0]) if per_row else None
         else:
             middle = spec.qmin + 2 ** (spec.bits - 1)  # codes from 0 to 255 are no int8
-            self.codes = (codes - middle).astype(mx.int8)
+            self.codes = (codes.astype(mx.int16) - middle).astype(mx.int8)
             self.zeros = None if spec.symmetric else zero - middle
             self.group_scales = None if per_row else scale
             self.multiplier = scale[:, 0] if per_row else None

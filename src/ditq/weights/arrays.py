@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
@@ -23,7 +23,8 @@ SOLVERS: dict[str, type[GPTQ] | type[Qronos]] = {"gptq": GPTQ, "qronos": Qronos}
 class Solution:
     """Codes, scales and zero points in NumPy: value = scales (codes - zeros), group by group."""
 
-    codes: Int[np.ndarray, "out in"]
+    codes: Integer[np.ndarray, "out in"]
+    """int8 on a symmetric grid, else uint8."""
     scales: Float[np.ndarray, "out groups"]
     zeros: Float[np.ndarray, "out groups"]
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float, Float32, Integer
 
 from ditq.core import affine
 from ditq.core.errors import UserError
@@ -97,9 +97,10 @@ class _Prepared:
         correction = None if self.correction is None else self.correction[:, which]
         return replace(self, weight=self.weight[:, which], correction=correction, grid=grid)
 
-    def codes(self, lost: Columns) -> Int32[np.ndarray, "out in"]:
+    def codes(self, lost: Columns) -> Integer[np.ndarray, "out in"]:
         """The codes of weights that lose so much, row by row, in the weight's own order of columns."""
-        codes, own = np.empty(lost.shape[::-1], np.int32), np.argsort(self.order)
+        dtype = np.int8 if self.grid.spec.symmetric else np.uint8
+        codes, own = np.empty(lost.shape[::-1], dtype), np.argsort(self.order)
         for start in range(0, len(own), TILE):
             tile = own[start : start + TILE]
             codes[:, start : start + TILE] = self.grid.codes(self.weight[tile] - lost[tile], tile).T

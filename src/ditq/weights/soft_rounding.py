@@ -34,7 +34,7 @@ class Rounding:
 
     def hardened(self, part: Parts, smooth: Float[mx.array, "in"] | None = None) -> QuantizedWeight:
         """The nearer of the two codes: the upper one from half of the way on."""
-        codes = (self.below + (self.free & (part >= 0.5))).astype(mx.int32)
+        codes = (self.below + (self.free & (part >= 0.5))).astype(affine.code_dtype(self.spec))
         return QuantizedWeight(codes, self.scale, self.zero, self.spec, smooth)
 
 
