@@ -69,10 +69,10 @@ def test_batches_and_layouts_do_not_matter():
             X[start : start + 60].reshape(6, 10, 128), mx.array(Xq[start : start + 60]).reshape(6, 10, 128)
         )
     whole.add(X, Xq)
-    assert np.allclose(once.finish().hessian, whole.finish().hessian, rtol=1e-5)
+    assert np.allclose(once.finish().hessian.whole(), whole.finish().hessian.whole(), rtol=1e-5)
     assert np.allclose(once.held_out()[1], whole.held_out()[1])
     kept = np.arange(240) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
-    assert np.allclose(whole.hessian, Xq[kept].T @ Xq[kept], rtol=1e-4, atol=1e-2)
+    assert np.allclose(whole.hessian.whole(), Xq[kept].T @ Xq[kept], rtol=1e-4, atol=1e-2)
     expected = Xq[kept].T @ (X - Xq)[kept] @ W.T
     for moments, key in ((once, ""), (whole, "a")):
         found = moments.correction(W, key)
@@ -87,7 +87,7 @@ def test_held_out_rows_are_thinned_into_the_rest():
         moments.add(np.ones((1000, 2), np.float32))
     held, _ = moments.finish().held_out()
     assert HELD_OUT_MOST // 4 < len(held) <= HELD_OUT_MOST
-    assert moments.rows + len(held) == 30000 == moments.hessian[0, 1] + len(held)
+    assert moments.rows + len(held) == 30000 == moments.hessian.whole()[0, 1] + len(held)
 
 
 @pytest.fixture(params=["gptq", "qronos"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ditq.core.errors import UserError
-from ditq.weights.damping import best, damped_factor, rungs
+from ditq.weights.damping import DampedHessian, best, rungs
 
 
 @pytest.mark.parametrize("least", range(7))
@@ -48,17 +48,47 @@ def matrix(least):
 
 
 def test_plain_factor():
-    factor, amount, notes = damped_factor(matrix(0.5), 0.25)
+    factor, amount, notes = DampedHessian(matrix(0.5)).at(0.25)
     assert factor is not None and (amount, notes) == (0.25, [])
-    assert np.allclose(factor.lower @ factor.lower.T, matrix(0.5) + 0.25 * np.eye(40), atol=1e-5)
+    lower = np.tril(factor.lower)
+    assert np.allclose(lower @ lower.T, matrix(0.5) + 0.25 * np.eye(40), atol=1e-5)
+
+
+def test_one_factor_after_the_other_in_one_memory():
+    hessian = DampedHessian(matrix(0.5))
+    for amount in (0.25, 1.0, 1.0, 1e-3, 0.25):
+        factor, used, _ = hessian.at(amount)
+        assert factor is not None and used == amount
+        lower = np.tril(factor.lower)
+        assert np.allclose(lower @ lower.T, matrix(0.5) + amount * np.eye(40), atol=1e-5)
+    assert hessian.at(0.25)[0] is factor
+    assert np.array_equal(hessian.diagonal, np.diagonal(matrix(0.5)))
+
+
+def test_columns_in_any_order():
+    """Also after a factor has taken the other triangle; a column without input gets the mean of the diagonal."""
+    rng = np.random.default_rng(0)
+    whole = matrix(0.5)
+    whole[3], whole[:, 3] = 0, 0
+    hessian, alive = DampedHessian(whole.copy()), whole.copy()
+    alive[3, 3] = np.diagonal(whole).mean()
+    for _ in range(3):
+        order = rng.permutation(40)
+        hessian.put_in_order(order)
+        factor, *_ = hessian.at(0.25)
+        assert factor is not None
+        lower, expected = np.tril(factor.lower), alive[np.ix_(order, order)]
+        assert np.allclose(lower @ lower.T, expected + 0.25 * np.eye(40), atol=1e-5)
+        assert np.array_equal(hessian.whole(), expected)
+    assert np.array_equal(hessian.diagonal, np.diagonal(whole))
 
 
 def test_damping_is_raised_last():
-    factor, amount, notes = damped_factor(matrix(-1e-3), 1e-5)
+    factor, amount, notes = DampedHessian(matrix(-1e-3)).at(1e-5)
     assert factor is not None and amount == pytest.approx(1e-2)
     assert notes[0] == "float64" and notes[-1].startswith("damping raised to")
 
 
 def test_hopeless_matrix():
-    factor, _, notes = damped_factor(matrix(-1e3), 0.0)
+    factor, _, notes = DampedHessian(matrix(-1e3)).at(0.0)
     assert factor is None and notes[-1] == "no factor"

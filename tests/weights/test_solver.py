@@ -45,15 +45,18 @@ def solved(W, H, lam, scale, zero, spec, act_order, correction=None):
     dead = np.diag(H) == 0
     H[dead, dead] = 1
     H += lam * np.eye(len(H), dtype=H.dtype)
+    last = H[-1, -1]
     factor, mismatch, first, W = cholesky(H), None, None, W.T[order]
     assert factor is not None
     if correction is not None:
         correction = correction[order]
         mismatch = solve_lower(factor, correction)
-        first = W[-1] + correction[-1] / H[-1, -1]
+        first = W[-1] + correction[-1] / last
     grid = Grid.of(scale.astype(W.dtype), zero.astype(W.dtype), len(H), spec).take(order)
     codes = np.empty_like(W)
-    codes[order] = grid.codes(W - round_columns(W, factor, grid, mismatch, first), np.arange(len(W)))
+    codes[order], lost = round_columns(W, factor, grid, mismatch, first)
+    values = (codes[order] - grid.zero[grid.group]) * grid.scale[grid.group]
+    assert np.allclose(W - lost, values, atol=1e-5)
     return codes.T
 
 
@@ -137,7 +140,9 @@ def test_two_columns_by_hand():
     assert factor is not None
     grid = Grid.of(np.ones((1, 1)), np.zeros((1, 1)), 2, Spec(4))
     weight = np.array([[1.4], [0.3]])  # reverse order of treatment: 0.3 first
-    assert (weight - round_columns(weight, factor, grid)).ravel().tolist() == [2, 0]  # 1.4 + 0.8 * 0.3 = 1.64
+    codes, lost = round_columns(weight, factor, grid)
+    assert codes.ravel().tolist() == [2, 0]  # 1.4 + 0.8 * 0.3 = 1.64
+    assert lost.ravel() == pytest.approx([-0.6, 0.3])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -150,11 +155,11 @@ def test_layout_and_dtype_do_not_matter(order, dtype):
     assert factor is not None
     weight, mismatch = rng.standard_normal((2, 128, 16))
     grid = Grid.of(np.full((16, 1), 0.3), np.zeros((16, 1)), 128, Spec(4))
-    expected = round_columns(weight, factor, grid, mismatch.copy())
+    expected, lost = round_columns(weight, factor, grid, mismatch.copy())
     given = np.asarray(weight, order=order), np.asarray(mismatch.astype(dtype), order=order)
     found = round_columns(given[0], factor, grid, given[1].copy(order=order))
-    assert np.allclose(found, expected, atol=1e-4)
-    assert not np.allclose(expected, round_columns(weight, factor, grid))
+    assert np.array_equal(found[0], expected) and np.allclose(found[1], lost, atol=1e-4)
+    assert not np.array_equal(expected, round_columns(weight, factor, grid)[0])
 
 
 def test_factor_is_checked():

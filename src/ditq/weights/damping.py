@@ -7,10 +7,10 @@ depends on rows per column and on the data: no constant serves all layers.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ditq.core.errors import UserError
-from ditq.weights.factor import Factor, cholesky
+from ditq.weights.factor import Factor, cholesky, mirror, reorder
 
 Square = Float[np.ndarray, "in in"]
 Ladder = float | Sequence[float]
@@ -54,22 +54,58 @@ def best(
     return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
 
 
-def damped_factor(hessian: Square, amount: float) -> Damped:
-    """The factor of H + amount I, the amount used, and what had to be done for it.
+class DampedHessian:
+    """H + lam I, factored for one lam after the other: H keeps one triangle of its memory, the last factor the other.
 
-    float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none is
-    positive definite.
+    `hessian` is symmetric and used up. A column without input has nothing to correct: it is rounded to nearest, not set
+    to zero, since other pictures may need it. Its diagonal entry becomes the mean of all.
     """
-    notes: list[str] = []
-    for lam, dtype in _attempts(amount, float(np.diagonal(hessian).mean())):
-        factor = cholesky(hessian.astype(dtype, copy=False), lam)
-        if lam != amount:
-            notes.append(f"damping raised to {lam:.3g}")
-        elif dtype == np.float64:
-            notes.append("float64")
-        if factor is not None:
-            return factor, lam, notes
-    return None, amount, [*notes, "no factor"]
+
+    def __init__(self, hessian: Square):
+        self.diagonal: Float[np.ndarray, "in"] = np.diagonal(hessian).copy()
+        """The sum of squares of each input channel, the channels as they stand."""
+        self._alive = np.where(self.diagonal == 0, self.diagonal.mean(), self.diagonal)
+        self._matrix, self._order = hessian, np.arange(len(hessian))
+        self._whole, self._last = False, None
+
+    def put_in_order(self, order: Int[np.ndarray, "in"]) -> None:
+        """Lets column i be the channel `order[i]`; layers that share an input share its order."""
+        if np.array_equal(order, self._order):
+            return
+        reorder(self.whole(), np.argsort(self._order)[order])
+        self._order = order
+
+    def whole(self) -> Square:
+        """H, its columns in order; valid until the next factor."""
+        if not self._whole:
+            mirror(self._matrix)
+            np.fill_diagonal(self._matrix, self._alive[self._order])
+            self._whole, self._last = True, None
+        return self._matrix
+
+    def at(self, amount: float) -> Damped:
+        """The factor of H + amount I, the amount used, and what had to be done for it; valid until the next call.
+
+        float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none
+        is positive definite.
+        """
+        if self._last is None or self._last[0] != amount:
+            self._last = amount, self._factored(amount)
+        return self._last[1]
+
+    def _factored(self, amount: float) -> Damped:
+        notes: list[str] = []
+        for lam, dtype in _attempts(amount, float(self._alive.mean())):
+            matrix = self.whole().astype(dtype, copy=False)
+            self._whole = matrix is not self._matrix
+            factor = cholesky(matrix, lam)
+            if lam != amount:
+                notes.append(f"damping raised to {lam:.3g}")
+            elif dtype == np.float64:
+                notes.append("float64")
+            if factor is not None:
+                return factor, lam, notes
+        return None, amount, [*notes, "no factor"]
 
 
 def _attempts(amount: float, mean: float) -> Iterator[tuple[float, type]]:

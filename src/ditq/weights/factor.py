@@ -1,9 +1,9 @@
-"""Checked Cholesky factors, and what is solved and estimated with them; NumPy in, NumPy out, on the CPU."""
+"""Symmetric matrices: mirrored, reordered, factored with a check, solved with; NumPy in, NumPy out, on the CPU."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 Square = Float[np.ndarray, "in in"]
@@ -11,7 +11,7 @@ Columns = Float[np.ndarray, "in out"]
 TOLERANCE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
 """How far L (L'v) may lie from A v, relative, for a factor to be believed."""
 TILE = 256
-"""Columns above whose diagonal zeros are written at once."""
+"""Side of the squares in which a triangle is mirrored, so that both sides stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +19,7 @@ class Factor:
     """L, lower triangular, with A = L L'."""
 
     lower: Square
+    """L; what stands above its diagonal is another's."""
 
     @property
     def condition(self) -> float:
@@ -27,28 +28,53 @@ class Factor:
         return float((diagonal.max() / diagonal.min()) ** 2)
 
 
-def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
-    """The factor of a symmetric matrix plus `added` on its diagonal, in the matrix's own precision.
+def mirror(matrix: Square) -> None:
+    """Puts what is below the diagonal above it as well, in place."""
+    for start in range(0, len(matrix), TILE):
+        tile = slice(start, start + TILE)
+        square = np.tril(matrix[tile, tile])
+        matrix[tile, tile] = square + np.tril(square, -1).T
+        for other in range(start + TILE, len(matrix), TILE):
+            matrix[tile, other : other + TILE] = matrix[other : other + TILE, tile].T
 
-    None where it is not numerically positive definite. Believed only when it is finite, its diagonal is positive, and
-    it reproduces the product with a vector: a routine may return finite garbage without a word.
+
+def reorder(matrix: Square, order: Int[np.ndarray, "in"]) -> None:
+    """Makes row and column i what row and column `order[i]` were, in place."""
+    for row in matrix:
+        row[:] = row[order]
+    moved = np.zeros(len(order), bool)
+    for start in range(len(order)):
+        if moved[start]:
+            continue
+        # Along a cycle of the permutation: a row takes the place of one that has gone to its own already
+        held, at = matrix[start].copy(), start
+        while order[at] != start:
+            matrix[at], moved[at] = matrix[order[at]], True
+            at = order[at]
+        matrix[at], moved[at] = held, True
+
+
+def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
+    """The factor of a symmetric matrix plus `added` on its diagonal, in the matrix's own precision and memory.
+
+    What is below the matrix's diagonal stays; L, transposed, takes the rest. None where the sum is not numerically
+    positive definite. A factor is believed only when it is finite, its diagonal is positive, and it reproduces the
+    product with a vector: a routine may return finite garbage without a word.
     """
-    # Its transpose is the same matrix, in the order of LAPACK
-    lower = matrix.T.copy(order="F")
+    probe = np.cos(np.arange(len(matrix))).astype(matrix.dtype)
+    expected = matrix @ probe + np.asarray(added, matrix.dtype) * probe
+    # Its transpose is the same matrix, in LAPACK's order
+    lower = matrix.T
     lower[np.diag_indices(len(lower))] += added
-    (factorize,) = get_lapack_funcs(("potrf",), (lower,))
+    (factorize,), (multiply,) = get_lapack_funcs(("potrf",), (lower,)), get_blas_funcs(("trmv",), (lower,))
     lower, refused = factorize(lower, lower=True, clean=False, overwrite_a=True)
     diagonal = np.diagonal(lower)
     if refused or not (np.isfinite(diagonal).all() and (diagonal > 0).all()):
         return None
-    for start in range(0, len(lower), TILE):
-        tile = slice(start, start + TILE)
-        lower[:start, tile], lower[tile, tile] = 0, np.tril(lower[tile, tile])
-    probe = np.cos(np.arange(len(matrix))).astype(matrix.dtype)
-    expected = matrix @ probe + np.asarray(added, matrix.dtype) * probe
-    residual = np.linalg.norm(lower @ (probe @ lower) - expected)
+    found = multiply(lower, multiply(lower, probe, lower=True, trans=True), lower=True)
     # Written so that NaN is refused as well
-    return Factor(lower) if residual <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected) else None
+    believed = np.linalg.norm(found - expected) <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected)
+    return Factor(lower) if believed else None
 
 
 def solve_lower(factor: Factor, right: Columns) -> Columns:

@@ -7,11 +7,12 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ditq.core.errors import UserError
+from ditq.weights.damping import DampedHessian
 from ditq.weights.gram import CrossGram, Gram
 
 HELD_OUT_EVERY = 17
 """One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
-HELD_OUT_MOST = 256
+HELD_OUT_MOST = 128
 """Held-out rows that are kept; when there are more, every second one joins the rest."""
 CHUNK = 2048
 """Rows that are multiplied at once."""
@@ -44,7 +45,7 @@ class Moments:
         cross: bool = True,
     ):
         self.columns, self.name, self.cross = columns, name, cross
-        self.hessian: Square
+        self.hessian: DampedHessian
         """X~'X~, a sum over rows, once `finish` was called."""
         self.rows = 0
         """Rows in the sums."""
@@ -77,18 +78,21 @@ class Moments:
             self._few.append(_taken(x, xq, np.ones(len(x), bool)))
         self._held.append(_taken(x, xq, held))
         self._sum(x, xq, np.flatnonzero(~held))
-        if not self._told_apart and sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
+        while not self._told_apart and sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
             self._thin_out()
 
     def finish(self) -> "Moments":
-        """Itself, all rows summed; rows too few to hold any out judge as well. Raises UserError for no rows."""
+        """Itself, all rows summed, and no more to come; rows too few to hold any out judge as well.
+
+        Raises UserError for no rows.
+        """
         if not self._seen:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
         self.judged_apart = self._told_apart or self._seen >= HELD_OUT_EVERY
         if not self.judged_apart:
             self._held = self._few
         self._flush()
-        self.hessian = self._gram.whole()
+        self.hessian = DampedHessian(self._gram.whole())
         return self
 
     def held_out(self) -> tuple[Rows, Rows]:
@@ -98,17 +102,20 @@ class Moments:
             return x, x
         return x, np.concatenate([x if xq is None else xq for x, xq in self._held])
 
-    def correction(self, weight: Matrix, layer: str = "") -> Float32[np.ndarray, "in out"] | None:
-        """X~'(X - X~)W', what Qronos moves the weight by before H is divided out; None: the streams were the same."""
+    def correction(
+        self, weight: Matrix, layer: str = "", outputs: slice = slice(None)
+    ) -> Float32[np.ndarray, "in some"] | None:
+        """X~'(X - X~)W', what Qronos moves the weight by before H is divided out, for some of its outputs; None: the
+        streams were the same."""
         if self._cross is None:
             return None
         cross = self._cross.whole()
-        return cross[:, self._slices[layer]] if self._slices else cross @ weight.T
+        return cross[:, self._slices[layer]][:, outputs] if self._slices else cross @ weight[outputs].T
 
     @property
     def diagonal(self) -> Float32[np.ndarray, "in"]:
         """The sum of squares of each input channel."""
-        return np.diagonal(self.hessian)
+        return self.hessian.diagonal
 
     def _checked(self, given: mx.array | np.ndarray, what: str) -> Rows:
         if given.shape[-1] != self.columns:

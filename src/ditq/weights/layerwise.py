@@ -22,7 +22,8 @@ from ditq.weights.gptq import GPTQ
 from ditq.weights.grid_block import GridLayer, Quantize, batches, run_on_grids, take_rows
 from ditq.weights.hessian import Moments
 from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
-from ditq.weights.layer import LayerMethod, LayerReport, solve_layer
+from ditq.weights.layer import LayerReport, solve_layer
+from ditq.weights.outputs import LayerMethod
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
 from ditq.weights.qronos import Qronos
 

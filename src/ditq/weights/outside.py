@@ -111,6 +111,8 @@ def last_layer(
         with swapped(mmdit, dequantized(mmdit, before)):
             xq = _received(mmdit, LAST, partial(_final, image=image_q, condition=condition_q))
         _add(moments, method, x, xq)
+    if not isinstance(method, RTN):
+        moments.finish()
     _solve(LAST, weight, moments, method, spec, solved, reports)
     return solved, reports
 
@@ -135,6 +137,7 @@ def _solve_group(
             with swapped(mmdit, dequantized(mmdit, solved)):
                 xq = _received(mmdit, seen_at, run)
         _add(moments, method, x, xq)
+        moments.finish()
     for path, (own, spec) in group.items():
         _solve(path, weights[path], moments, own, spec, solved, reports)
 
@@ -167,7 +170,7 @@ def _solve(
         }
         return
     assert isinstance(method, ParallelGPTQ | SequentialGPTQ | SequentialQronos)  # `check` saw to it
-    solved[path], report = solve_layer(weight, moments.finish(), spec, method, path, path)
+    solved[path], report = solve_layer(weight, moments, spec, method, path, path)
     reports[path] = told(report)
 
 

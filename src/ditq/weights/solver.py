@@ -14,14 +14,15 @@ W* = (H + lam I)^-1 (X~'X + lam I) W, which makes the same loop Qronos (Zhang et
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from scipy.linalg import get_blas_funcs
 
-from ditq.core.affine import nearest
+from ditq.core.affine import code_dtype, nearest
 from ditq.core.spec import Spec
 from ditq.weights.factor import Factor
 
 Columns = Float[np.ndarray, "in out"]
+Codes = Integer[np.ndarray, "in out"]
 LEAF = 32
 """Columns whose corrections are vector by matrix; wider blocks are products of matrices."""
 
@@ -51,13 +52,6 @@ class Grid:
         """The grid of the columns in another order; the groups stay those of the original one."""
         return Grid(self.scale, self.zero, self.group[columns], self.spec)
 
-    def codes(
-        self, values: Float[np.ndarray, "some out"], columns: Int[np.ndarray, "some"]
-    ) -> Float[np.ndarray, "some out"]:
-        """The codes nearest to the values of some of the columns."""
-        group = self.group[columns]
-        return nearest(values, self.scale[group], self.zero[group], self.spec)
-
 
 def treatment_order(diagonal: Float[np.ndarray, "in"], act_order: bool) -> Int[np.ndarray, "in"]:
     """The columns in reverse order of treatment: by rising H_jj, so that the largest come first, or as they stand."""
@@ -71,14 +65,15 @@ def round_columns(
     grid: Grid,
     mismatch: Columns | None = None,
     first: Float[np.ndarray, "out"] | None = None,
-) -> Columns:
-    """What each weight loses, w - q, on its grid; transposed, columns in reverse order of treatment.
+) -> tuple[Codes, Columns]:
+    """The codes, and what each weight loses, w - q; transposed, columns in reverse order of treatment.
 
     `mismatch` is y, and may be used up; `first` is the rounding argument of the first column treated, which Qronos
     takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
     (multiply,) = get_blas_funcs(("gemm",), (lower,))
+    codes = np.empty(weight.shape, code_dtype(grid.spec, np))
     # A column that is still to come holds what those before it add up to. Row by row in memory, in one dtype: BLAS
     # would write into a copy of anything else, and its result would be lost
     lost = np.zeros(weight.shape, lower.dtype) if mismatch is None else mismatch
@@ -86,7 +81,7 @@ def round_columns(
 
     def descend(start: int, end: int) -> None:
         if end - start <= LEAF:
-            one_by_one(start, end)
+            one_by_one(slice(start, end))
             return
         half = (start + end) // 2
         descend(half, end)
@@ -95,14 +90,18 @@ def round_columns(
         multiply(1.0, lost[half:end].T, block, beta=1.0, c=into, overwrite_c=True)
         descend(start, half)
 
-    def one_by_one(start: int, end: int) -> None:
-        for column in reversed(range(start, end)):
-            scale, zero = grid.scale[grid.group[column]], grid.zero[grid.group[column]]
-            before = lost[column] + lower[column + 1 : end, column] @ lost[column + 1 : end]
-            argument = weight[column] + before / diagonal[column]
-            if first is not None and column == len(lower) - 1:
-                argument = first
-            lost[column] = weight[column] - (nearest(argument, scale, zero, grid.spec) - zero) * scale
+    def one_by_one(leaf: slice) -> None:
+        values, losses, own = weight[leaf], lost[leaf], codes[leaf]
+        arguments = values + losses / diagonal[leaf, None]
+        if first is not None and leaf.stop == len(lower):
+            arguments[-1] = first
+        shares = (lower[leaf, leaf] / diagonal[leaf]).T
+        for column in reversed(range(len(values))):
+            group = grid.group[leaf.start + column]
+            scale, zero = grid.scale[group], grid.zero[group]
+            after = slice(column + 1, None)
+            code = nearest(arguments[column] + shares[column, after] @ losses[after], scale, zero, grid.spec)
+            own[column], losses[column] = code, values[column] - (code - zero) * scale
 
     descend(0, len(lower))
-    return lost
+    return codes, lost
