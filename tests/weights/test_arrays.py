@@ -37,6 +37,7 @@ def test_unseen_rows_are_served_better_than_by_rounding(method, symmetric, group
     assert report.error < report.error_rounding and not report.fallback
     assert unseen == pytest.approx(report.error, rel=0.1)
     assert report.rows + report.judged_rows == 2000 and len(report.ladder) >= 3
+    assert solution.codes.flags.c_contiguous and solution.codes.dtype == (np.int8 if symmetric else np.uint8)
 
 
 def test_qronos_mends_what_gptq_cannot_see():

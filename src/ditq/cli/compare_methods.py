@@ -24,7 +24,7 @@ from ditq.evaluation.methods import CONTENDERS, Arena, Comparison, Contender, co
 from ditq.generation import Settings, settings_for
 from ditq.models import MODELS, TextToImage, load
 from ditq.ptq.forecast import forecast
-from ditq.ptq.prepare import Amounts, amounts_for, calibrated
+from ditq.ptq.prepare import CalibrationAmounts, calibrated, calibration_amounts
 
 CONTENTS = (
     "plan.json",
@@ -169,10 +169,10 @@ def _contenders(args: argparse.Namespace) -> list[Contender]:
     return [replace(c, fields={"iterations": args.iters}) if c.method == "adaround" else c for c in chosen]
 
 
-def _amounts(args: argparse.Namespace, images: ImageSet) -> Amounts:
+def _amounts(args: argparse.Namespace, images: ImageSet) -> CalibrationAmounts:
     """By default a fourth of the recorded pictures is left for the errors."""
     available = len(images.manifest["prompts"])
-    usual = amounts_for(args.model, max(1, available - max(1, available // 4)))
+    usual = calibration_amounts(args.model, max(1, available - max(1, available // 4)))
     given = {"num_images": args.num_images, "stride": args.stride}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
@@ -181,7 +181,7 @@ def _print_forecast(
     args: argparse.Namespace,
     model: TextToImage,
     images: ImageSet,
-    amounts: Amounts,
+    amounts: CalibrationAmounts,
     contenders: Sequence[Contender],
     settings: Settings,
 ) -> None:

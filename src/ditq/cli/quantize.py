@@ -22,7 +22,7 @@ from ditq.evaluation import size_of
 from ditq.models import MODELS, TextToImage, load
 from ditq.ptq import quantize
 from ditq.ptq.forecast import Forecast, forecast
-from ditq.ptq.prepare import CACHE, Amounts, amounts_for, analysis_of, calibrated
+from ditq.ptq.prepare import CACHE, CalibrationAmounts, analysis_of, calibrated, calibration_amounts
 
 WORK = "work"
 """What a run keeps beside the checkpoint: its plan, the activations' grids, the finished blocks."""
@@ -131,7 +131,11 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def _quantized(
-    args: argparse.Namespace, model: TextToImage, images: ImageSet, recipe: Recipe, amounts: Amounts
+    args: argparse.Namespace,
+    model: TextToImage,
+    images: ImageSet,
+    recipe: Recipe,
+    amounts: CalibrationAmounts,
 ) -> QuantizedCheckpoint:
     """Calibrates and quantizes under a bar for each part."""
     with _Bars() as bars:
@@ -182,8 +186,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
     return read_recipe(args.recipe)
 
 
-def _amounts(args: argparse.Namespace, images: ImageSet) -> Amounts:
-    usual = amounts_for(args.model, len(images.manifest["prompts"]))
+def _amounts(args: argparse.Namespace, images: ImageSet) -> CalibrationAmounts:
+    usual = calibration_amounts(args.model, len(images.manifest["prompts"]))
     given = {name: getattr(args, name) for name in ("num_images", "stride", "batch_size")}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 

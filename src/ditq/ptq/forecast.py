@@ -14,14 +14,13 @@ from ditq.models.mmdit import MMDiT
 from ditq.models.model import TextToImage
 from ditq.ptq.recipes import Assigned, assigned
 from ditq.weights import AdaRound
+from ditq.weights.cost import COPIES, PER_WEIGHT
 from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos, shared_inputs, stages
 
 PASSES = {ParallelGPTQ: 1, SequentialGPTQ: 4, SequentialQronos: 8}
 """Runs of a block over all rows, of both streams and all stages."""
 RUNGS = 4
 """Of the damping's ladder that are usually tried; each factors the Hessian."""
-PER_WEIGHT = 6e-8
-"""Seconds that one iteration of AdaRound spends on a weight besides matrix products, on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +96,10 @@ def _block_cost(
         if isinstance(method, AdaRound):
             batch = min(method.batch_size, rows)
             flops += 3 * method.iterations * block_flops * batch / rows
-            on_gpu = mx.default_device().type == mx.DeviceType.gpu
+            device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
             weights = sum(shapes[path][0] * shapes[path][1] for path in own)
-            fixed += method.iterations * weights * PER_WEIGHT / (200 if on_gpu else 1)
-            hessians += 7 * 4 * weights
+            fixed += method.iterations * weights * PER_WEIGHT[device]
+            hessians += COPIES * 4 * weights
         elif type(method) in PASSES:
             flops += PASSES[type(method)] * block_flops
             parts = [own] if isinstance(method, ParallelGPTQ) else stages(own)

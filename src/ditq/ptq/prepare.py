@@ -25,7 +25,7 @@ OnUnit = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Amounts:
+class CalibrationAmounts:
     """How much of the recorded pictures is used."""
 
     num_images: int = 5
@@ -50,13 +50,15 @@ class Amounts:
         return InputRecipe(self.num_images, max(1, self.stride // 2), self.batch_size)
 
 
-BY_MODEL = {"mini": Amounts(16, 4, 8, "float32")}
+BY_MODEL = {"mini": CalibrationAmounts(16, 4, 8, "float32")}
 
 
-def amounts_for(model: str, available: int) -> Amounts:
+def calibration_amounts(model: str, available: int) -> CalibrationAmounts:
     """The amounts for a model of which so many pictures are recorded."""
-    usual = BY_MODEL.get(model, Amounts())
-    return Amounts(min(usual.num_images, available), usual.stride, usual.batch_size, usual.storage_dtype)
+    usual = BY_MODEL.get(model, CalibrationAmounts())
+    return CalibrationAmounts(
+        min(usual.num_images, available), usual.stride, usual.batch_size, usual.storage_dtype
+    )
 
 
 def analysis_of(recipe: Recipe) -> Analysis | None:
@@ -69,7 +71,7 @@ def calibrated(
     model: TextToImage,
     images: ImageSet,
     recipe: Recipe,
-    amounts: Amounts,
+    amounts: CalibrationAmounts,
     folder: Path,
     on_unit: OnUnit = lambda what, count, total: None,
 ) -> Calibration:
@@ -100,7 +102,7 @@ def _decide(
     model: TextToImage,
     images: ImageSet,
     recipe: Recipe,
-    amounts: Amounts,
+    amounts: CalibrationAmounts,
     analysis: Analysis,
     config: Path,
     on_unit: OnUnit,

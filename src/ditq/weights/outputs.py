@@ -116,7 +116,8 @@ class Outputs:
             first = weight[-1] + self._correction[-1] / (factor.lower[-1] @ factor.lower[-1])
         codes, lost = round_columns(weight, factor, self._grid, mismatch, first)
         error = self._error(self._layer.quantized_in_order @ lost)
-        return codes[np.argsort(order)].T, error
+        # Row by row in memory, as all that follows reads them
+        return np.ascontiguousarray(codes[np.argsort(order)].T), error
 
     def _error(self, wrong: Float[np.ndarray, "rows some"]) -> float:
         """Of outputs that are wrong by so much because of the weight: with what layers before have changed."""
