@@ -9,7 +9,7 @@ from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights import Solution, solve
-from ditq.weights.gptq import GPTQ
+from ditq.weights.gptq import GPTQ, LADDER
 from ditq.weights.hessian import HELD_OUT_EVERY, HELD_OUT_MOST, Moments
 from ditq.weights.layer import solve_layer
 from tests.weights.test_solver import data
@@ -38,6 +38,16 @@ def test_unseen_rows_are_served_better_than_by_rounding(method, symmetric, group
     assert unseen == pytest.approx(report.error, rel=0.1)
     assert report.rows + report.judged_rows == 2000 and len(report.ladder) >= 3
     assert solution.codes.flags.c_contiguous and solution.codes.dtype == (np.int8 if symmetric else np.uint8)
+
+
+def test_damping_that_every_second_column_likes_suits_all():
+    W, X, Xq = float32(*data(out=24, columns=1536, rows=3100))
+    seen, unseen = (X[:2600], Xq[:2600]), (X[2600:], Xq[2600:])
+    chosen, report = solve(W, *seen, method="gptq")
+    errors = [error(solve(W, *seen, method="gptq", damping=rung)[0], W, *unseen) for rung in LADDER]
+    assert len(report.ladder) >= 2 and any(report.damping == pytest.approx(rung) for rung in LADDER)
+    assert error(chosen, W, *unseen) < 1.02 * min(errors)
+    assert max(errors) > 1.05 * min(errors)  # it matters
 
 
 def test_qronos_mends_what_gptq_cannot_see():

@@ -9,12 +9,15 @@ import numpy as np
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.weights.damping import Damped, best, rungs
+from ditq.weights.damping import Damped, DampedHessian, best, rungs
 from ditq.weights.hessian import Moments
 from ditq.weights.outputs import Layer, LayerMethod, Outputs, Weight
 
 SAMPLED_OUTPUTS = 128
 """Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
+SAMPLED_COLUMNS = 768
+"""Columns on which GPTQ's is chosen: every second column of a layer likes about the damping that all like, and a factor
+takes the third power of the columns."""
 OUTPUTS = 2048
 """Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
 
@@ -36,7 +39,7 @@ class LayerReport:
     rows: int
     judged_rows: int
     ladder: list[tuple[float, float]] = field(default_factory=list)
-    """The dampings that were tried and their errors on some of the outputs."""
+    """The dampings that were tried and their errors, on some of the outputs and, for GPTQ, of the columns."""
     dead_columns: int = 0
     fallback: list[str] = field(default_factory=list)
     """What had to be done besides the plan, in words: float64, a raised damping, rounding."""
@@ -88,20 +91,30 @@ def solve_layer(
 
 
 def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
-    """The factor of H with the damping that some of the outputs like best, its unit, and all that was tried."""
+    """The factor of H with the damping that suits the layer best, the damping's unit, and all that was tried."""
     if layer.dead == len(layer.order):
         return (None, 0.0, ["rounding: all inputs are zero"]), 1.0, []
-    hessian = layer.moments.hessian
+    hessian, ladder = layer.moments.hessian, rungs(layer.method.damping)
     hessian.put_in_order(layer.order)
     unit = layer.method.unit(hessian.whole())
-    sample = Outputs(layer, slice(None, None, max(1, len(layer.weight) // SAMPLED_OUTPUTS)))
-
-    def error(amount: float) -> float:
-        factor, *_ = hessian.at(amount * unit)
-        return np.inf if factor is None else float(np.sqrt(sample.solved(factor)[1] / (sample.power or 1.0)))
-
-    amount, judged = best(rungs(layer.method.damping), error)
+    amount, judged = (ladder[0], []) if len(ladder) == 1 else _chosen(layer, ladder)
     factor, lam, notes = hessian.at(amount * unit)
     if factor is None:
         lam, notes = 0.0, [*notes, "rounding: H cannot be factored"]
     return (factor, lam, notes), unit, [(rung, found) for rung, found in judged if np.isfinite(found)]
+
+
+def _chosen(layer: Layer, ladder: tuple[float, ...]) -> tuple[float, list[tuple[float, float]]]:
+    """The damping that some of the outputs like best, and those that were tried with their errors."""
+    hessian, method = layer.moments.hessian, layer.method
+    trial = Outputs(layer, slice(None, None, max(1, len(layer.weight) // SAMPLED_OUTPUTS)))
+    step = 1 if method.corrects else max(1, len(layer.order) // SAMPLED_COLUMNS)
+    if step > 1:
+        hessian, trial = DampedHessian(hessian.whole()[::step, ::step].copy()), trial.thinned(step)
+    unit = method.unit(hessian.whole())
+
+    def error(amount: float) -> float:
+        factor, *_ = hessian.at(amount * unit)
+        return np.inf if factor is None else trial.error(factor)
+
+    return best(ladder, error)

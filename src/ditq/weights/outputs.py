@@ -1,5 +1,6 @@
 """Some of a layer's outputs at once: on their grid, rounded and solved, and judged on the rows that are held out."""
 
+from copy import copy
 from functools import cached_property
 from typing import Protocol
 
@@ -21,7 +22,7 @@ Scales = Float32[np.ndarray, "some groups"]
 Square = Float32[np.ndarray, "in in"]
 CANDIDATES, LEAST_RANGE = 6, 0.5
 """Of the search for the range: each is a pass over the weight, which is a good part of a wide layer's time."""
-TILE = 64
+ROWS, COLUMNS = 64, 16
 """Rows that are put on their grid at once, and columns that are transposed at once: what the cache holds."""
 
 
@@ -91,7 +92,7 @@ class Outputs:
 
     def __init__(self, layer: Layer, which: slice):
         self._layer, weight = layer, layer.weight[which]
-        tiles = [layer.rounded(weight[start : start + TILE]) for start in range(0, len(weight), TILE)]
+        tiles = [layer.rounded(weight[start : start + ROWS]) for start in range(0, len(weight), ROWS)]
         self.scale, self.zero, self.rounded, wrong = map(np.concatenate, zip(*tiles, strict=True))
         target = layer.inputs @ weight.T
         self.power = float(np.vdot(target, target))
@@ -100,6 +101,7 @@ class Outputs:
         self._upstream = None if same else target - layer.quantized @ weight.T
         self.rounding = self._error(wrong.T)
         """The error of plain rounding."""
+        self._judging = layer.quantized_in_order
         self._weight = _ordered(weight, layer.order)
         self._grid = Grid.of(self.scale, self.zero, len(layer.order), layer.spec).take(layer.order)
         self._correction = None
@@ -107,17 +109,37 @@ class Outputs:
             correction = layer.moments.correction(layer.weight, layer.key, which)
             self._correction = None if correction is None else correction.take(layer.order, axis=0)
 
+    def thinned(self, step: int) -> "Outputs":
+        """The same with every `step`-th column alone, in the order of treatment, as if there were no others.
+
+        Not for a method that corrects: what it corrects comes from all columns.
+        """
+        outputs = copy(self)
+        outputs._judging, outputs._weight = self._judging[:, ::step], self._weight[::step]
+        outputs._grid = self._grid.take(np.arange(0, len(self._weight), step))
+        target = self._layer.inputs[:, self._layer.order[::step]] @ outputs._weight
+        outputs.power = float(np.vdot(target, target))
+        if self._upstream is not None:
+            outputs._upstream = target - outputs._judging @ outputs._weight
+        return outputs
+
     def solved(self, factor: Factor) -> tuple[Codes, float]:
         """The codes by the factor of the damped H, and their error."""
-        dtype, order = factor.lower.dtype, self._layer.order
+        codes, error = self._rounded_by(factor)
+        return _in_own_order(codes, self._layer.order), error
+
+    def error(self, factor: Factor) -> float:
+        """The same error relative to the float model's outputs, a norm by a norm."""
+        return float(np.sqrt(self._rounded_by(factor)[1] / (self.power or 1.0)))
+
+    def _rounded_by(self, factor: Factor) -> tuple[Integer[np.ndarray, "some_in some"], float]:
+        dtype = factor.lower.dtype
         weight, mismatch, first = self._weight.astype(dtype, copy=False), None, None
         if self._correction is not None:
             mismatch = solve_lower(factor, self._correction.astype(dtype, copy=False))
             first = weight[-1] + self._correction[-1] / (factor.lower[-1] @ factor.lower[-1])
         codes, lost = round_columns(weight, factor, self._grid, mismatch, first)
-        error = self._error(self._layer.quantized_in_order @ lost)
-        # Row by row in memory, as all that follows reads them
-        return np.ascontiguousarray(codes[np.argsort(order)].T), error
+        return codes, self._error(self._judging @ lost)
 
     def _error(self, wrong: Float[np.ndarray, "rows some"]) -> float:
         """Of outputs that are wrong by so much because of the weight: with what layers before have changed."""
@@ -128,6 +150,16 @@ class Outputs:
 def _ordered(weight: Weight, order: Int[np.ndarray, "in"]) -> Columns:
     """The weight, transposed, its columns in this order; a tile at a time, or each value would miss the cache."""
     columns = np.empty(weight.shape[::-1], weight.dtype)
-    for start in range(0, len(order), TILE):
-        columns[start : start + TILE] = weight.take(order[start : start + TILE], axis=1).T
+    for start in range(0, len(order), COLUMNS):
+        columns[start : start + COLUMNS] = weight.take(order[start : start + COLUMNS], axis=1).T
     return columns
+
+
+def _in_own_order(
+    codes: Integer[np.ndarray, "in some"], order: Int[np.ndarray, "in"]
+) -> Integer[np.ndarray, "some in"]:
+    """The codes row by row, as all that follows reads them, their columns as the weight has them."""
+    rows, places = np.empty(codes.shape[::-1], codes.dtype), np.argsort(order)
+    for start in range(0, len(order), COLUMNS):
+        rows[:, start : start + COLUMNS] = codes[places[start : start + COLUMNS]].T
+    return rows
