@@ -9,9 +9,12 @@ from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights import Solution, solve
+from ditq.weights.factor import cholesky
 from ditq.weights.gptq import GPTQ, LADDER
 from ditq.weights.hessian import HELD_OUT_EVERY, HELD_OUT_MOST, Moments
 from ditq.weights.layer import solve_layer
+from ditq.weights.outputs import Layer, Outputs
+from ditq.weights.solver import Grid, round_columns
 from tests.weights.test_solver import data
 
 
@@ -48,6 +51,43 @@ def test_damping_that_every_second_column_likes_suits_all():
     assert len(report.ladder) >= 2 and any(report.damping == pytest.approx(rung) for rung in LADDER)
     assert error(chosen, W, *unseen) < 1.02 * min(errors)
     assert max(errors) > 1.05 * min(errors)  # it matters
+
+
+def test_thinned_outputs_are_those_of_a_layer_of_every_second_column():
+    W, X, Xq = float32(*data(out=24, columns=128, rows=600))
+    moments = Moments(128, cross=False)
+    moments.add(X, Xq)
+    layer = Layer(W, moments.finish(), Spec(4), GPTQ(), "")
+    outputs, columns = Outputs(layer, slice(None)), layer.order[::2]
+    factor = cholesky(np.asarray(moments.hessian.whole()[np.ix_(columns, columns)], order="C"), 1.0)
+    assert factor is not None
+    grid = Grid.of(outputs.scale, outputs.zero, 64, Spec(4))
+    codes, _ = round_columns(W.T[columns], factor, grid)
+    x, xq = moments.held_out()
+    target = x[:, columns] @ W[:, columns].T
+    expected = np.linalg.norm(target - xq[:, columns] @ (codes * outputs.scale.T)) / np.linalg.norm(target)
+    assert outputs.thinned(2).error(factor) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["gptq", "qronos"])
+@pytest.mark.parametrize("out", [48, 96])  # with and without the projected sum of both streams
+def test_outputs_in_parts_are_those_of_the_whole(monkeypatch, method, out):
+    W, X, Xq = float32(*data(out=out, columns=128, rows=600))
+    whole, told = solve(W, X, Xq, 4, 32, method, symmetric=False)
+    monkeypatch.setattr("ditq.weights.layer.OUTPUTS", 20)
+    parts, again = solve(W, X, Xq, 4, 32, method, symmetric=False)
+    assert np.array_equal(whole.scales, parts.scales) and np.array_equal(whole.zeros, parts.zeros)
+    assert (whole.codes != parts.codes).mean() < 1e-3
+    assert again.error == pytest.approx(told.error, rel=1e-3)
+    assert again.error_rounding == pytest.approx(told.error_rounding, rel=1e-4)
+
+
+def test_rows_after_the_end_are_no_silent_loss():
+    moments = Moments(2)
+    moments.add(np.ones((40, 2), np.float32))
+    moments.finish()
+    with pytest.raises(AttributeError):
+        moments.add(np.ones((40, 2), np.float32))
 
 
 def test_qronos_mends_what_gptq_cannot_see():

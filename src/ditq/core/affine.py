@@ -24,7 +24,7 @@ def minmax_range(w: Array, spec: Spec) -> tuple[Array, Array]:
 
     Zero points are whole numbers. MLX or NumPy.
     """
-    low, high = _extremes(w, spec)
+    low, high = _extremes(w.astype(_library(w).float32), spec)
     return _grid(low, high, spec)
 
 
@@ -164,7 +164,7 @@ def _library(values: mx.array | np.ndarray) -> Any:
 def _extremes(w: Array, spec: Spec) -> tuple[Array, Array]:
     """The least and the greatest value of each group, zero included, so that zero stays exact."""
     library, (rows, columns) = _library(w), w.shape
-    grouped = w.astype(library.float32).reshape(rows, spec.groups(columns), -1)
+    grouped = w.reshape(rows, spec.groups(columns), -1)
     return library.minimum(grouped.min(axis=-1), 0), library.maximum(grouped.max(axis=-1), 0)
 
 

@@ -65,8 +65,9 @@ class DampedHessian:
         self.diagonal: Float[np.ndarray, "in"] = np.diagonal(hessian).copy()
         """The sum of squares of each input channel, the channels as they stand."""
         self._alive = np.where(self.diagonal == 0, self.diagonal.mean(), self.diagonal)
+        np.fill_diagonal(hessian, self._alive)
         self._matrix, self._order = hessian, np.arange(len(hessian))
-        self._whole, self._last = False, None
+        self._whole, self._last = True, None
 
     def put_in_order(self, order: Int[np.ndarray, "in"]) -> None:
         """Lets column i be the channel `order[i]`; layers that share an input share its order."""

@@ -19,7 +19,6 @@ CHUNK = 2048
 
 Rows = Float32[np.ndarray, "rows in"]
 Some = Float32[np.ndarray, "some in"]
-Square = Float32[np.ndarray, "in in"]
 Given = Float[mx.array, "*rows channels"] | Float[np.ndarray, "*rows channels"]
 SameRows = Float[mx.array, "*same_rows channels"] | Float[np.ndarray, "*same_rows channels"]
 Matrix = Float32[np.ndarray, "out in"]
@@ -93,6 +92,8 @@ class Moments:
             self._held = self._few
         self._flush()
         self.hessian = DampedHessian(self._gram.whole())
+        # A factor will take the sum's memory: rows that came later must fail, not be lost
+        del self._gram, self._chunk, self._changes
         return self
 
     def held_out(self) -> tuple[Rows, Rows]:

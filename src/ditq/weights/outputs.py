@@ -19,7 +19,6 @@ Columns = Float[np.ndarray, "in out"]
 Codes = Integer[np.ndarray, "out in"]
 Rows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
-Square = Float32[np.ndarray, "in in"]
 CANDIDATES, LEAST_RANGE = 6, 0.5
 """Of the search for the range: each is a pass over the weight, which is a good part of a wide layer's time."""
 ROWS, COLUMNS = 64, 16
