@@ -21,12 +21,12 @@ def test_best_rung_is_found_wherever_it_is(least):
 
 
 def test_search_ends_where_the_ladder_is_flat():
-    errors = [3.0, 2.0, 1.0, 0.999, 0.5]
-    assert best(tuple(range(5)), lambda amount: errors[amount]) == (3, [(2, 1.0), (3, 0.999)])
-    errors[3] = 1.001
-    assert best(tuple(range(5)), lambda amount: errors[amount]) == (2, [(2, 1.0), (3, 1.001)])
-    errors[3] = 1.1  # a real rise: then down
-    assert best(tuple(range(5)), lambda amount: errors[amount])[1] == [(1, 2.0), (2, 1.0), (3, 1.1)]
+    errors = [0.5, 0.999, 1.0, 2.0, 3.0]
+    assert best(tuple(range(5)), lambda amount: errors[amount]) == (1, [(1, 0.999), (2, 1.0)])
+    errors[1] = 1.001
+    assert best(tuple(range(5)), lambda amount: errors[amount]) == (2, [(1, 1.001), (2, 1.0)])
+    errors[1] = 1.1  # a real rise: then up
+    assert best(tuple(range(5)), lambda amount: errors[amount])[1] == [(1, 1.1), (2, 1.0), (3, 2.0)]
 
 
 def test_one_amount_is_not_judged():

@@ -35,7 +35,7 @@ def best(
 ) -> tuple[float, list[tuple[float, float]]]:
     """The amount with the least error, and those that were judged with their errors, rising.
 
-    The error falls and then rises along the ladder: from its middle the search goes up, or else down, while it gets
+    The error falls and then rises along the ladder: from its middle the search goes down, or else up, while it gets
     better. It ends where a step changes hardly anything: there the ladder is flat. One amount needs no judge.
     """
     if len(amounts) == 1:
@@ -43,7 +43,7 @@ def best(
     at = len(amounts) // 2
     tried = {at: judge(amounts[at])}
     flat = False
-    for step in (1, -1):
+    for step in (-1, 1):
         while not flat and 0 <= at + step < len(amounts) and at + step not in tried:
             tried[at + step] = judge(amounts[at + step])
             change = tried[at + step] - tried[at]
