@@ -12,7 +12,7 @@ from ditq.weights.gram import CrossGram, Gram
 
 HELD_OUT_EVERY = 17
 """One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
-HELD_OUT_MOST = 128
+HELD_OUT_MOST = 64
 """Held-out rows that are kept; when there are more, every second one joins the rest."""
 CHUNK = 2048
 """Rows that are multiplied at once."""
@@ -69,16 +69,16 @@ class Moments:
         xq = None if quantized is None else self._checked(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
+        self._told_apart = self._told_apart or judges is not None
+        while not self._told_apart and (self._seen + len(x)) // self._stride > HELD_OUT_MOST:
+            self._thin_out()
         held = np.arange(self._seen, self._seen + len(x)) % self._stride == self._stride - 1
-        if judges is not None:
-            held, self._told_apart = np.full(len(x), judges), True
+        held = held if judges is None else np.full(len(x), judges)
         self._seen += len(x)
         if self._seen < HELD_OUT_EVERY:
             self._few.append(_taken(x, xq, np.ones(len(x), bool)))
         self._held.append(_taken(x, xq, held))
         self._sum(x, xq, np.flatnonzero(~held))
-        while not self._told_apart and sum(len(rows) for rows, _ in self._held) > HELD_OUT_MOST:
-            self._thin_out()
 
     def finish(self) -> "Moments":
         """Itself, all rows summed, and no more to come; rows too few to hold any out judge as well.
@@ -140,6 +140,8 @@ class Moments:
     def _thin_out(self) -> None:
         """Every second held-out row joins the rest."""
         self._stride *= 2
+        if not self._held:
+            return
         x, xq = self.held_out()
         xq = None if xq is x else xq
         which = np.arange(len(x)) % 2 == 1
