@@ -81,7 +81,9 @@ def test_searched_range_is_the_best_of_its_candidates(spec):
 
     best = error(*affine.mse_range(mx.array(w), spec, candidates=9, least=0.2))
     low, high = affine._extremes(mx.array(w), spec)
-    tried = [error(*affine._grid(low * float(f), high * float(f), spec)) for f in np.linspace(1, 0.2, 9)]
+    tried = [
+        error(*affine.grid_between(low * float(f), high * float(f), spec)) for f in np.linspace(1, 0.2, 9)
+    ]
     assert np.allclose(best, np.min(tried, axis=0), rtol=1e-5)
     assert (best <= tried[0] * (1 + 1e-6)).all()
 
@@ -141,21 +143,3 @@ def test_impossible_grids_are_explained(make, message):
     with pytest.raises(UserError) as caught:
         make()
     assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("weighed", [False, True])
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_ranges_of_numpy_are_those_of_mlx(spec, weighed):
-    w = weights()
-    importance = np.linspace(0.1, 9, w.shape[1]).astype(np.float32) if weighed else None
-    given = None if importance is None else mx.array(importance)
-    for found, expected in (
-        (affine.minmax_range(w, spec), affine.minmax_range(mx.array(w), spec)),
-        (
-            affine.mse_range(w, spec, 6, 0.5, importance),
-            affine.mse_range(mx.array(w), spec, 6, 0.5, given),
-        ),
-    ):
-        for one, other in zip(found, expected, strict=True):
-            assert isinstance(one, np.ndarray) and one.dtype == np.float32
-            assert np.allclose(one, np.array(other), rtol=1e-6)

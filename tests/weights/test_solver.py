@@ -106,7 +106,7 @@ def test_independent_inputs_are_rounded_to_nearest(symmetric):
     W, X, _ = data()
     H = np.diag(np.square(X).sum(axis=0))
     scale, zero = grid_of(W, spec)
-    expected = affine.nearest(W, scale, zero, spec)
+    expected = affine.nearest(*map(mx.array, (W, scale, zero)), spec)
     assert np.array_equal(solved(W, H, 0.0, scale, zero, spec, True), expected)
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of quantization grids: nothing else in ditq rounds or clips to a grid.
+"""The arithmetic of quantization grids: nothing but this and its NumPy twin rounds or clips to a grid.
 
 A matrix (rows, columns) is cut along its columns into groups; each group has a scale s and, on an asymmetric grid, a
 zero point z: code = clip(round(w / s) + z), value = s (code - z). Scales are steps, never maxima.
@@ -19,42 +19,47 @@ Bools = Bool[mx.array, "rows columns"]
 Scales = Float[mx.array, "rows groups"]
 
 
-def minmax_range(w: Array, spec: Spec) -> tuple[Array, Array]:
-    """Scales and zero points (rows, groups) of the least grid that holds every value of w (rows, columns); float32.
-
-    Zero points are whole numbers. MLX or NumPy.
-    """
-    low, high = _extremes(w.astype(_library(w).float32), spec)
-    return _grid(low, high, spec)
+def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
+    """Scales and zero points of the least grid that holds every value of w, float32; zero points are whole numbers."""
+    return grid_between(*_extremes(w.astype(mx.float32), spec), spec)
 
 
 def mse_range(
-    w: Array,
+    w: Matrix,
     spec: Spec,
     candidates: int = 80,
     least: float = 0.2,
-    importance: Array | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[Scales, Scales]:
     """Scales and zero points that minimise each group's squared error over `candidates` shrunken min-max ranges.
 
     The shrink factors run evenly from 1 down to `least`; the full range is among them, so that the result is never
-    worse than `minmax_range`. `importance` (columns) weighs the columns' squared errors: the mean squares of a layer's
-    inputs make it the error of its output, were the inputs independent. MLX or NumPy.
+    worse than `minmax_range`.
     """
-    library = _library(w)
-    w = w.astype(library.float32)
+    w = w.astype(mx.float32)
     low, high = _extremes(w, spec)
-    best: tuple[Array, Array] = _grid(low, high, spec)
-    least_error = _group_errors(w, *best, spec, importance)
+    best = grid_between(low, high, spec)
+    least_error = _group_errors(w, *best, spec)
     for shrink in np.linspace(1.0, least, candidates)[1:]:
-        scale, zero = _grid(low * float(shrink), high * float(shrink), spec)
-        error = _group_errors(w, scale, zero, spec, importance)
+        scale, zero = grid_between(low * float(shrink), high * float(shrink), spec)
+        error = _group_errors(w, scale, zero, spec)
         better = error < least_error
-        best = library.where(better, scale, best[0]), library.where(better, zero, best[1])
-        least_error = library.minimum(error, least_error)
-        if library is mx:
-            mx.eval(*best, least_error)
+        best = mx.where(better, scale, best[0]), mx.where(better, zero, best[1])
+        least_error = mx.minimum(error, least_error)
+        mx.eval(*best, least_error)
     return best
+
+
+def grid_between(low: Array, high: Array, spec: Spec) -> tuple[Array, Array]:
+    """Scales and zero points of the grid from low to high, which zero lies between; MLX or NumPy."""
+    library: Any = mx if isinstance(low, mx.array) else np
+    if spec.symmetric:
+        # Negative codes reach one step further than positive ones.
+        scale = library.maximum(low / spec.qmin, high / spec.qmax)
+        zero = library.zeros_like(scale)
+    else:
+        scale = (high - low) / spec.qmax
+        zero = library.round(-low / library.where(scale > 0, scale, 1.0))
+    return library.where(scale > 0, scale, 1.0), zero
 
 
 def code_dtype(spec: Spec, library: Any = mx) -> Any:
@@ -68,16 +73,11 @@ def quantize(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Codes:
     return nearest(grouped, scale[..., None], zero[..., None], spec).reshape(w.shape).astype(code_dtype(spec))
 
 
-def nearest(values: Array, scale: Array, zero: Array, spec: Spec) -> Array:
-    """The codes nearest to values, as whole numbers in the values' dtype; MLX or NumPy, scale and zero broadcast.
-
-    What solvers that round one column at a time call: NumPy's arrays may be float64.
-    """
-    if isinstance(values, mx.array):
-        return mx.clip(mx.round(values / scale) + zero, spec.qmin, spec.qmax)
-    codes = np.rint(values / scale)
-    codes += zero
-    return codes.clip(spec.qmin, spec.qmax)
+def nearest(
+    values: Float[mx.array, "..."], scale: Float[mx.array, "..."], zero: Float[mx.array, "..."], spec: Spec
+) -> Float[mx.array, "..."]:
+    """The codes nearest to values, as whole numbers in the values' dtype; scale and zero broadcast."""
+    return mx.clip(mx.round(values / scale) + zero, spec.qmin, spec.qmax)
 
 
 def dequantize(codes: Codes | Matrix, scale: Scales, zero: Scales) -> Matrix:
@@ -157,37 +157,17 @@ def encode(
     return mx.clip(mx.round(x.astype(mx.float32) * inverse - offset), qmin, qmax)
 
 
-def _library(values: mx.array | np.ndarray) -> Any:
-    return mx if isinstance(values, mx.array) else np
-
-
-def _extremes(w: Array, spec: Spec) -> tuple[Array, Array]:
+def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
     """The least and the greatest value of each group, zero included, so that zero stays exact."""
-    library, (rows, columns) = _library(w), w.shape
+    rows, columns = w.shape
     grouped = w.reshape(rows, spec.groups(columns), -1)
-    return library.minimum(grouped.min(axis=-1), 0), library.maximum(grouped.max(axis=-1), 0)
+    return mx.minimum(grouped.min(axis=-1), 0), mx.maximum(grouped.max(axis=-1), 0)
 
 
-def _grid(low: Array, high: Array, spec: Spec) -> tuple[Array, Array]:
-    library = _library(low)
-    if spec.symmetric:
-        # Negative codes reach one step further than positive ones.
-        scale = library.maximum(low / spec.qmin, high / spec.qmax)
-        zero = library.zeros_like(scale)
-    else:
-        scale = (high - low) / spec.qmax
-        zero = library.round(-low / library.where(scale > 0, scale, 1.0))
-    return library.where(scale > 0, scale, 1.0), zero
-
-
-def _group_errors(w: Array, scale: Array, zero: Array, spec: Spec, importance: Array | None) -> Array:
+def _group_errors(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Scales:
     grouped, scale, zero = _grouped(w, scale), scale[..., None], zero[..., None]
-    error = _library(w).square((nearest(grouped, scale, zero, spec) - zero) * scale - grouped)
-    if importance is None:
-        return error.sum(axis=-1)
-    # One product for each group: as quick as the sum alone
-    return (error.swapaxes(0, 1) @ importance.reshape(*grouped.shape[1:], 1))[..., 0].T
+    return mx.square((nearest(grouped, scale, zero, spec) - zero) * scale - grouped).sum(axis=-1)
 
 
-def _grouped(w: Array, scale: Array) -> Array:
+def _grouped(w: Matrix, scale: Scales) -> Float[mx.array, "rows groups size"]:
     return w.reshape(*scale.shape, -1)

@@ -6,19 +6,21 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import numpy as np
 
+from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights.damping import Damped, DampedHessian, best, rungs
+from ditq.weights.factor import Factor
 from ditq.weights.hessian import Moments
-from ditq.weights.outputs import Layer, LayerMethod, Outputs, Weight
+from ditq.weights.outputs import Codes, Layer, LayerMethod, Outputs, Weight
 
-SAMPLED_OUTPUTS = 128
+SAMPLED_OUTPUTS = 256
 """Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
 SAMPLED_COLUMNS = 768
 """Columns on which GPTQ's is chosen: every second column of a layer likes about the damping that all like, and a factor
 takes the third power of the columns."""
-OUTPUTS = 2048
+OUTPUTS = 3072
 """Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
 
 
@@ -60,24 +62,20 @@ def solve_layer(
     spec.groups(weight.shape[1], name)
     layer = Layer(weight, moments, spec, method, key)
     (factor, lam, notes), unit, ladder = _damped(layer)
-    parts: list[tuple[np.ndarray, ...]] = []
-    power = rounding = squared = 0.0
-    for start in range(0, len(weight), OUTPUTS):
-        outputs = Outputs(layer, slice(start, start + OUTPUTS))
-        codes, error = (outputs.rounded, outputs.rounding) if factor is None else outputs.solved(factor)
-        parts.append((outputs.scale, outputs.zero, outputs.rounded, codes))
-        power, rounding, squared = power + outputs.power, rounding + outputs.rounding, squared + error
-    scale, zero, rounded, codes = (np.concatenate(part) for part in zip(*parts, strict=True))
+    scale, zero = mx.array(layer.scale), mx.array(layer.zero)
+    found = None if factor is None else _in_parts(layer, factor)
     # Written so that NaN is refused as well
-    if not squared <= rounding:
-        codes, squared = rounded, rounding
-        notes = [*notes, "rounding: no worse on the rows that judge"]
-    solved = QuantizedWeight(mx.array(codes), mx.array(scale), mx.array(zero), spec)
-    size = power if power > 0 else 1.0
+    if found is not None and found[1] <= layer.rounding:
+        codes, squared = mx.array(found[0]), found[1]
+    else:
+        codes, squared = affine.quantize(mx.array(weight), scale, zero, spec), layer.rounding
+        notes = notes if found is None else [*notes, "rounding: no worse on the rows that judge"]
+    solved = QuantizedWeight(codes, scale, zero, spec)
+    size = layer.power if layer.power > 0 else 1.0
     return solved, LayerReport(
         name,
         type(method).__name__,
-        error_rounding=float(np.sqrt(rounding / size)),
+        error_rounding=float(np.sqrt(layer.rounding / size)),
         error=float(np.sqrt(squared / size)),
         damping=lam / unit,
         condition=1.0 if factor is None else factor.condition,
@@ -88,6 +86,13 @@ def solve_layer(
         fallback=notes,
         seconds=time.perf_counter() - started,
     )
+
+
+def _in_parts(layer: Layer, factor: Factor) -> tuple[Codes, float]:
+    """All codes, `OUTPUTS` outputs after the other, and their error."""
+    starts = range(0, len(layer.weight), OUTPUTS)
+    parts = [Outputs(layer, slice(start, start + OUTPUTS)).solved(factor) for start in starts]
+    return np.concatenate([codes for codes, _ in parts]), sum(error for _, error in parts)
 
 
 def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
@@ -107,10 +112,10 @@ def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
 def _chosen(layer: Layer, ladder: tuple[float, ...]) -> tuple[float, list[tuple[float, float]]]:
     """The damping that some of the outputs like best, and those that were tried with their errors."""
     hessian, method = layer.moments.hessian, layer.method
-    trial = Outputs(layer, slice(None, None, max(1, len(layer.weight) // SAMPLED_OUTPUTS)))
     step = 1 if method.corrects else max(1, len(layer.order) // SAMPLED_COLUMNS)
+    trial = Outputs(layer, slice(None, None, max(1, len(layer.weight) // SAMPLED_OUTPUTS)), step)
     if step > 1:
-        hessian, trial = DampedHessian(hessian.whole()[::step, ::step].copy()), trial.thinned(step)
+        hessian = DampedHessian(hessian.whole()[::step, ::step].copy())
     unit = method.unit(hessian.whole())
 
     def error(amount: float) -> float:

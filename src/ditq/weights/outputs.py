@@ -1,13 +1,12 @@
-"""Some of a layer's outputs at once: on their grid, rounded and solved, and judged on the rows that are held out."""
+"""A layer on its grid, and some of its outputs at once: rounded, solved, and judged on the rows that are held out."""
 
-from copy import copy
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Integer
 
-from ditq.core import affine
+from ditq.core import affine_numpy
 from ditq.core.spec import Spec
 from ditq.weights.damping import Ladder
 from ditq.weights.factor import Factor, solve_lower
@@ -19,10 +18,12 @@ Columns = Float[np.ndarray, "in out"]
 Codes = Integer[np.ndarray, "out in"]
 Rows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
-CANDIDATES, LEAST_RANGE = 6, 0.5
-"""Of the search for the range: each is a pass over the weight, which is a good part of a wide layer's time."""
-ROWS, COLUMNS = 64, 16
-"""Rows that are put on their grid at once, and columns that are transposed at once: what the cache holds."""
+Room = Float32[np.ndarray, "values"]
+CANDIDATES, LEAST_RANGE, TELLING = 6, 0.5, 512
+"""Of the search for the range: each candidate is a pass over so many columns of a group, those with the largest inputs,
+which weigh most in the layer's error."""
+ROWS = 64
+"""Rows that are put on their grid, or transposed, at once: what the cache holds."""
 
 
 class LayerMethod(Protocol):
@@ -54,7 +55,10 @@ class LayerMethod(Protocol):
 
 
 class Layer:
-    """A weight, its grid and its method, and what all its outputs share."""
+    """A weight on its grid, rounded to nearest, and its method: what all its outputs share.
+
+    Errors are sums of squares over the rows that judge.
+    """
 
     def __init__(self, weight: Weight, moments: Moments, spec: Spec, method: LayerMethod, key: str):
         self.weight, self.moments, self.spec, self.method, self.key = weight, moments, spec, method, key
@@ -63,95 +67,109 @@ class Layer:
         self.dead = int((moments.diagonal == 0).sum())
         """Columns without input."""
         mean = moments.diagonal.mean()
-        self.importance = moments.diagonal / mean if mean > 0 else None
-        """The mean square of each input, relative to all."""
+        self._importance = moments.diagonal / mean if mean > 0 else None
+        self._telling = _largest(moments.diagonal, spec)
+        self._rooms: dict[str, Room] = {}
         self.inputs, self.quantized = moments.held_out()
+        self.changes = None if self.inputs is self.quantized else self.inputs - self.quantized
+        """What the quantized model's rows that judge lack of the float model's; None where they are the same."""
+        self.upstream = None if self.changes is None else self.changes @ weight.T
+        """What the layers before have taken from the outputs."""
+        self.power = squared(self.inputs @ weight.T)
+        """Of the float model's outputs."""
+        tiles = [self._rounded(weight[start : start + ROWS]) for start in range(0, len(weight), ROWS)]
+        self.scale, self.zero, lost = map(np.concatenate, zip(*tiles, strict=True))
+        self.rounding = squared(lost.T, self.upstream)
+        """The error of plain rounding."""
 
-    @cached_property
-    def quantized_in_order(self) -> Float32[np.ndarray, "rows in"]:
-        """The quantized model's rows that judge, their columns in the order of `order`."""
-        return self.quantized.take(self.order, axis=1)
+    def room(self, what: str, columns: int, outputs: int) -> Columns:
+        """Memory for float32 values, the same at each call for `what` while it is enough: fresh pages are dear."""
+        size, known = columns * outputs, self._rooms.get(what, np.empty(0, np.float32))
+        if len(known) < size:
+            known = self._rooms[what] = np.empty(size, np.float32)
+        return known[:size].reshape(columns, outputs)
 
-    def rounded(self, weight: Rows) -> tuple[Scales, Scales, Codes, Float32[np.ndarray, "some rows"]]:
-        """Scales, zero points and codes of some rows of the weight, rounded to nearest, and what their outputs lose."""
-        spec, columns = self.spec, weight.shape[1]
+    def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
+        """Scales and zero points of some rows of the weight, and what their outputs lose when rounded to nearest."""
         if self.method.search:
-            scale, zero = affine.mse_range(weight, spec, CANDIDATES, LEAST_RANGE, self.importance)
+            search = CANDIDATES, LEAST_RANGE, self._importance, self._telling
+            scale, zero = affine_numpy.mse_range(weight, self.spec, *search)
         else:
-            scale, zero = affine.minmax_range(weight, spec)
-        grouped, steps, zeros = weight.reshape(*scale.shape, -1), scale[..., None], zero[..., None]
-        codes = affine.nearest(grouped, steps, zeros, spec)
-        lost = grouped - (codes - zeros) * steps
-        flat = codes.reshape(-1, columns).astype(affine.code_dtype(spec, np))
-        return scale, zero, flat, lost.reshape(-1, columns) @ self.quantized.T
+            scale, zero = affine_numpy.minmax_range(weight, self.spec)
+        return scale, zero, affine_numpy.lost(weight, scale, zero, self.spec) @ self.quantized.T
 
 
 class Outputs:
-    """Outputs `which` of a layer, on their grid and rounded; errors are sums of squares over the rows that judge."""
+    """Outputs `which` of a layer, ready to be solved with one factor or several, until others are made in their memory.
 
-    def __init__(self, layer: Layer, which: slice):
-        self._layer, weight = layer, layer.weight[which]
-        tiles = [layer.rounded(weight[start : start + ROWS]) for start in range(0, len(weight), ROWS)]
-        self.scale, self.zero, self.rounded, wrong = map(np.concatenate, zip(*tiles, strict=True))
-        target = layer.inputs @ weight.T
-        self.power = float(np.vdot(target, target))
-        """Of the float model's outputs."""
-        same = layer.inputs is layer.quantized
-        self._upstream = None if same else target - layer.quantized @ weight.T
-        self.rounding = self._error(wrong.T)
-        """The error of plain rounding."""
-        self._judging = layer.quantized_in_order
-        self._weight = _ordered(weight, layer.order)
-        self._grid = Grid.of(self.scale, self.zero, len(layer.order), layer.spec).take(layer.order)
+    With `step`, every so manieth column alone, in the order of treatment, as if there were no others. Not for a method
+    that corrects: what it corrects comes from all columns.
+    """
+
+    def __init__(self, layer: Layer, which: slice, step: int = 1):
+        weight, self._layer, self._order = layer.weight[which], layer, layer.order[::step]
+        self._weight = layer.room("weight", len(self._order), len(weight))
+        _put_in_order(weight, self._order, self._weight)
+        self._grid = Grid.of(layer.scale[which], layer.zero[which], len(layer.order), layer.spec)
+        self._grid = self._grid.take(self._order)
+        self._judging = layer.quantized.take(self._order, axis=1)
+        self._upstream = None if layer.upstream is None else layer.upstream[:, which]
+        if step > 1 and layer.changes is not None:
+            self._upstream = layer.changes[:, self._order] @ self._weight
         self._correction = None
         if layer.method.corrects:
             correction = layer.moments.correction(layer.weight, layer.key, which)
             self._correction = None if correction is None else correction.take(layer.order, axis=0)
 
-    def thinned(self, step: int) -> "Outputs":
-        """The same with every `step`-th column alone, in the order of treatment, as if there were no others.
-
-        Not for a method that corrects: what it corrects comes from all columns.
-        """
-        outputs = copy(self)
-        outputs._judging, outputs._weight = self._judging[:, ::step], self._weight[::step]
-        outputs._grid = self._grid.take(np.arange(0, len(self._weight), step))
-        target = self._layer.inputs[:, self._layer.order[::step]] @ outputs._weight
-        outputs.power = float(np.vdot(target, target))
-        if self._upstream is not None:
-            outputs._upstream = target - outputs._judging @ outputs._weight
-        return outputs
-
     def solved(self, factor: Factor) -> tuple[Codes, float]:
         """The codes by the factor of the damped H, and their error."""
         codes, error = self._rounded_by(factor)
-        return _in_own_order(codes, self._layer.order), error
+        return _in_own_order(codes, self._order), error
 
     def error(self, factor: Factor) -> float:
         """The same error relative to the float model's outputs, a norm by a norm."""
-        return float(np.sqrt(self._rounded_by(factor)[1] / (self.power or 1.0)))
+        return float(np.sqrt(self._rounded_by(factor)[1] / (self._power or 1.0)))
+
+    @cached_property
+    def _power(self) -> float:
+        return squared(self._layer.inputs[:, self._order] @ self._weight)
 
     def _rounded_by(self, factor: Factor) -> tuple[Integer[np.ndarray, "some_in some"], float]:
         dtype = factor.lower.dtype
-        weight, mismatch, first = self._weight.astype(dtype, copy=False), None, None
-        if self._correction is not None:
+        weight, first = self._weight.astype(dtype, copy=False), None
+        if self._correction is None:
+            mismatch = self._layer.room("mismatch", *weight.shape)
+            mismatch[:] = 0
+        else:
             mismatch = solve_lower(factor, self._correction.astype(dtype, copy=False))
             first = weight[-1] + self._correction[-1] / (factor.lower[-1] @ factor.lower[-1])
         codes, lost = round_columns(weight, factor, self._grid, mismatch, first)
-        return codes, self._error(self._judging @ lost)
-
-    def _error(self, wrong: Float[np.ndarray, "rows some"]) -> float:
-        """Of outputs that are wrong by so much because of the weight: with what layers before have changed."""
-        wrong = wrong if self._upstream is None else wrong + self._upstream
-        return float(np.vdot(wrong, wrong))
+        return codes, squared(self._judging @ lost, self._upstream)
 
 
-def _ordered(weight: Weight, order: Int[np.ndarray, "in"]) -> Columns:
-    """The weight, transposed, its columns in this order; a tile at a time, or each value would miss the cache."""
-    columns = np.empty(weight.shape[::-1], weight.dtype)
-    for start in range(0, len(order), COLUMNS):
-        columns[start : start + COLUMNS] = weight.take(order[start : start + COLUMNS], axis=1).T
-    return columns
+def squared(
+    wrong: Float[np.ndarray, "rows some"], upstream: Float[np.ndarray, "rows some"] | None = None
+) -> float:
+    """The sum of squares of outputs, wrong by so much because of the weight and of what layers before have taken."""
+    wrong = wrong if upstream is None else wrong + upstream
+    return float(np.vdot(wrong, wrong))
+
+
+def _largest(diagonal: Float32[np.ndarray, "in"], spec: Spec) -> Int[np.ndarray, "some"] | None:
+    """The `TELLING` columns of each group with the largest inputs, as they stand; None: a group has no more."""
+    grouped = diagonal.reshape(spec.groups(len(diagonal)), -1)
+    if grouped.shape[1] <= TELLING:
+        return None
+    chosen = np.sort(np.argsort(-grouped, axis=1, kind="stable")[:, :TELLING], axis=1)
+    return (chosen + grouped.shape[1] * np.arange(len(grouped))[:, None]).reshape(-1)
+
+
+def _put_in_order(
+    weight: Weight, order: Int[np.ndarray, "some_in"], columns: Float[np.ndarray, "some_in out"]
+) -> None:
+    """Puts the weight's columns into `columns`, in this order; a tile at a time, or each value would miss the cache."""
+    for start in range(0, len(weight), ROWS):
+        columns[:, start : start + ROWS] = weight[start : start + ROWS].T[order]
 
 
 def _in_own_order(
@@ -159,6 +177,6 @@ def _in_own_order(
 ) -> Integer[np.ndarray, "some in"]:
     """The codes row by row, as all that follows reads them, their columns as the weight has them."""
     rows, places = np.empty(codes.shape[::-1], codes.dtype), np.argsort(order)
-    for start in range(0, len(order), COLUMNS):
-        rows[:, start : start + COLUMNS] = codes[places[start : start + COLUMNS]].T
+    for start in range(0, len(rows), ROWS):
+        rows[start : start + ROWS] = codes[:, start : start + ROWS].take(places, axis=0).T
     return rows

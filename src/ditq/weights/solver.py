@@ -11,13 +11,14 @@ at a quarter of the operations: one factorization in place of an inverse and a s
 W* = (H + lam I)^-1 (X~'X + lam I) W, which makes the same loop Qronos (Zhang et al. 2025, arXiv 2505.11695).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
 from scipy.linalg import get_blas_funcs
 
-from ditq.core.affine import code_dtype, nearest
+from ditq.core.affine import code_dtype
+from ditq.core.affine_numpy import reach, steps_from_zero
 from ditq.core.spec import Spec
 from ditq.weights.factor import Factor
 
@@ -33,6 +34,10 @@ class Grid:
 
     scale: Float[np.ndarray, "groups out"]
     zero: Float[np.ndarray, "groups out"]
+    least: Float[np.ndarray, "groups out"]
+    """How many steps the grid's lower end lies from zero."""
+    greatest: Float[np.ndarray, "groups out"]
+    """How many its upper end."""
     group: Int[np.ndarray, "in"]
     spec: Spec
 
@@ -45,12 +50,12 @@ class Grid:
         spec: Spec,
     ):
         """The grid of a weight whose scales stand row by row."""
-        group = np.arange(columns) // (columns // scale.shape[1])
-        return cls(np.ascontiguousarray(scale.T), np.ascontiguousarray(zero.T), group, spec)
+        scale, zero = np.ascontiguousarray(scale.T), np.ascontiguousarray(zero.T)
+        return cls(scale, zero, *reach(zero, spec), np.arange(columns) // (columns // len(scale)), spec)
 
     def take(self, columns: Int[np.ndarray, "in"]) -> "Grid":
         """The grid of the columns in another order; the groups stay those of the original one."""
-        return Grid(self.scale, self.zero, self.group[columns], self.spec)
+        return replace(self, group=self.group[columns])
 
 
 def treatment_order(diagonal: Float[np.ndarray, "in"], act_order: bool) -> Int[np.ndarray, "in"]:
@@ -91,17 +96,19 @@ def round_columns(
         descend(start, half)
 
     def one_by_one(leaf: slice) -> None:
-        values, losses, own = weight[leaf], lost[leaf], codes[leaf]
-        arguments = values + losses / diagonal[leaf, None]
+        values, losses, groups = weight[leaf], lost[leaf], grid.group[leaf]
+        arguments = losses / diagonal[leaf, None]
+        arguments += values
         if first is not None and leaf.stop == len(lower):
             arguments[-1] = first
-        shares = (lower[leaf, leaf] / diagonal[leaf]).T
-        for column in reversed(range(len(values))):
-            group = grid.group[leaf.start + column]
-            scale, zero = grid.scale[group], grid.zero[group]
-            after = slice(column + 1, None)
-            code = nearest(arguments[column] + shares[column, after] @ losses[after], scale, zero, grid.spec)
-            own[column], losses[column] = code, values[column] - (code - zero) * scale
+        shares = np.ascontiguousarray((lower[leaf, leaf] / diagonal[leaf]).T)
+        for column, group in reversed(list(enumerate(groups.tolist()))):
+            argument, loss, scale = arguments[column], losses[column], grid.scale[group]
+            argument += shares[column, column + 1 :] @ losses[column + 1 :]
+            steps = steps_from_zero(argument, scale, grid.least[group], grid.greatest[group], out=argument)
+            np.multiply(steps, scale, out=loss)
+            np.subtract(values[column], loss, out=loss)
+        codes[leaf] = arguments if grid.spec.symmetric else arguments + grid.zero[groups]
 
     descend(0, len(lower))
     return codes, lost

@@ -1,0 +1,55 @@
+"""The NumPy twin against `affine` in MLX, and its ranges against brute force over all candidates."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core import affine, affine_numpy
+from tests.core.test_affine import SPECS, weights
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_ranges_are_those_of_mlx(spec):
+    w = weights()
+    for found, expected in (
+        (affine_numpy.minmax_range(w, spec), affine.minmax_range(mx.array(w), spec)),
+        (affine_numpy.mse_range(w, spec, 6, 0.5), affine.mse_range(mx.array(w), spec, 6, 0.5)),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == np.float32 and np.allclose(one, np.array(other), rtol=1e-6)
+
+
+@pytest.mark.parametrize("some", [False, True])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_weighed_ranges_are_the_best_of_all_candidates(spec, some):
+    w = weights(columns=256)
+    importance = np.exp(np.random.default_rng(1).standard_normal(256, dtype=np.float32))
+    groups = spec.groups(256)
+    columns = np.arange(256).reshape(groups, -1)[:, 1::3].reshape(-1) if some else None
+
+    def error(scale, zero):
+        codes = affine.quantize(*map(mx.array, (w, scale, zero)), spec)
+        wrong = np.array(affine.dequantize(codes, *map(mx.array, (scale, zero)))) - w
+        counted = np.ones(256) if columns is None else np.isin(np.arange(256), columns)
+        return (np.square(wrong, dtype=np.float64) * importance * counted).reshape(3, groups, -1).sum(-1)
+
+    grouped = w.reshape(3, groups, -1)
+    low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
+    tried = [error(*affine.grid_between(low * f, high * f, spec)) for f in np.linspace(1, 0.5, 6, dtype="f")]
+    found = error(*affine_numpy.mse_range(w, spec, 6, 0.5, importance, columns))
+    assert np.allclose(found, np.min(tried, axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_steps_and_losses_are_those_of_mlx(spec, dtype):
+    w = weights()
+    scale, zero = affine_numpy.mse_range(w, spec, 3, 0.5)  # some values lie outside
+    codes = affine.quantize(*map(mx.array, (w, scale, zero)), spec)
+    own = w.reshape(*scale.shape, -1).astype(dtype)
+    least, greatest = affine_numpy.reach(zero[..., None], spec)
+    steps = affine_numpy.steps_from_zero(own, scale[..., None], least, greatest, out=own)
+    assert steps is own and steps.dtype == dtype
+    assert np.array_equal((steps + zero[..., None]).reshape(w.shape), np.array(codes))
+    values = np.array(affine.dequantize(codes, *map(mx.array, (scale, zero))))
+    assert np.allclose(affine_numpy.lost(w, scale, zero, spec), w - values, atol=1e-6)
