@@ -42,7 +42,7 @@ def test_weighed_ranges_are_the_best_of_all_candidates(spec, some):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_steps_and_losses_are_those_of_mlx(spec, dtype):
+def test_steps_and_values_are_those_of_mlx(spec, dtype):
     w = weights()
     scale, zero = affine_numpy.mse_range(w, spec, 3, 0.5)  # some values lie outside
     codes = affine.quantize(*map(mx.array, (w, scale, zero)), spec)
@@ -52,4 +52,4 @@ def test_steps_and_losses_are_those_of_mlx(spec, dtype):
     assert steps is own and steps.dtype == dtype
     assert np.array_equal((steps + zero[..., None]).reshape(w.shape), np.array(codes))
     values = np.array(affine.dequantize(codes, *map(mx.array, (scale, zero))))
-    assert np.allclose(affine_numpy.lost(w, scale, zero, spec), w - values, atol=1e-6)
+    assert np.allclose(affine_numpy.rounded(w, scale, zero, spec), values, atol=1e-6)

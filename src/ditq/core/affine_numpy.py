@@ -34,19 +34,14 @@ def mse_range(
     squares of a layer's inputs make it the error of its output, were the inputs independent. `columns` are those whose
     errors count, group by group, the same number of each (None: all).
     """
-    low, high = _extremes(w, spec)
-    best = grid_between(low, high, spec)
-    if columns is not None:
-        w = w.take(columns, axis=1)
-        importance = None if importance is None else importance[columns]
-    least_error = _group_errors(w, *best, spec, importance)
-    for shrink in np.linspace(1.0, least, candidates, dtype=np.float32)[1:]:
-        scale, zero = grid_between(low * shrink, high * shrink, spec)
-        error = _group_errors(w, scale, zero, spec, importance)
-        better = error < least_error
-        best = np.where(better, scale, best[0]), np.where(better, zero, best[1])
-        least_error = np.minimum(error, least_error)
-    return best
+    scale, zero = minmax_range(w, spec)
+    places = w if columns is None else w.take(columns, axis=1)
+    places = places.reshape(*scale.shape, -1) / scale[..., None]
+    importance = importance if importance is None or columns is None else importance[columns]
+    shrinks = np.linspace(1.0, least, candidates, dtype=np.float32)
+    # A shrunken range has the same zero point, and smaller steps
+    errors = [_group_errors(places * (1 / shrink), zero, spec, importance) * shrink**2 for shrink in shrinks]
+    return scale * shrinks[np.argmin(errors, axis=0)], zero
 
 
 def reach(zero: Values, spec: Spec) -> tuple[Values, Values]:
@@ -68,12 +63,12 @@ def steps_from_zero(
     return np.minimum(steps, greatest, out=steps)
 
 
-def lost(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Matrix:
-    """What rounding to nearest takes from w, w - q."""
-    grouped, scale, zero = _grouped(w, scale), scale[..., None], zero[..., None]
-    values = steps_from_zero(grouped, scale, *reach(zero, spec))
+def rounded(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Matrix:
+    """The values on the grid nearest to w."""
+    scale = scale[..., None]
+    values = steps_from_zero(w.reshape(*zero.shape, -1), scale, *reach(zero[..., None], spec))
     values *= scale
-    return np.subtract(grouped, values, out=values).reshape(w.shape)
+    return values.reshape(w.shape)
 
 
 def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
@@ -86,14 +81,12 @@ def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
 
 
 def _group_errors(
-    w: Matrix,
-    scale: Scales,
+    places: Float32[np.ndarray, "rows groups size"],
     zero: Scales,
     spec: Spec,
     importance: Float32[np.ndarray, "columns"] | None,
 ) -> Scales:
-    # In steps, not in w's unit: fewer passes
-    places = _grouped(w, scale) / scale[..., None]
+    """The squared errors of rounding, in steps; `places`, how many steps each value lies from zero, are used up."""
     if not spec.symmetric:
         places += zero[..., None]
     error = np.rint(places)
@@ -101,12 +94,6 @@ def _group_errors(
     error -= places
     np.square(error, out=error)
     if importance is None:
-        sums = error.sum(axis=-1)
-    else:
-        # One product for each group: as quick as the sum alone
-        sums = (error.swapaxes(0, 1) @ importance.reshape(*error.shape[1:], 1))[..., 0].T
-    return np.square(scale) * sums
-
-
-def _grouped(w: Matrix, scale: Scales) -> Float32[np.ndarray, "rows groups size"]:
-    return w.reshape(*scale.shape, -1)
+        return error.sum(axis=-1)
+    # One product for each group: as quick as the sum alone
+    return (error.swapaxes(0, 1) @ importance.reshape(*error.shape[1:], 1))[..., 0].T

@@ -10,8 +10,8 @@ Square = Float[np.ndarray, "in in"]
 Columns = Float[np.ndarray, "in out"]
 TOLERANCE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
 """How far L (L'v) may lie from A v, relative, for a factor to be believed."""
-TILE = 256
-"""Side of the squares in which a triangle is mirrored, so that both sides stay in the cache."""
+TILE = 64
+"""Rows or columns that are moved at once, so that they stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +40,13 @@ def mirror(matrix: Square) -> None:
 
 def reorder(matrix: Square, order: Int[np.ndarray, "in"]) -> None:
     """Makes row and column i what row and column `order[i]` were, in place."""
-    for row in matrix:
-        row[:] = row[order]
-    moved = np.zeros(len(order), bool)
-    for start in range(len(order)):
-        if moved[start]:
-            continue
-        # Along a cycle of the permutation: a row takes the place of one that has gone to its own already
-        held, at = matrix[start].copy(), start
-        while order[at] != start:
-            matrix[at], moved[at] = matrix[order[at]], True
-            at = order[at]
-        matrix[at], moved[at] = held, True
+    for start in range(0, len(matrix), TILE):
+        rows = matrix[start : start + TILE]
+        # Any mode but the default writes straight into `out`
+        np.take(rows.copy(), order, axis=1, out=rows, mode="clip")
+    for start in range(0, len(matrix), TILE):
+        tile = slice(start, start + TILE)
+        matrix[:, tile] = matrix[:, tile].take(order, axis=0)
 
 
 def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:

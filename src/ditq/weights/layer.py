@@ -13,7 +13,7 @@ from ditq.core.spec import Spec
 from ditq.weights.damping import Damped, DampedHessian, best, rungs
 from ditq.weights.factor import Factor
 from ditq.weights.hessian import Moments
-from ditq.weights.outputs import Codes, Layer, LayerMethod, Outputs, Weight
+from ditq.weights.outputs import Codes, Layer, LayerMethod, Outputs, Weight, power
 
 SAMPLED_OUTPUTS = 256
 """Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
@@ -71,7 +71,7 @@ def solve_layer(
         codes, squared = affine.quantize(mx.array(weight), scale, zero, spec), layer.rounding
         notes = notes if found is None else [*notes, "rounding: no worse on the rows that judge"]
     solved = QuantizedWeight(codes, scale, zero, spec)
-    size = layer.power if layer.power > 0 else 1.0
+    size = power(layer.target) or 1.0
     return solved, LayerReport(
         name,
         type(method).__name__,

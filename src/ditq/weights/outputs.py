@@ -1,6 +1,5 @@
 """A layer on its grid, and some of its outputs at once: rounded, solved, and judged on the rows that are held out."""
 
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -71,15 +70,11 @@ class Layer:
         self._telling = _largest(moments.diagonal, spec)
         self._rooms: dict[str, Room] = {}
         self.inputs, self.quantized = moments.held_out()
-        self.changes = None if self.inputs is self.quantized else self.inputs - self.quantized
-        """What the quantized model's rows that judge lack of the float model's; None where they are the same."""
-        self.upstream = None if self.changes is None else self.changes @ weight.T
-        """What the layers before have taken from the outputs."""
-        self.power = squared(self.inputs @ weight.T)
-        """Of the float model's outputs."""
+        self.target = self.inputs @ weight.T
+        """The float model's outputs."""
         tiles = [self._rounded(weight[start : start + ROWS]) for start in range(0, len(weight), ROWS)]
-        self.scale, self.zero, lost = map(np.concatenate, zip(*tiles, strict=True))
-        self.rounding = squared(lost.T, self.upstream)
+        self.scale, self.zero, rounded = map(np.concatenate, zip(*tiles, strict=True))
+        self.rounding = power(self.target - rounded.T)
         """The error of plain rounding."""
 
     def room(self, what: str, columns: int, outputs: int) -> Columns:
@@ -90,13 +85,13 @@ class Layer:
         return known[:size].reshape(columns, outputs)
 
     def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
-        """Scales and zero points of some rows of the weight, and what their outputs lose when rounded to nearest."""
+        """Scales and zero points of some rows of the weight, and their outputs when rounded to nearest."""
         if self.method.search:
             search = CANDIDATES, LEAST_RANGE, self._importance, self._telling
             scale, zero = affine_numpy.mse_range(weight, self.spec, *search)
         else:
             scale, zero = affine_numpy.minmax_range(weight, self.spec)
-        return scale, zero, affine_numpy.lost(weight, scale, zero, self.spec) @ self.quantized.T
+        return scale, zero, affine_numpy.rounded(weight, scale, zero, self.spec) @ self.quantized.T
 
 
 class Outputs:
@@ -113,9 +108,7 @@ class Outputs:
         self._grid = Grid.of(layer.scale[which], layer.zero[which], len(layer.order), layer.spec)
         self._grid = self._grid.take(self._order)
         self._judging = layer.quantized.take(self._order, axis=1)
-        self._upstream = None if layer.upstream is None else layer.upstream[:, which]
-        if step > 1 and layer.changes is not None:
-            self._upstream = layer.changes[:, self._order] @ self._weight
+        self._target = layer.target[:, which] if step == 1 else layer.inputs[:, self._order] @ self._weight
         self._correction = None
         if layer.method.corrects:
             correction = layer.moments.correction(layer.weight, layer.key, which)
@@ -128,11 +121,7 @@ class Outputs:
 
     def error(self, factor: Factor) -> float:
         """The same error relative to the float model's outputs, a norm by a norm."""
-        return float(np.sqrt(self._rounded_by(factor)[1] / (self._power or 1.0)))
-
-    @cached_property
-    def _power(self) -> float:
-        return squared(self._layer.inputs[:, self._order] @ self._weight)
+        return float(np.sqrt(self._rounded_by(factor)[1] / (power(self._target) or 1.0)))
 
     def _rounded_by(self, factor: Factor) -> tuple[Integer[np.ndarray, "some_in some"], float]:
         dtype = factor.lower.dtype
@@ -144,15 +133,12 @@ class Outputs:
             mismatch = solve_lower(factor, self._correction.astype(dtype, copy=False))
             first = weight[-1] + self._correction[-1] / (factor.lower[-1] @ factor.lower[-1])
         codes, lost = round_columns(weight, factor, self._grid, mismatch, first)
-        return codes, squared(self._judging @ lost, self._upstream)
+        return codes, power(self._target - self._judging @ np.subtract(weight, lost, out=lost))
 
 
-def squared(
-    wrong: Float[np.ndarray, "rows some"], upstream: Float[np.ndarray, "rows some"] | None = None
-) -> float:
-    """The sum of squares of outputs, wrong by so much because of the weight and of what layers before have taken."""
-    wrong = wrong if upstream is None else wrong + upstream
-    return float(np.vdot(wrong, wrong))
+def power(outputs: Float[np.ndarray, "rows some"]) -> float:
+    """The sum of squares."""
+    return float(np.vdot(outputs, outputs))
 
 
 def _largest(diagonal: Float32[np.ndarray, "in"], spec: Spec) -> Int[np.ndarray, "some"] | None:
