@@ -82,6 +82,17 @@ def test_outputs_in_parts_are_those_of_the_whole(monkeypatch, method, out):
     assert again.error_rounding == pytest.approx(told.error_rounding, rel=1e-4)
 
 
+def test_the_range_holds_large_weights_of_small_inputs():
+    W, X, _ = float32(*data(out=24, columns=768, rows=3100))
+    W[:, ::64] *= 20
+    X[:, ::64] *= 0.3
+    errors = [
+        error(solve(W, X[:2600], bits=8, method="gptq", search=search)[0], W, X[2600:], X[2600:])
+        for search in (True, False)
+    ]
+    assert errors[0] < 1.02 * errors[1]
+
+
 def test_rows_after_the_end_are_no_silent_loss():
     moments = Moments(2)
     moments.add(np.ones((40, 2), np.float32))

@@ -5,7 +5,7 @@ layer's time. Matrices are meant to be a few rows of a weight, so that they stay
 """
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32
 
 from ditq.core.affine import grid_between
 from ditq.core.spec import Spec
@@ -26,18 +26,14 @@ def mse_range(
     candidates: int,
     least: float,
     importance: Float32[np.ndarray, "columns"] | None = None,
-    columns: Int[np.ndarray, "some"] | None = None,
 ) -> tuple[Scales, Scales]:
     """Scales and zero points that minimise each group's squared error over `candidates` shrunken min-max ranges.
 
     The shrink factors run evenly from 1 down to `least`. `importance` weighs the columns' squared errors: the mean
-    squares of a layer's inputs make it the error of its output, were the inputs independent. `columns` are those whose
-    errors count, group by group, the same number of each (None: all).
+    squares of a layer's inputs make it the error of its output, were the inputs independent.
     """
     scale, zero = minmax_range(w, spec)
-    places = w if columns is None else w.take(columns, axis=1)
-    places = places.reshape(*scale.shape, -1) / scale[..., None]
-    importance = importance if importance is None or columns is None else importance[columns]
+    places = w.reshape(*scale.shape, -1) / scale[..., None]
     shrinks = np.linspace(1.0, least, candidates, dtype=np.float32)
     # A shrunken range has the same zero point, and smaller steps
     errors = [_group_errors(places * (1 / shrink), zero, spec, importance) * shrink**2 for shrink in shrinks]

@@ -18,9 +18,8 @@ Codes = Integer[np.ndarray, "out in"]
 Rows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
 Room = Float32[np.ndarray, "values"]
-CANDIDATES, LEAST_RANGE, TELLING = 6, 0.5, 512
-"""Of the search for the range: each candidate is a pass over so many columns of a group, those with the largest inputs,
-which weigh most in the layer's error."""
+CANDIDATES, LEAST_RANGE = 6, 0.5
+"""Of the search for the range: each candidate is several passes over the weight."""
 ROWS = 64
 """Rows that are put on their grid, or transposed, at once: what the cache holds."""
 
@@ -67,7 +66,6 @@ class Layer:
         """Columns without input."""
         mean = moments.diagonal.mean()
         self._importance = moments.diagonal / mean if mean > 0 else None
-        self._telling = _largest(moments.diagonal, spec)
         self._rooms: dict[str, Room] = {}
         self.inputs, self.quantized = moments.held_out()
         self.target = self.inputs @ weight.T
@@ -87,8 +85,7 @@ class Layer:
     def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
         """Scales and zero points of some rows of the weight, and their outputs when rounded to nearest."""
         if self.method.search:
-            search = CANDIDATES, LEAST_RANGE, self._importance, self._telling
-            scale, zero = affine_numpy.mse_range(weight, self.spec, *search)
+            scale, zero = affine_numpy.mse_range(weight, self.spec, CANDIDATES, LEAST_RANGE, self._importance)
         else:
             scale, zero = affine_numpy.minmax_range(weight, self.spec)
         return scale, zero, affine_numpy.rounded(weight, scale, zero, self.spec) @ self.quantized.T
@@ -139,15 +136,6 @@ class Outputs:
 def power(outputs: Float[np.ndarray, "rows some"]) -> float:
     """The sum of squares."""
     return float(np.vdot(outputs, outputs))
-
-
-def _largest(diagonal: Float32[np.ndarray, "in"], spec: Spec) -> Int[np.ndarray, "some"] | None:
-    """The `TELLING` columns of each group with the largest inputs, as they stand; None: a group has no more."""
-    grouped = diagonal.reshape(spec.groups(len(diagonal)), -1)
-    if grouped.shape[1] <= TELLING:
-        return None
-    chosen = np.sort(np.argsort(-grouped, axis=1, kind="stable")[:, :TELLING], axis=1)
-    return (chosen + grouped.shape[1] * np.arange(len(grouped))[:, None]).reshape(-1)
 
 
 def _put_in_order(
