@@ -152,6 +152,22 @@ def test_held_out_rows_are_thinned_into_the_rest():
     assert moments.rows + len(held) == 30000 == moments.hessian.whole()[0, 1] + len(held)
 
 
+def test_rows_are_held_out_alike_in_one_batch_and_in_many():
+    X = np.random.default_rng(0).standard_normal((5000, 3), dtype=np.float32)
+    once, often = Moments(3), Moments(3)
+    once.add(X)
+    for part in np.split(X, [7, 1000, 1001, 3500]):
+        often.add(part)
+    assert np.array_equal(once.finish().held_out()[0], often.finish().held_out()[0])
+    stride = HELD_OUT_EVERY
+    while len(X) // stride > HELD_OUT_MOST:
+        stride *= 2
+    held = np.arange(len(X)) % stride == stride - 1
+    assert np.array_equal(once.held_out()[0], X[held]) and once.rows == often.rows == (~held).sum()
+    for moments in (once, often):
+        assert np.allclose(moments.hessian.whole(), X[~held].T @ X[~held], rtol=1e-4, atol=1e-2)
+
+
 @pytest.fixture(params=["gptq", "qronos"])
 def hostile(request):
     """Solves, and checks that the result is finite and no worse than rounding on the rows that were given."""

@@ -35,7 +35,7 @@ def mse_range(
     scale, zero = minmax_range(w, spec)
     places = w.reshape(*scale.shape, -1) / scale[..., None]
     shrinks = np.linspace(1.0, least, candidates, dtype=np.float32)
-    # A shrunken range has the same zero point, and smaller steps
+    # A shrunken range keeps its zero point and has smaller steps; of equal errors the wider range wins
     errors = [_group_errors(places * (1 / shrink), zero, spec, importance) * shrink**2 for shrink in shrinks]
     return scale * shrinks[np.argmin(errors, axis=0)], zero
 
