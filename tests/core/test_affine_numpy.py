@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from ditq.core import affine, affine_numpy
+from ditq.core.spec import Spec
 from tests.core.test_affine import SPECS, weights
+
+SIX = np.linspace(1.0, 0.5, 6, dtype=np.float32)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -13,7 +16,7 @@ def test_ranges_are_those_of_mlx(spec):
     w = weights()
     for found, expected in (
         (affine_numpy.minmax_range(w, spec), affine.minmax_range(mx.array(w), spec)),
-        (affine_numpy.mse_range(w, spec, 6, 0.5), affine.mse_range(mx.array(w), spec, 6, 0.5)),
+        (affine_numpy.mse_range(w, spec, SIX), affine.mse_range(mx.array(w), spec, 6, 0.5)),
     ):
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == np.float32 and np.allclose(one, np.array(other), rtol=1e-6)
@@ -32,16 +35,44 @@ def test_weighed_ranges_are_the_best_of_all_candidates(spec):
 
     grouped = w.reshape(3, groups, -1)
     low, high = np.minimum(grouped.min(-1), 0), np.maximum(grouped.max(-1), 0)
-    tried = [error(*affine.grid_between(low * f, high * f, spec)) for f in np.linspace(1, 0.5, 6, dtype="f")]
-    found = error(*affine_numpy.mse_range(w, spec, 6, 0.5, importance))
+    tried = [error(*affine.grid_between(low * f, high * f, spec)) for f in SIX]
+    found = error(*affine_numpy.mse_range(w, spec, SIX, importance))
     assert np.allclose(found, np.min(tried, axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_few_shrinks_are_enough_and_no_fewer_would_be(spec):
+    w = np.random.default_rng(2).standard_t(4, (64, 256)).astype(np.float32)
+
+    def error(shrinks):
+        scale, zero = affine_numpy.mse_range(w, spec, np.array(shrinks, np.float32))
+        return np.square(affine_numpy.rounded(w, scale, zero, spec) - w, dtype=np.float64).sum()
+
+    least = error(affine_numpy.SHRINKS)
+    few = affine_numpy.sufficient_shrinks(w, spec)
+    assert few[0] == 1 and len(set(few)) == len(few) < len(affine_numpy.SHRINKS)
+    assert error(few) <= affine_numpy.ENOUGH * least * (1 + 1e-4)
+    for place in range(1, len(few)):
+        # Each was the best to add to those before it, and those were not enough
+        assert error(few[:place]) > affine_numpy.ENOUGH * least
+        others = [error([*few[:place], f]) for f in affine_numpy.SHRINKS]
+        assert error(few[: place + 1]) <= min(others) * (1 + 1e-4)
+
+
+def test_a_few_rows_with_great_errors_have_their_say():
+    spec, w = Spec(8), np.random.default_rng(3).uniform(-1, 1, (64, 256)).astype(np.float32)
+    assert affine_numpy.sufficient_shrinks(w, spec).tolist() == [1]
+    w[5, 7] = 100.0
+    importance = np.ones(256, np.float32)
+    importance[7] = 0
+    assert affine_numpy.sufficient_shrinks(w, spec, importance).tolist() == [1, affine_numpy.SHRINKS[-1]]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_steps_and_values_are_those_of_mlx(spec, dtype):
     w = weights()
-    scale, zero = affine_numpy.mse_range(w, spec, 3, 0.5)  # some values lie outside
+    scale, zero = affine_numpy.mse_range(w, spec, SIX[::2])  # some values lie outside
     codes = affine.quantize(*map(mx.array, (w, scale, zero)), spec)
     own = w.reshape(*scale.shape, -1).astype(dtype)
     least, greatest = affine_numpy.reach(zero[..., None], spec)

@@ -90,7 +90,7 @@ def test_the_range_holds_large_weights_of_small_inputs():
         error(solve(W, X[:2600], bits=8, method="gptq", search=search)[0], W, X[2600:], X[2600:])
         for search in (True, False)
     ]
-    assert errors[0] < 1.02 * errors[1]
+    assert errors[0] < 1.1 * errors[1]
 
 
 def test_rows_after_the_end_are_no_silent_loss():

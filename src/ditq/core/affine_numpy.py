@@ -13,6 +13,12 @@ from ditq.core.spec import Spec
 Values = Float[np.ndarray, "..."]
 Matrix = Float32[np.ndarray, "rows columns"]
 Scales = Float32[np.ndarray, "rows groups"]
+Shrinks = Float32[np.ndarray, "candidates"]
+Importance = Float32[np.ndarray, "columns"]
+SHRINKS = np.linspace(1.0, 0.2, 17, dtype=np.float32)
+"""Parts of the min-max range that are worth a try."""
+ENOUGH = 1.04
+"""The squared error of a few of them, over that of all."""
 
 
 def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
@@ -21,23 +27,33 @@ def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
 
 
 def mse_range(
-    w: Matrix,
-    spec: Spec,
-    candidates: int,
-    least: float,
-    importance: Float32[np.ndarray, "columns"] | None = None,
+    w: Matrix, spec: Spec, shrinks: Shrinks, importance: Importance | None = None
 ) -> tuple[Scales, Scales]:
-    """Scales and zero points that minimise each group's squared error over `candidates` shrunken min-max ranges.
+    """Scales and zero points that minimise each group's squared error over the min-max range times these factors.
 
-    The shrink factors run evenly from 1 down to `least`. `importance` weighs the columns' squared errors: the mean
-    squares of a layer's inputs make it the error of its output, were the inputs independent.
+    `importance` weighs the columns' squared errors: the mean squares of a layer's inputs make it the error of its
+    output, were the inputs independent. Of equal errors the earlier factor's wins.
     """
     scale, zero = minmax_range(w, spec)
-    places = w.reshape(*scale.shape, -1) / scale[..., None]
-    shrinks = np.linspace(1.0, least, candidates, dtype=np.float32)
-    # A shrunken range keeps its zero point and has smaller steps; of equal errors the wider range wins
-    errors = [_group_errors(places * (1 / shrink), zero, spec, importance) * shrink**2 for shrink in shrinks]
-    return scale * shrinks[np.argmin(errors, axis=0)], zero
+    if len(shrinks) == 1:
+        return scale * shrinks, zero
+    return scale * shrinks[np.argmin(_errors_of(shrinks, w, scale, zero, spec, importance), axis=0)], zero
+
+
+def sufficient_shrinks(w: Matrix, spec: Spec, importance: Importance | None = None) -> Shrinks:
+    """A few of `SHRINKS`, 1 first, whose squared error after `mse_range` is at most `ENOUGH` times that of all.
+
+    w is a sample of a weight, whose search then tries what matters there. One factor is added after the other, always
+    the one that lowers the error most.
+    """
+    scale, zero = minmax_range(w, spec)
+    errors = _errors_of(SHRINKS, w, scale, zero, spec, importance) * np.square(scale, dtype=np.float64)
+    errors = errors.reshape(len(SHRINKS), -1)
+    found, chosen, enough = errors[0], [0], ENOUGH * errors.min(axis=0).sum()
+    while found.sum() > enough:
+        chosen.append(int(np.minimum(errors, found).sum(axis=1).argmin()))
+        found = np.minimum(found, errors[chosen[-1]])
+    return SHRINKS[chosen]
 
 
 def reach(zero: Values, spec: Spec) -> tuple[Values, Values]:
@@ -69,18 +85,29 @@ def rounded(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> Matrix:
 
 def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
     """The least and the greatest value of each group, zero included, so that zero stays exact."""
-    columns = w.shape[1]
-    # Three times as quick as NumPy's min and max along groups of 64
-    starts = np.arange(0, columns, columns // spec.groups(columns))
-    least, greatest = (ends.reduceat(w, starts, axis=1) for ends in (np.minimum, np.maximum))
+    groups = spec.groups(w.shape[1])
+    values = w.reshape(len(w) * groups, -1).T
+    if groups > 1:
+        # NumPy takes three times as long along groups of 64
+        values = values.copy(order="C")
+    least, greatest = (ends(axis=0).reshape(-1, groups) for ends in (values.min, values.max))
     return np.minimum(least, 0), np.maximum(greatest, 0)
+
+
+def _errors_of(
+    shrinks: Shrinks, w: Matrix, scale: Scales, zero: Scales, spec: Spec, importance: Importance | None
+) -> Float32[np.ndarray, "candidates rows groups"]:
+    """Each group's squared error in the range shrunken by each factor, in steps of the full one."""
+    places = w.reshape(*scale.shape, -1) / scale[..., None]
+    # A shrunken range keeps its zero point and has smaller steps
+    return np.stack([_group_errors(places * (1 / f), zero, spec, importance) * f**2 for f in shrinks])
 
 
 def _group_errors(
     places: Float32[np.ndarray, "rows groups size"],
     zero: Scales,
     spec: Spec,
-    importance: Float32[np.ndarray, "columns"] | None,
+    importance: Importance | None,
 ) -> Scales:
     """The squared errors of rounding, in steps; `places`, how many steps each value lies from zero, are used up."""
     if not spec.symmetric:

@@ -18,8 +18,8 @@ Codes = Integer[np.ndarray, "out in"]
 Rows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
 Room = Float32[np.ndarray, "values"]
-CANDIDATES, LEAST_RANGE = 6, 0.5
-"""Of the search for the range: each candidate is several passes over the weight."""
+SAMPLED = 64
+"""Outputs that tell which ranges are worth a try: each is several passes over the weight."""
 ROWS = 64
 """Rows that are put on their grid, or transposed, at once: what the cache holds."""
 
@@ -70,6 +70,7 @@ class Layer:
         self.inputs, self.quantized = moments.held_out()
         self.target = self.inputs @ weight.T
         """The float model's outputs."""
+        self._shrinks = self._worth_a_try() if method.search else np.ones(1, np.float32)
         tiles = [self._rounded(weight[start : start + ROWS]) for start in range(0, len(weight), ROWS)]
         self.scale, self.zero, rounded = map(np.concatenate, zip(*tiles, strict=True))
         self.rounding = power(self.target - rounded.T)
@@ -82,12 +83,14 @@ class Layer:
             known = self._rooms[what] = np.empty(size, np.float32)
         return known[:size].reshape(columns, outputs)
 
+    def _worth_a_try(self) -> affine_numpy.Shrinks:
+        """What the ranges may be shrunken by, from outputs all over the layer."""
+        sample = self.weight[:: max(1, len(self.weight) // SAMPLED)]
+        return affine_numpy.sufficient_shrinks(sample, self.spec, self._importance)
+
     def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
         """Scales and zero points of some rows of the weight, and their outputs when rounded to nearest."""
-        if self.method.search:
-            scale, zero = affine_numpy.mse_range(weight, self.spec, CANDIDATES, LEAST_RANGE, self._importance)
-        else:
-            scale, zero = affine_numpy.minmax_range(weight, self.spec)
+        scale, zero = affine_numpy.mse_range(weight, self.spec, self._shrinks, self._importance)
         return scale, zero, affine_numpy.rounded(weight, scale, zero, self.spec) @ self.quantized.T
 
 
