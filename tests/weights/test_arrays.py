@@ -39,7 +39,7 @@ def test_unseen_rows_are_served_better_than_by_rounding(method, symmetric, group
     assert unseen < error(rounding(W, Spec(4, symmetric, group_size)), W, X[2000:], Xq[2000:])
     assert report.error < report.error_rounding and not report.fallback
     assert unseen == pytest.approx(report.error, rel=0.1)
-    assert report.rows + report.judged_rows == 2000 and len(report.ladder) >= 3
+    assert report.rows + report.judged_rows == 2000 and len(report.ladder) >= 2
     assert solution.codes.flags.c_contiguous and solution.codes.dtype == (np.int8 if symmetric else np.uint8)
 
 

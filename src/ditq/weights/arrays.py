@@ -53,8 +53,8 @@ def solve(
 
     X are the layer's inputs in the float model, Xq the inputs that it will receive in the quantized one (None: X), row
     by row. `method` is "gptq" or "qronos"; `damping` one amount, or several of which held-out rows choose (None: the
-    method's own ladder); `search` takes the MSE-optimal range, else min-max. Raises UserError, with the layer's `name`,
-    for shapes that do not fit and values that are not finite.
+    method's own ladder); `search` takes the range with the least error, else min-max. Raises UserError, with the
+    layer's `name`, for shapes that do not fit and values that are not finite.
     """
     if method not in SOLVERS:
         raise UserError("method", got=method, expected=f"one of {', '.join(SOLVERS)}")

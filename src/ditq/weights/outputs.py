@@ -39,7 +39,7 @@ class LayerMethod(Protocol):
 
     @property
     def search(self) -> bool:
-        """Whether the range is the MSE-optimal one; else it is the least that holds every weight."""
+        """Whether the range is the one with the least error; else it is the least that holds every weight."""
         ...
 
     @property
@@ -90,7 +90,7 @@ class Layer:
 
     def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
         """Scales and zero points of some rows of the weight, and their outputs when rounded to nearest."""
-        scale, zero = affine_numpy.mse_range(weight, self.spec, self._shrinks, self._importance)
+        scale, zero = affine_numpy.searched_range(weight, self.spec, self._shrinks, self._importance)
         return scale, zero, affine_numpy.rounded(weight, scale, zero, self.spec) @ self.quantized.T
 
 
