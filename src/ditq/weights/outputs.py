@@ -97,8 +97,8 @@ class Layer:
 class Outputs:
     """Outputs `which` of a layer, ready to be solved with one factor or several, until others are made in their memory.
 
-    Above 1, `step` leaves every `step`-th column alone, in the order of treatment, as if there were no others. Not for
-    a method that corrects: what it corrects comes from all columns.
+    Above 1, `step` keeps only every `step`-th column, in the order of treatment, as if there were no others. Not for a
+    method that corrects: what it corrects comes from all columns.
     """
 
     def __init__(self, layer: Layer, which: slice, step: int = 1):
