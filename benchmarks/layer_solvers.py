@@ -1,7 +1,6 @@
 """Layer solvers against those of Brevitas, llm-compressor and mlx-lm: the same data, grid and machine, in one run.
 
-    python -m pip install --editable . torch==2.13.0
-    python -m pip install --no-deps -r benchmarks/requirements-peers.txt
+    python -m pip install --editable . -r benchmarks/requirements-peers.txt
     OMP_NUM_THREADS=1 python benchmarks/layer_solvers.py --shape 1536x1536 --rows 4096
 
 Make an environment of its own for it. Each run adds its case to benchmarks/results/layer_solvers.json and writes
