@@ -11,8 +11,7 @@ from ditq.core.spec import Spec
 from ditq.weights import Solution, solve
 from ditq.weights.factor import cholesky
 from ditq.weights.gptq import GPTQ, LADDER
-from ditq.weights.hessian import HELD_OUT_EVERY, HELD_OUT_MOST, Moments
-from ditq.weights.layer import solve_layer
+from ditq.weights.hessian import Moments
 from ditq.weights.outputs import Layer, Outputs
 from ditq.weights.solver import Grid, round_columns
 from tests.weights.test_solver import data
@@ -103,14 +102,6 @@ def test_a_searched_range_beats_the_least_that_holds_all(bits, gain):
     assert errors[0] < gain * errors[1], errors
 
 
-def test_rows_after_the_end_are_no_silent_loss():
-    moments = Moments(2)
-    moments.add(np.ones((40, 2), np.float32))
-    moments.finish()
-    with pytest.raises(AttributeError):
-        moments.add(np.ones((40, 2), np.float32))
-
-
 def test_qronos_mends_what_gptq_cannot_see():
     W, X, Xq = float32(*data(out=48, columns=128, rows=3000))
     errors = {
@@ -130,52 +121,6 @@ def test_mlx_arrays_get_a_quantized_weight():
     assert np.allclose(np.array(quantized.values()), plain.values())
     half, _ = solve(mx.array(W).astype(mx.bfloat16), mx.array(X).astype(mx.bfloat16))
     assert report.error > 0 and isinstance(half, QuantizedWeight)
-
-
-def test_batches_and_layouts_do_not_matter():
-    W, X, Xq = float32(*data(rows=240))
-    spec = Spec(4)
-    once, whole = Moments(128), Moments(128, weights={"a": W})
-    for start in range(0, 240, 60):
-        once.add(
-            X[start : start + 60].reshape(6, 10, 128), mx.array(Xq[start : start + 60]).reshape(6, 10, 128)
-        )
-    whole.add(X, Xq)
-    assert np.allclose(once.finish().hessian.whole(), whole.finish().hessian.whole(), rtol=1e-5)
-    assert np.allclose(once.held_out()[1], whole.held_out()[1])
-    kept = np.arange(240) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
-    assert np.allclose(whole.hessian.whole(), Xq[kept].T @ Xq[kept], rtol=1e-4, atol=1e-2)
-    expected = Xq[kept].T @ (X - Xq)[kept] @ W.T
-    for moments, key in ((once, ""), (whole, "a")):
-        found = moments.correction(W, key)
-        assert found is not None and np.allclose(found, expected, rtol=1e-3, atol=1e-2)
-    codes = [solve_layer(W, m, spec, GPTQ(), key=k)[0].codes for m, k in ((once, ""), (whole, "a"))]
-    assert np.array_equal(*map(np.array, codes))
-
-
-def test_held_out_rows_are_thinned_into_the_rest():
-    moments = Moments(2)
-    for _ in range(30):
-        moments.add(np.ones((1000, 2), np.float32))
-    held, _ = moments.finish().held_out()
-    assert HELD_OUT_MOST // 4 < len(held) <= HELD_OUT_MOST
-    assert moments.rows + len(held) == 30000 == moments.hessian.whole()[0, 1] + len(held)
-
-
-def test_rows_are_held_out_alike_in_one_batch_and_in_many():
-    X = np.random.default_rng(0).standard_normal((5000, 3), dtype=np.float32)
-    once, often = Moments(3), Moments(3)
-    once.add(X)
-    for part in np.split(X, [7, 1000, 1001, 3500]):
-        often.add(part)
-    assert np.array_equal(once.finish().held_out()[0], often.finish().held_out()[0])
-    stride = HELD_OUT_EVERY
-    while len(X) // stride > HELD_OUT_MOST:
-        stride *= 2
-    held = np.arange(len(X)) % stride == stride - 1
-    assert np.array_equal(once.held_out()[0], X[held]) and once.rows == often.rows == (~held).sum()
-    for moments in (once, often):
-        assert np.allclose(moments.hessian.whole(), X[~held].T @ X[~held], rtol=1e-4, atol=1e-2)
 
 
 @pytest.fixture(params=["gptq", "qronos"])

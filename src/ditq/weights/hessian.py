@@ -1,6 +1,6 @@
 """The second moments of a layer's inputs, gathered as they stream by: all that GPTQ and Qronos know of the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -14,8 +14,10 @@ HELD_OUT_EVERY = 17
 """One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
 HELD_OUT_MOST = 64
 """Held-out rows that are kept; when there are more, every second one joins the rest."""
-CHUNK = 2048
+CHUNK = 512
 """Rows that are multiplied at once."""
+LONG = 200
+"""Rows one behind the other from which on they are multiplied where they lie: for BLAS so many are enough."""
 
 Rows = Float32[np.ndarray, "rows in"]
 Some = Float32[np.ndarray, "some in"]
@@ -28,8 +30,8 @@ class Moments:
     """H = X~'X~ and, with two streams, X~'(X - X~) of one input that one or several layers share.
 
     X (rows, in) is the input in the float model, X~ in the quantized model; they are the same where `add` is given one.
-    Float32 on the CPU. Rows are gathered into large chunks first, each copied once. One row in `HELD_OUT_EVERY` is kept
-    aside, never enters H, and judges the results.
+    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. One row in
+    `HELD_OUT_EVERY` is kept aside, never enters H, and judges the results.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
     that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for
@@ -53,8 +55,7 @@ class Moments:
         self._slices = _side_by_side(weights or {}, columns)
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
         self._gram, self._cross = Gram(columns), None
-        self._chunk, self._changes = np.empty((CHUNK, columns), np.float32), None
-        self._waiting = 0
+        self._short: list[tuple[Rows, Rows | None]] = []
         self._few: list[tuple[Rows, Rows | None]] = []
         self._held: list[tuple[Rows, Rows | None]] = []
         self._seen, self._stride, self._told_apart = 0, HELD_OUT_EVERY, False
@@ -63,10 +64,11 @@ class Moments:
         """Takes the rows of one batch: of the float model and, if it differs, of the quantized model.
 
         `judges` says whether these rows are held out, all or none; None: some of them are, evenly spread. Raises
-        UserError, with the layer's name, when a value is not finite or a shape does not fit.
+        UserError, with the layer's name, when a shape does not fit or a value that is used is not finite; GPTQ uses
+        the float model's inputs of held-out rows alone.
         """
-        x = self._checked(inputs, "inputs")
-        xq = None if quantized is None else self._checked(quantized, "quantized inputs")
+        x = self._as_rows(inputs, "inputs")
+        xq = None if quantized is None else self._as_rows(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
         self._told_apart = self._told_apart or judges is not None
@@ -76,9 +78,9 @@ class Moments:
         held = held if judges is None else np.full(len(x), judges)
         self._seen += len(x)
         if self._seen < HELD_OUT_EVERY:
-            self._few.append(_taken(x, xq, np.ones(len(x), bool)))
-        self._held.append(_taken(x, xq, held))
-        self._sum(x, xq, np.flatnonzero(~held))
+            self._few.append(self._taken(x, xq, np.ones(len(x), bool)))
+        self._held.append(self._taken(x, xq, held))
+        self._sum(x, xq, ~held)
 
     def finish(self) -> "Moments":
         """Itself, all rows summed, and no more to come; rows too few to hold any out judge as well.
@@ -90,10 +92,10 @@ class Moments:
         self.judged_apart = self._told_apart or self._seen >= HELD_OUT_EVERY
         if not self.judged_apart:
             self._held = self._few
-        self._flush()
+        self._sum_short()
         self.hessian = DampedHessian(self._gram.whole())
         # A factor will take the sum's memory: rows that came later must fail, not be lost
-        del self._gram, self._chunk, self._changes
+        del self._gram, self._short
         return self
 
     def held_out(self) -> tuple[Rows, Rows]:
@@ -118,24 +120,31 @@ class Moments:
         """The sum of squares of each input channel."""
         return self.hessian.diagonal
 
-    def _checked(self, given: mx.array | np.ndarray, what: str) -> Rows:
+    def _as_rows(self, given: mx.array | np.ndarray, what: str) -> Rows:
         if given.shape[-1] != self.columns:
             raise UserError(f"{self.name}: {what}", got=f"{given.shape[-1]} channels", expected=self.columns)
         given = given.astype(mx.float32) if isinstance(given, mx.array) else given
-        x = np.asarray(given, dtype=np.float32).reshape(-1, self.columns)
-        # One pass: the sum of squares is not finite when a value is not, or when float32 could not hold H
-        if not np.isfinite(np.vdot(x, x)):
-            bad = int((~np.isfinite(x).all(axis=1)).sum())
-            got = (
-                f"{bad} of {len(x)} rows with NaN or infinity"
-                if bad
-                else "values whose squares overflow float32"
-            )
-            remedy = "compute the activations in float32 or bfloat16, or leave these samples out"
-            raise UserError(
-                f"{self.name}: calibration {what}", got=got, expected="finite numbers", remedy=remedy
-            )
-        return x
+        return np.asarray(given, dtype=np.float32).reshape(-1, self.columns)
+
+    def _finite(self, batch: Rows, which: slice | np.ndarray, what: str) -> Some:
+        """Some rows of a batch, checked: the sum of squares is not finite when a value is not, or when float32 could
+        not hold H."""
+        rows = batch[which]
+        if np.isfinite(np.vdot(rows, rows)):
+            return rows
+        bad = int((~np.isfinite(batch).all(axis=1)).sum())
+        got = (
+            f"{bad} of {len(batch)} rows with NaN or infinity"
+            if bad
+            else "values whose squares overflow float32"
+        )
+        remedy = "compute the activations in float32 or bfloat16, or leave these samples out"
+        raise UserError(f"{self.name}: calibration {what}", got=got, expected="finite numbers", remedy=remedy)
+
+    def _taken(self, x: Rows, xq: Rows | None, which: slice | np.ndarray) -> tuple[Some, Some | None]:
+        """The rows `which` of both streams."""
+        quantized = None if xq is None else self._finite(xq, which, "quantized inputs")
+        return self._finite(x, which, "inputs"), quantized
 
     def _thin_out(self) -> None:
         """Every second held-out row joins the rest."""
@@ -145,38 +154,56 @@ class Moments:
         x, xq = self.held_out()
         xq = None if xq is x else xq
         which = np.arange(len(x)) % 2 == 1
-        self._held = [_taken(x, xq, which)]
-        self._sum(x, xq, np.flatnonzero(~which))
+        self._held = [self._taken(x, xq, which)]
+        self._sum(x, xq, ~which)
 
     def _sum(self, x: Rows, xq: Rows | None, which: np.ndarray) -> None:
-        """Puts the rows `which` into the chunk, and a full chunk into the sums."""
-        while len(which):
-            now, which = which[: CHUNK - self._waiting], which[CHUNK - self._waiting :]
-            place = slice(self._waiting, self._waiting + len(now))
-            # Any mode but the default writes straight into `out`
-            np.take(x if xq is None else xq, now, axis=0, out=self._chunk[place], mode="clip")
-            if self.cross and xq is not None:
-                self._changes = np.zeros_like(self._chunk) if self._changes is None else self._changes
-                np.take(x, now, axis=0, out=self._changes[place], mode="clip")
-                self._changes[place] -= self._chunk[place]
-            elif self._changes is not None:
-                self._changes[place] = 0
-            self._waiting += len(now)
-            if self._waiting == CHUNK:
-                self._flush()
+        """Adds the rows `which` to the sums; those of a small batch wait until there are enough."""
+        small = len(which) < CHUNK
+        for run in _runs(which):
+            if xq is None:
+                rows, other = self._finite(x, run, "inputs"), None
+            else:
+                rows = self._finite(xq, run, "quantized inputs")
+                other = self._finite(x, run, "inputs") if self.cross else None
+            if len(rows) >= LONG:
+                self._multiply(rows, other)
+                continue
+            if small:  # its owner may write over it meanwhile
+                rows, other = rows.copy(), None if other is None else other.copy()
+            self._short.append((rows, other))
+            if sum(len(rows) for rows, _ in self._short) >= CHUNK:
+                self._sum_short()
+        if not small:
+            self._sum_short()
 
-    def _flush(self) -> None:
-        if not self._waiting:
+    def _sum_short(self) -> None:
+        if self._short:
+            rows = np.concatenate([rows for rows, _ in self._short])
+            alike = all(x is None for _, x in self._short)
+            self._multiply(
+                rows, None if alike else np.concatenate([rows if x is None else x for rows, x in self._short])
+            )
+        self._short = []
+
+    def _multiply(self, rows: Rows, x: Rows | None) -> None:
+        """Adds rows of the quantized model, with those of the float model where they differ, to the sums."""
+        self._gram.add(rows)
+        self.rows += len(rows)
+        if x is None:
             return
-        xq = self._chunk[: self._waiting]
-        self._gram.add(xq)
-        if self._changes is not None:
-            change = self._changes[: self._waiting]
-            right = change if self._stacked is None else change @ self._stacked.T
-            self._cross = self._cross or CrossGram(self.columns, right.shape[1])
-            self._cross.add(xq, right)
-        self.rows += self._waiting
-        self._waiting = 0
+        change = x - rows
+        right = change if self._stacked is None else change @ self._stacked.T
+        self._cross = self._cross or CrossGram(self.columns, right.shape[1])
+        self._cross.add(rows, right)
+
+
+def _runs(which: np.ndarray) -> Iterator[slice]:
+    """The rows `which`, those that stand together, `CHUNK` at a time at most."""
+    edges = np.flatnonzero(np.diff(which, prepend=False, append=False))
+    for start, end in edges.reshape(-1, 2).tolist():
+        for first in range(start, end, CHUNK):
+            yield slice(first, min(first + CHUNK, end))
 
 
 def _side_by_side(weights: Mapping[str, Matrix], columns: int) -> dict[str, slice]:
@@ -188,7 +215,3 @@ def _side_by_side(weights: Mapping[str, Matrix], columns: int) -> dict[str, slic
     return {
         name: slice(end - len(weight), end) for (name, weight), end in zip(weights.items(), ends, strict=True)
     }
-
-
-def _taken(x: Rows, xq: Rows | None, which: np.ndarray) -> tuple[Some, Some | None]:
-    return x[which], None if xq is None else xq[which]
