@@ -21,7 +21,9 @@ Room = Float32[np.ndarray, "values"]
 SAMPLED = 64
 """Outputs that tell which ranges are worth a try: each is several passes over the weight."""
 ROWS = 64
-"""Rows that are put on their grid, or transposed, at once: what the cache holds."""
+"""Rows that are put on their grid at once: what the cache holds."""
+STRIP = 16
+"""Rows that are transposed at once: a cache line of float32."""
 
 
 class LayerMethod(Protocol):
@@ -145,8 +147,9 @@ def _put_in_order(
     weight: Weight, order: Int[np.ndarray, "some_in"], columns: Float[np.ndarray, "some_in out"]
 ) -> None:
     """Puts the weight's columns into `columns`, in this order; a tile at a time, or each value would miss the cache."""
-    for start in range(0, len(weight), ROWS):
-        columns[:, start : start + ROWS] = weight[start : start + ROWS].T[order]
+    for start in range(0, len(weight), STRIP):
+        strip = np.ascontiguousarray(weight[start : start + STRIP].T)
+        columns[:, start : start + STRIP] = strip.take(order, axis=0)
 
 
 def _in_own_order(

@@ -77,7 +77,7 @@ def round_columns(
     takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
-    (multiply,) = get_blas_funcs(("gemm",), (lower,))
+    multiply, combine = get_blas_funcs(("gemm", "gemv"), (lower,))
     codes = np.empty(weight.shape, code_dtype(grid.spec, np))
     # A column that is still to come holds what those before it add up to. Row by row in memory, in one dtype: BLAS
     # would write into a copy of anything else, and its result would be lost
@@ -104,7 +104,10 @@ def round_columns(
         shares = np.ascontiguousarray((lower[leaf, leaf] / diagonal[leaf]).T)
         for column, group in reversed(list(enumerate(groups.tolist()))):
             argument, loss, scale = arguments[column], losses[column], grid.scale[group]
-            argument += shares[column, column + 1 :] @ losses[column + 1 :]
+            if column + 1 < len(losses):
+                # argument += shares[column, column + 1 :] @ losses[column + 1 :], in place
+                treated = losses[column + 1 :].T
+                combine(1.0, treated, shares[column, column + 1 :], beta=1.0, y=argument, overwrite_y=True)
             steps = steps_from_zero(argument, scale, grid.least[group], grid.greatest[group], out=argument)
             np.multiply(steps, scale, out=loss)
             np.subtract(values[column], loss, out=loss)
