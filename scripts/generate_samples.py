@@ -3,4 +3,7 @@
 from ditq.cli.generate import main
 
 if __name__ == "__main__":
-    main()
+    main(
+        example="python scripts/generate_samples.py --prompts_file ./prompts/visual_inspection.txt "
+        "--output_dir ./outputs/visual_samples --compare"
+    )

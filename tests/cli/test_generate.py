@@ -16,6 +16,7 @@ from ditq.core.artefact import read_image
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--steps", "3"]
+SCRIPTS = ("01_collect_calibration_data", "02_quantize_model", "03_benchmark", "generate_samples")
 
 
 def succeeds(capsys, *argv) -> str:
@@ -157,7 +158,9 @@ def test_interrupted_run_keeps_finished_pictures_and_resumes(tmp_path):
         read_image(path)
 
 
-def test_step_module_and_script_have_help():
-    for command in (["-m", "src.generate"], ["scripts/generate_samples.py"]):
-        done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0 and "--prompts-file" in done.stdout
+@pytest.mark.parametrize("command", ["-m src.generate", *(f"scripts/{name}.py" for name in SCRIPTS)])
+def test_help_calls_the_command_as_it_was_called(command):
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python {command} [-h]")

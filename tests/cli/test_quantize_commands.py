@@ -111,6 +111,20 @@ def test_mistakes_are_explained(capsys, calib, tmp_path, argv, says):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_not_there_is_told_with_the_command_that_makes_it(capsys, tmp_path):
+    gone = tmp_path / "gone"
+    makes = f"record it: python -m src.generate_calibration_data --calib-dir {gone}"
+    for main in (quantize.main, quantize_model.main, quantize_qronos.main, compare_methods.main):
+        recipe = ["--recipe", "w8a8"] if main is quantize.main else []
+        assert makes in fails(capsys, main, *recipe, "--calib", gone, "--out", tmp_path / "out")
+    makes = f"make it: python -m src.quantize --out {gone}"
+    assert makes in fails(capsys, benchmark.main, "--checkpoint", gone, "--out", tmp_path / "out")
+    assert makes in fails(
+        capsys, generate.main, "a fox", "--compare", "--checkpoint", gone, "--out", tmp_path / "out"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_presets_are_listed(capsys):
     quantize.main(["--list"])
     lines = capsys.readouterr().out.splitlines()

@@ -89,6 +89,9 @@ def collect_images(
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a calibration folder. Raises UserError when the folder holds none, or another kind of file."""
     path = folder / "manifest.json"
+    if not path.exists():
+        remedy = f"record it: python -m src.generate_calibration_data --calib-dir {folder}"
+        raise UserError(str(path), got="no such file", expected="a folder of calibration data", remedy=remedy)
     manifest = read_json(path)
     found = (manifest.get("kind"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
     if found != (KIND, VERSION):

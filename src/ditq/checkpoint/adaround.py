@@ -65,6 +65,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists() and (folder / "plan.json").exists():
         raise UserError(str(folder), got="a run that is not finished", remedy="adaround_optimize --resume")
+    if not path.exists():
+        remedy = f"make it: python -m src.quantize --out {folder}"
+        raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
     config = read_json(path)
     found = (config.get("kind"), config.get("version")) if isinstance(config, dict) else (None, None)
     if found != (KIND, VERSION):

@@ -18,9 +18,13 @@ DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose help ends with an example, and which takes `--old_spelling` for `--old-spelling`."""
+    """A parser whose help ends with an example, and which takes `--old_spelling` for `--old-spelling`.
+
+    The command is called what the example begins with: `python -m MODULE` or `python FILE`.
+    """
+    words = example.split()
     return _Parser(
-        prog=" ".join(example.split()[:3]),
+        prog=" ".join(words[: 3 if words[1] == "-m" else 2]),
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

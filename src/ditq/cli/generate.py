@@ -38,11 +38,14 @@ class Job:
     metadata: dict[str, str]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parses the flags and draws the pictures."""
+def main(
+    argv: list[str] | None = None,
+    example: str = 'python -m src.generate --model mini "a fox in the snow" --out pictures',
+) -> None:
+    """Parses the flags and draws the pictures; the help ends with this example."""
     flags = parser(
         "Draw pictures from prompts and write them as PNG files, each with its prompt, seed and settings inside.",
-        'python -m src.generate --model mini "a fox in the snow" --out pictures',
+        example,
     )
     add_prompt_flags(flags)
     add_model_flags(flags, default="mini")
