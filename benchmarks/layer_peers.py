@@ -17,17 +17,17 @@ BATCH = 4096
 
 
 def per_row() -> dict[str, Solver]:
-    """Solvers on 4-bit symmetric grids with a scale per output channel."""
+    """Solvers on 4-bit symmetric grids with a scale per output channel, the quickest first."""
     return {
+        "llm-compressor GPTQ": lambda W, X, Xq: llm_compressor(W, Xq, None, True),
         "Brevitas GPTQ": brevitas_gptq,
         "Brevitas Qronos, alpha 1e-6": lambda W, X, Xq: brevitas_qronos(W, X, Xq, 1e-6),
         "Brevitas Qronos, alpha 1e-3": lambda W, X, Xq: brevitas_qronos(W, X, Xq, 1e-3),
-        "llm-compressor GPTQ": lambda W, X, Xq: llm_compressor(W, Xq, None, True),
     }
 
 
 def per_group() -> dict[str, Solver]:
-    """Solvers on 4-bit asymmetric grids with a scale and a zero point per 64 columns."""
+    """Solvers on 4-bit asymmetric grids with a scale and a zero point per 64 columns, the quickest first."""
     return {
         "llm-compressor GPTQ": lambda W, X, Xq: llm_compressor(W, Xq, 64, False),
         "mlx-lm GPTQ": mlx_lm,
