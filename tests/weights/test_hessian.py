@@ -7,7 +7,8 @@ import pytest
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.weights.gptq import GPTQ
-from ditq.weights.hessian import CHUNK, HELD_OUT_EVERY, HELD_OUT_MOST, LONG, Moments
+from ditq.weights.held_out import EVERY, MOST
+from ditq.weights.hessian import CHUNK, LONG, Moments
 from ditq.weights.layer import solve_layer
 from tests.weights.test_solver import data
 
@@ -34,7 +35,7 @@ def test_batches_and_layouts_do_not_matter():
     whole.add(X, Xq)
     assert np.allclose(once.finish().hessian.whole(), whole.finish().hessian.whole(), rtol=1e-5)
     assert np.allclose(once.held_out()[1], whole.held_out()[1])
-    kept = np.arange(240) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
+    kept = np.arange(240) % EVERY != EVERY - 1
     assert np.allclose(whole.hessian.whole(), Xq[kept].T @ Xq[kept], rtol=1e-4, atol=1e-2)
     expected = Xq[kept].T @ (X - Xq)[kept] @ W.T
     for moments, key in ((once, ""), (whole, "a")):
@@ -49,7 +50,7 @@ def test_held_out_rows_are_thinned_into_the_rest():
     for _ in range(30):
         moments.add(np.ones((1000, 2), np.float32))
     held, _ = moments.finish().held_out()
-    assert HELD_OUT_MOST // 4 < len(held) <= HELD_OUT_MOST
+    assert MOST // 4 < len(held) <= MOST
     assert moments.rows + len(held) == 30000 == moments.hessian.whole()[0, 1] + len(held)
 
 
@@ -60,8 +61,8 @@ def test_rows_are_held_out_alike_in_one_batch_and_in_many():
     for part in np.split(X, [7, 1000, 1001, 3500]):
         often.add(part)
     assert np.array_equal(once.finish().held_out()[0], often.finish().held_out()[0])
-    stride = HELD_OUT_EVERY
-    while len(X) // stride > HELD_OUT_MOST:
+    stride = EVERY
+    while len(X) // stride > MOST:
         stride *= 2
     held = np.arange(len(X)) % stride == stride - 1
     assert np.array_equal(once.held_out()[0], X[held]) and once.rows == often.rows == (~held).sum()
@@ -109,7 +110,7 @@ def test_a_batch_may_be_written_over_once_it_was_added():
     for part in (slice(0, 20), slice(20, 40), slice(40, 60)):
         batch[:], quantized[:] = x[part], xq[part]
         moments.add(batch, quantized)
-    kept = np.arange(60) % HELD_OUT_EVERY != HELD_OUT_EVERY - 1
+    kept = np.arange(60) % EVERY != EVERY - 1
     hessian = moments.finish().hessian.whole()
     np.testing.assert_allclose(hessian, xq[kept].T @ xq[kept], rtol=1e-4, atol=1e-3)
     found = moments.correction(np.eye(24, dtype=np.float32))

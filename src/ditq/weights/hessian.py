@@ -9,11 +9,8 @@ from jaxtyping import Float, Float32
 from ditq.core.errors import UserError
 from ditq.weights.damping import DampedHessian
 from ditq.weights.gram import CrossGram, Gram
+from ditq.weights.held_out import HeldOut
 
-HELD_OUT_EVERY = 17
-"""One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
-HELD_OUT_MOST = 64
-"""Held-out rows that are kept; when there are more, every second one joins the rest."""
 CHUNK = 512
 """Rows that are multiplied at once."""
 LONG = 200
@@ -30,8 +27,8 @@ class Moments:
     """H = X~'X~ and, with two streams, X~'(X - X~) of one input that one or several layers share.
 
     X (rows, in) is the input in the float model, X~ in the quantized model; they are the same where `add` is given one.
-    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. One row in
-    `HELD_OUT_EVERY` is kept aside, never enters H, and judges the results.
+    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. Some are kept
+    aside, never enter H, and judge the results.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
     that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for
@@ -50,15 +47,11 @@ class Moments:
         """X~'X~, a sum over rows, once `finish` was called."""
         self.rows = 0
         """Rows in the sums."""
-        self.judged_apart = True
-        """Whether the held-out rows stand outside the sums."""
         self._slices = _side_by_side(weights or {}, columns)
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
         self._gram, self._cross = Gram(columns), None
         self._short: list[tuple[Rows, Rows | None]] = []
-        self._few: list[tuple[Rows, Rows | None]] = []
-        self._held: list[tuple[Rows, Rows | None]] = []
-        self._seen, self._stride, self._told_apart = 0, HELD_OUT_EVERY, False
+        self._held = HeldOut()
 
     def add(self, inputs: Given, quantized: SameRows | None = None, judges: bool | None = None) -> None:
         """Takes the rows of one batch: of the float model and, if it differs, of the quantized model.
@@ -71,27 +64,18 @@ class Moments:
         xq = None if quantized is None else self._as_rows(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
-        self._told_apart = self._told_apart or judges is not None
-        while not self._told_apart and (self._seen + len(x)) // self._stride > HELD_OUT_MOST:
-            self._thin_out()
-        held = np.arange(self._seen, self._seen + len(x)) % self._stride == self._stride - 1
-        held = held if judges is None else np.full(len(x), judges)
-        self._seen += len(x)
-        if self._seen < HELD_OUT_EVERY:
-            self._few.append(self._taken(x, xq, np.ones(len(x), bool)))
-        self._held.append(self._taken(x, xq, held))
-        self._sum(x, xq, ~held)
+        rest, back = self._held.take((x, xq), judges)
+        for rows, what in ((x, "inputs"), (xq, "quantized inputs")):
+            if rows is not None:
+                self._finite(rows, ~rest, what)
+        for earlier in back:
+            self._sum(*earlier, np.ones(len(earlier[0]), bool))
+        self._sum(x, xq, rest)
 
     def finish(self) -> "Moments":
-        """Itself, all rows summed, and no more to come; rows too few to hold any out judge as well.
-
-        Raises UserError for no rows.
-        """
-        if not self._seen:
+        """Itself, all rows summed, and no more to come. Raises UserError for no rows."""
+        if not self._held.seen:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
-        self.judged_apart = self._told_apart or self._seen >= HELD_OUT_EVERY
-        if not self.judged_apart:
-            self._held = self._few
         self._sum_short()
         self.hessian = DampedHessian(self._gram.whole())
         # A factor will take the sum's memory: rows that came later must fail, not be lost
@@ -100,10 +84,7 @@ class Moments:
 
     def held_out(self) -> tuple[Rows, Rows]:
         """The rows that judge, of the float and of the quantized model, one array where these are the same."""
-        x = np.concatenate([x for x, _ in self._held])
-        if all(xq is None for _, xq in self._held):
-            return x, x
-        return x, np.concatenate([x if xq is None else xq for x, xq in self._held])
+        return self._held.rows()
 
     def correction(
         self, weight: Matrix, layer: str = "", outputs: slice = slice(None)
@@ -140,22 +121,6 @@ class Moments:
         )
         remedy = "compute the activations in float32 or bfloat16, or leave these samples out"
         raise UserError(f"{self.name}: calibration {what}", got=got, expected="finite numbers", remedy=remedy)
-
-    def _taken(self, x: Rows, xq: Rows | None, which: slice | np.ndarray) -> tuple[Some, Some | None]:
-        """The rows `which` of both streams."""
-        quantized = None if xq is None else self._finite(xq, which, "quantized inputs")
-        return self._finite(x, which, "inputs"), quantized
-
-    def _thin_out(self) -> None:
-        """Every second held-out row joins the rest."""
-        self._stride *= 2
-        if not self._held:
-            return
-        x, xq = self.held_out()
-        xq = None if xq is x else xq
-        which = np.arange(len(x)) % 2 == 1
-        self._held = [self._taken(x, xq, which)]
-        self._sum(x, xq, ~which)
 
     def _sum(self, x: Rows, xq: Rows | None, which: np.ndarray) -> None:
         """Adds the rows `which` to the sums; those of a small batch wait until there are enough."""
