@@ -22,6 +22,10 @@ class Gram:
         # BLAS counts columns first: transposed, both are as they lie in memory, and nothing is copied
         self._multiply(1.0, x.T, beta=1.0, c=self._sum.T, overwrite_c=True)
 
+    def is_finite(self) -> bool:
+        """Whether all values so far were finite, and their squares too."""
+        return bool(np.isfinite(np.diagonal(self._sum)).all())
+
     def whole(self) -> Float32[np.ndarray, "left left"]:
         """The symmetric matrix; more rows may follow."""
         mirror(self._sum)

@@ -65,12 +65,10 @@ class Moments:
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
         rest, back = self._held.take((x, xq), judges)
-        for rows, what in ((x, "inputs"), (xq, "quantized inputs")):
-            if rows is not None:
-                self._finite(rows, ~rest, what)
         for earlier in back:
             self._sum(*earlier, np.ones(len(earlier[0]), bool))
         self._sum(x, xq, rest)
+        self._check(x, xq, ~rest)
 
     def finish(self) -> "Moments":
         """Itself, all rows summed, and no more to come. Raises UserError for no rows."""
@@ -107,30 +105,35 @@ class Moments:
         given = given.astype(mx.float32) if isinstance(given, mx.array) else given
         return np.asarray(given, dtype=np.float32).reshape(-1, self.columns)
 
-    def _finite(self, batch: Rows, which: slice | np.ndarray, what: str) -> Some:
-        """Some rows of a batch, checked: the sum of squares is not finite when a value is not, or when float32 could
-        not hold H."""
-        rows = batch[which]
-        if np.isfinite(np.vdot(rows, rows)):
-            return rows
+    def _check(self, x: Rows, xq: Rows | None, held: np.ndarray) -> None:
+        """Raises UserError where a value of a batch that was used is not finite, or its square is not.
+
+        The diagonal of H, a sum of squares, tells it of all rows but those that are held out, those that wait, and the
+        float model's.
+        """
+        waits = len(x) < CHUNK
+        summed, what = (x, "inputs") if xq is None else (xq, "quantized inputs")
+        if xq is not None and not _finite(x if self.cross else x[held]):
+            self._refuse(x, "inputs")
+        if not (self._gram.is_finite() and _finite(summed if waits else summed[held])):
+            self._refuse(summed, what)
+
+    def _refuse(self, batch: Rows, what: str) -> None:
         bad = int((~np.isfinite(batch).all(axis=1)).sum())
-        got = (
-            f"{bad} of {len(batch)} rows with NaN or infinity"
-            if bad
-            else "values whose squares overflow float32"
+        told = f"{bad} of {len(batch)} rows with NaN or infinity"
+        raise UserError(
+            f"{self.name}: calibration {what}",
+            got=told if bad else "values whose squares overflow float32",
+            expected="finite numbers",
+            remedy="compute the activations in float32 or bfloat16, or leave these samples out",
         )
-        remedy = "compute the activations in float32 or bfloat16, or leave these samples out"
-        raise UserError(f"{self.name}: calibration {what}", got=got, expected="finite numbers", remedy=remedy)
 
     def _sum(self, x: Rows, xq: Rows | None, which: np.ndarray) -> None:
         """Adds the rows `which` to the sums; those of a small batch wait until there are enough."""
         small = len(which) < CHUNK
         for run in _runs(which):
-            if xq is None:
-                rows, other = self._finite(x, run, "inputs"), None
-            else:
-                rows = self._finite(xq, run, "quantized inputs")
-                other = self._finite(x, run, "inputs") if self.cross else None
+            rows = (x if xq is None else xq)[run]
+            other = x[run] if self.cross and xq is not None else None
             if len(rows) >= LONG:
                 self._multiply(rows, other)
                 continue
@@ -161,6 +164,11 @@ class Moments:
         right = change if self._stacked is None else change @ self._stacked.T
         self._cross = self._cross or CrossGram(self.columns, right.shape[1])
         self._cross.add(rows, right)
+
+
+def _finite(rows: Rows) -> bool:
+    """Whether all values and the sum of their squares are finite, in one pass."""
+    return bool(np.isfinite(np.vdot(rows, rows)))
 
 
 def _runs(which: np.ndarray) -> Iterator[slice]:

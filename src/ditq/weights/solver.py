@@ -77,6 +77,8 @@ def round_columns(
     takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
+    # Lists: their rows are at hand
+    scale, least, greatest = list(grid.scale), list(grid.least), list(grid.greatest)
     multiply, combine = get_blas_funcs(("gemm", "gemv"), (lower,))
     codes = np.empty(weight.shape, code_dtype(grid.spec, np))
     # A column that is still to come holds what those before it add up to. Row by row in memory, in one dtype: BLAS
@@ -102,15 +104,16 @@ def round_columns(
         if first is not None and leaf.stop == len(lower):
             arguments[-1] = first
         shares = np.ascontiguousarray((lower[leaf, leaf] / diagonal[leaf]).T)
-        for column, group in reversed(list(enumerate(groups.tolist()))):
-            argument, loss, scale = arguments[column], losses[column], grid.scale[group]
+        # A row of an array is quicker to come by in a loop over the rows
+        columns = zip(range(len(groups)), groups.tolist(), arguments, values, losses, shares, strict=True)
+        for column, group, argument, value, loss, share in reversed(list(columns)):
             if column + 1 < len(losses):
-                # argument += shares[column, column + 1 :] @ losses[column + 1 :], in place
+                # argument += share[column + 1 :] @ losses[column + 1 :], in place
                 treated = losses[column + 1 :].T
-                combine(1.0, treated, shares[column, column + 1 :], beta=1.0, y=argument, overwrite_y=True)
-            steps = steps_from_zero(argument, scale, grid.least[group], grid.greatest[group], out=argument)
-            np.multiply(steps, scale, out=loss)
-            np.subtract(values[column], loss, out=loss)
+                combine(1.0, treated, share[column + 1 :], beta=1.0, y=argument, overwrite_y=True)
+            steps = steps_from_zero(argument, scale[group], least[group], greatest[group], out=argument)
+            np.multiply(steps, scale[group], out=loss)
+            np.subtract(value, loss, out=loss)
         codes[leaf] = arguments if grid.spec.symmetric else arguments + grid.zero[groups]
 
     descend(0, len(lower))
