@@ -130,3 +130,12 @@ def test_values_that_are_used_must_be_finite(row):
             Moments(24, "fc2", cross=cross).add(xq)
     with pytest.raises(UserError, match="fc2: calibration inputs: got 1 of 1000 rows"):
         Moments(24, "fc2").add(xq, x)
+
+
+@pytest.mark.parametrize("batches", [195, 300], ids=["in the last rows", "on the way"])
+def test_a_sum_that_overflows_bit_by_bit_is_told(batches):
+    moments, batch = Moments(24, "fc2"), np.full((20, 24), 3e17, np.float32)
+    with pytest.raises(UserError, match="fc2: calibration inputs: got values whose squares overflow float32"):
+        for _ in range(batches):
+            moments.add(batch)
+        moments.finish()

@@ -1,6 +1,7 @@
 """The second moments of a layer's inputs, gathered as they stream by: all that GPTQ and Qronos know of the data."""
 
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -71,10 +72,12 @@ class Moments:
         self._check(x, xq, ~rest)
 
     def finish(self) -> "Moments":
-        """Itself, all rows summed, and no more to come. Raises UserError for no rows."""
+        """Itself, all rows summed, and no more to come. Raises UserError for no rows, and where H overflows."""
         if not self._held.seen:
             raise UserError(f"{self.name}: calibration", got="no rows", expected="at least one")
         self._sum_short()
+        if not self._gram.is_finite():
+            self._refuse("inputs")
         self.hessian = DampedHessian(self._gram.whole())
         # A factor will take the sum's memory: rows that came later must fail, not be lost
         del self._gram, self._short
@@ -114,16 +117,18 @@ class Moments:
         waits = len(x) < CHUNK
         summed, what = (x, "inputs") if xq is None else (xq, "quantized inputs")
         if xq is not None and not _finite(x if self.cross else x[held]):
-            self._refuse(x, "inputs")
+            self._refuse("inputs", x)
         if not (self._gram.is_finite() and _finite(summed if waits else summed[held])):
-            self._refuse(summed, what)
+            self._refuse(what, summed)
 
-    def _refuse(self, batch: Rows, what: str) -> None:
-        bad = int((~np.isfinite(batch).all(axis=1)).sum())
-        told = f"{bad} of {len(batch)} rows with NaN or infinity"
+    def _refuse(self, what: str, batch: Rows | None = None) -> NoReturn:
+        """Raises UserError for values that are not finite; without a batch, or where it has none, for large ones."""
+        bad = 0 if batch is None else int((~np.isfinite(batch).all(axis=1)).sum())
         raise UserError(
             f"{self.name}: calibration {what}",
-            got=told if bad else "values whose squares overflow float32",
+            got=f"{bad} of {len(batch)} rows with NaN or infinity"
+            if batch is not None and bad
+            else "values whose squares overflow float32",
             expected="finite numbers",
             remedy="compute the activations in float32 or bfloat16, or leave these samples out",
         )
