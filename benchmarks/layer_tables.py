@@ -20,7 +20,7 @@ float model's by what the layers before did and by an 8-bit grid. The error is |
 no solver saw. Times are medians, of one thread, and hold the whole work: second moments, ranges, damping, codes, and in
 ditq the proof on held-out rows that rounding is not better. With more threads, those that wait for each other spin.
 A ratio is the median over the rounds of the times within a round, since a machine's speed drifts from round to round;
-solvers that take more than 3 s run in three rounds alone.
+solvers that take more than six times as long as the quickest run in three rounds alone.
 
 mlx-lm takes its scales from weights that are already corrected; Brevitas, llm-compressor and `min-max` use the original
 weight's range, ditq by itself searches the range and chooses its damping on held-out rows. mlx-lm and
