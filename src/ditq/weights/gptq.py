@@ -7,7 +7,7 @@ from jaxtyping import Float32
 
 from ditq.weights.damping import Ladder
 
-LADDER = (3e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+LADDER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True)
