@@ -165,7 +165,7 @@ def test_samples_side_by_side(capsys, made, tmp_path):
 def test_methods_are_compared_on_the_same_grids(capsys, calib, tmp_path):
     argv = ["--calib", str(calib), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
     argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]
-    argv += ["--num-held-out", "1", "--methods", "rounding_mse", "gptq_sequential"]
+    argv += ["--num-held-out", "1", "--methods", "rounding-mse", "gptq-sequential"]
     compare_methods.main([*argv, "--dry-run"])
     assert "2 methods at 3, 8 bits, then 12 pictures" in capsys.readouterr().out
     compare_methods.main([*argv, "--report", str(tmp_path / "page.md")])

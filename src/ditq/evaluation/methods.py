@@ -40,8 +40,8 @@ class Contender:
 
     @property
     def slug(self) -> str:
-        """The name as a folder's."""
-        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+        """The name as a command and a folder have it."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
 
 
 CONTENDERS = (
