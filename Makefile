@@ -15,9 +15,9 @@ demo: ## Quantize the embedded model to W4A8, compare its pictures, and say wher
 	@sh scripts/setup.sh run
 	@$(VENV_PYTHON) -m src.run_pipeline --model mini --out $(DEMO)/pipeline --resume
 
-test: ## Run all tests: code, formatting, types, documented commands
+test: ## Run all tests: code, formatting, types, documented commands; two processes (others: ARGS='-n 4')
 	@sh scripts/setup.sh test
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ## Check formatting and types alone
 	@sh scripts/setup.sh test
