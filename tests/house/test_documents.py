@@ -1,6 +1,7 @@
 """What the documents tell users to type works."""
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -92,3 +93,27 @@ def test_results_in_the_readme_are_those_of_the_results_page():
     measured = [line.split("|")[1:4] for line in page.splitlines() if line.startswith("| W")]
     assert len(told) > 5
     assert [row for row in told if row not in measured] == []
+
+
+@pytest.fixture
+def layer_tables(monkeypatch):
+    """What writes the page of the layer solvers."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import layer_tables
+
+    return layer_tables
+
+
+def test_the_page_of_the_layer_solvers_and_the_readme_follow_from_the_recorded_times(layer_tables):
+    known = json.loads((ROOT / "benchmarks" / "results" / "layer_solvers.json").read_text())
+    assert layer_tables.PAGE.read_text() == layer_tables.page(known)
+    readme = (ROOT / "README.md").read_text()
+    for method, contest in zip(("GPTQ", "Qronos"), layer_tables.CONTESTS, strict=False):
+        lines = [line for line in layer_tables.table(known, *contest) if re.match(r"\| \d", line)]
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+        below = sorted(100 * (1 - float(cell[3]) / float(cell[4])) for cell in cells)
+        ratios = sorted(cell[8] for cell in cells)
+        told = next(line for line in readme.splitlines() if line.startswith(f"| {method} of one layer"))
+        assert f" {len(cells)} cases " in told
+        assert f"error {below[0]:.0f} to {below[-1]:.0f} % below" in told
+        assert f"{ratios[0]} to {ratios[-1]} of the time" in told
