@@ -112,7 +112,7 @@ def test_the_page_of_the_layer_solvers_and_the_readme_follow_from_the_recorded_t
         lines = [line for line in layer_tables.table(known, *contest) if re.match(r"\| \d", line)]
         cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
         below = sorted(100 * (1 - float(cell[3]) / float(cell[4])) for cell in cells)
-        ratios = sorted(cell[8] for cell in cells)
+        ratios = sorted((cell[8] for cell in cells), key=float)
         told = next(line for line in readme.splitlines() if line.startswith(f"| {method} of one layer"))
         assert f" {len(cells)} cases " in told
         assert f"error {below[0]:.0f} to {below[-1]:.0f} % below" in told
