@@ -20,14 +20,14 @@ import mlx.optimizers as optim
 import numpy as np
 from turns import in_turns, median_ratio
 
-from ditq.calibration.blocks import Streams
+from ditq.calibration.block_cache import Streams
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
 from ditq.models import load
-from ditq.models.config import MMDiTConfig
 from ditq.models.mmdit import MMDiT
+from ditq.models.mmdit.config import MMDiTConfig
 from ditq.weights import AdaRound, BlockProblem, block_specs
-from ditq.weights.errors import stream_powers
+from ditq.weights.block_error import stream_powers
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.reconstruction import Reconstruction
 from ditq.weights.soft_rounding import start

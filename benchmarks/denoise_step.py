@@ -23,13 +23,14 @@ from mlx.utils import tree_flatten
 from turns import in_turns, median_ratio
 
 from ditq.core.platform import prepare
-from ditq.models.config import MMDiTConfig
-from ditq.models.denoiser import Denoiser
+from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.imports import diffusionkit
-from ditq.models.loading import load_mmdit
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import Conditioning
-from ditq.sampling import diffusionkit_sigmas, noise
+from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.mmdit.loading import load_mmdit
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.schedules import diffusionkit_sigmas
+from ditq.sampling.steppers import noise
 
 STEPS = 50
 TOKENS = 154

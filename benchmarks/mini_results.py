@@ -22,7 +22,7 @@ from mini_results_page import GRIDS, RANGES, STATIC, TIMED, TIMES, headline, sho
 
 from ditq import checkpoint
 from ditq.activations import ActivationTable, Analysis, ByError, ByTier, Fixed, Smoothing
-from ditq.activations.config import read_quant_config
+from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import read_block_cache
 from ditq.checkpoint import QuantizedCheckpoint
 from ditq.cli.amounts import Amounts
@@ -31,7 +31,7 @@ from ditq.cli.pipeline import Pipeline
 from ditq.cli.progress import Progress
 from ditq.cli.stages import finish
 from ditq.core import plan
-from ditq.core.artefact import read_json, read_text, write_figure, write_json, write_text
+from ditq.core.files import read_json, read_text, write_figure, write_json, write_text
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
 from ditq.diagnostics import PooledStatistics, read_layer_statistics
@@ -46,10 +46,10 @@ from ditq.evaluation import (
     rounded,
     write_report,
 )
-from ditq.generation import settings_for
 from ditq.models import load
 from ditq.plots.comparison import picture_grid, scores_by_variant
-from ditq.ptq import WeightTrack, quantize_weights
+from ditq.quantization import WeightTrack, quantize_weights
+from ditq.sampling.generate import settings_for
 from ditq.weights import AdaRound
 
 BITS = {"A8": Fixed(8), "A6": Fixed(6), "A4": Fixed(4), "tiers": ByTier(), "budget of 6 bits": ByError(6.0)}

@@ -25,11 +25,11 @@ from turns import in_turns, median_ratio
 from ditq.calibration import PointSet
 from ditq.core.platform import prepare
 from ditq.diagnostics import ActivationStatistics, InputRecipe, observed_paths, traced
-from ditq.diagnostics.collecting import Observer, column_norms, nothing_yet, observed_inputs
+from ditq.diagnostics.collect import Observer, column_norms, nothing_yet, observed_inputs
 from ditq.diagnostics.profiling import forward, observe_batch
 from ditq.models import load
-from ditq.models.config import MMDiTConfig
 from ditq.models.mmdit import MMDiT
+from ditq.models.mmdit.config import MMDiTConfig
 
 TARGET = 1.25
 BATCHES = 4

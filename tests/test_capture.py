@@ -7,8 +7,8 @@ from mlx.utils import tree_flatten
 
 from ditq.capture import linears, swapped
 from ditq.core.errors import DitqError
-from ditq.models.config import SD3_MEDIUM, MMDiTConfig
 from ditq.models.mmdit import MMDiT
+from ditq.models.mmdit.config import SD3_MEDIUM, MMDiTConfig
 from tests.models.families import SMALL
 
 

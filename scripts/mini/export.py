@@ -9,12 +9,12 @@ import mlx.core as mx
 import numpy as np
 from torch import nn
 
-from ditq.core.artefact import write_safetensors
-from ditq.generation import generate, settings_for
-from ditq.models.denoiser import Denoiser
-from ditq.models.keymaps import from_diffusers
+from ditq.core.files import write_safetensors
 from ditq.models.mini import Mini
-from ditq.sampling import noise
+from ditq.models.mmdit.keymap import from_diffusers
+from ditq.sampling.generate import generate, settings_for
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.steppers import noise
 from mini import data, nets, pictures, sample
 from mini.gate import held_out_prompts
 from mini.trained import load_flow, load_network

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ditq.core.artefact import write_json
+from ditq.core.files import write_json
 from ditq.diagnostics import InputStatistics, LayerStatistics, read_layer_statistics
 from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, write_step
 

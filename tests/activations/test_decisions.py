@@ -8,8 +8,8 @@ import pytest
 
 from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing, Tiers, temporal_analysis
 from ditq.activations.budget import allocate, lower_hull
+from ditq.activations.grid_search import Inputs
 from ditq.activations.smooth import best_factors, factors
-from ditq.activations.static import Inputs
 from ditq.activations.tiers import Reach
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec

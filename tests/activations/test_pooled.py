@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ditq.activations import Analysis, ByError, Fixed, Smoothing
-from ditq.activations.config import table_of
-from ditq.activations.static import Inputs, find_grid
+from ditq.activations.grid_search import Inputs, find_grid
+from ditq.activations.quant_config import table_of
 from ditq.diagnostics import PooledStatistics
 from tests.activations.invented import FC1, FC2, QKV, SIGMAS, folder, values
 

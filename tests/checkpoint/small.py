@@ -13,7 +13,7 @@ from ditq.core.spec import Spec
 from ditq.models.mmdit import MMDiT
 from ditq.nn import ActivationGrid
 from tests.models.families import FAMILIES, stability_weights, to_mlx
-from tests.models.test_mmdit import loaded
+from tests.models.mmdit.test_model import loaded
 
 CONFIG = FAMILIES["sd3.5-medium"]
 TIMESTEPS = np.array([1000, 700, 300, 20], np.float32)

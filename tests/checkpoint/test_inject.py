@@ -13,14 +13,15 @@ from ditq.capture import linears, swapped
 from ditq.checkpoint import QuantizedModel, inject, injected
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
-from ditq.models.denoiser import Denoiser
+from ditq.models.base import Conditioning
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import Conditioning
 from ditq.nn import QuantizedLinear, WeightOnlyLinear, clock_of
-from ditq.sampling import diffusionkit_sigmas, noise
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.schedules import diffusionkit_sigmas
+from ditq.sampling.steppers import noise
 from tests.checkpoint.small import CONFIG, IMAGE, TIMESTEPS, block_linears, checkpoint, model
 from tests.models.families import inputs
-from tests.test_generation import Small
+from tests.sampling.test_generate import Small
 
 SIGMAS = diffusionkit_sigmas(6, 3.0)
 FC2 = f"{IMAGE}.mlp.fc2"

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from ditq.calibration import read_block_cache
-from ditq.calibration.blocks import run_block
-from ditq.checkpoint.blocks import block_file, read_block
+from ditq.calibration.block_cache import run_block
+from ditq.checkpoint.npz_run.block_file import block_file, read_block
 from ditq.cli import cache_adaround_data, generate_calibration_data
-from ditq.core import artefact
+from ditq.core import files
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.models import load
-from ditq.ptq import WeightTrack, quantize_weights
+from ditq.quantization import WeightTrack, quantize_weights
 from ditq.weights import RTN
-from tests.calibration.test_blocks import same_files
+from tests.calibration.test_block_cache import same_files
 from tests.cli.test_calibration_commands import fails
 from tests.house.checker import ROOT
 
@@ -64,7 +64,7 @@ def test_command_of_the_documents(capsys, calibration, tmp_path):
 def test_cache_lies_in_the_calibration_folder_by_default(calibration):
     run("--calib-dir", calibration, "--num-images", 1, "--stride", 9)
     assert len(os.listdir(calibration / "adaround_cache" / "samples")) == 2
-    artefact.remove(calibration / "adaround_cache")
+    files.remove(calibration / "adaround_cache")
 
 
 def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calibration, tmp_path):
@@ -188,9 +188,9 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, r
         assert relative(found.image, cache.streams(number + 1).image) > 0.01
     assert "block 2 in float" in refused(lambda: cache.streams(3, quantized=True))
     assert "earlier run" in fails(capsys, cache_adaround_data.main, *argv)
-    before = artefact.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
+    before = files.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
     run(*argv, "--force")
-    after = artefact.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
+    after = files.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
     assert all(np.array_equal(before[key], after[key]) for key in before)
     assert read_block_cache(folder / "cache").streams(4).image.shape == (8, 64, 192)
     block_file(folder / "out", 1).rename(folder / "mm1.npz")

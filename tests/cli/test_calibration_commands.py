@@ -8,7 +8,7 @@ import pytest
 
 from ditq.calibration import read_points
 from ditq.cli import generate_calibration_data, sample_cali_data
-from ditq.core import artefact
+from ditq.core import files
 from ditq.core.errors import UserError
 
 
@@ -100,7 +100,7 @@ def test_images_command_fills_the_folder_of_the_documents(capsys, tmp_path):
     generate_calibration_data.main([*argv, "--calib-dir", str(folder), "--json"])
     assert json.loads(capsys.readouterr().out)["points"] == 12
     assert len(os.listdir(folder / "samples")) == 12 and len(os.listdir(folder / "images")) == 3
-    assert artefact.read_json(folder / "manifest.json")["model"] == "mini"
+    assert files.read_json(folder / "manifest.json")["model"] == "mini"
     assert "earlier run" in fails(capsys, generate_calibration_data.main, *argv, "--calib-dir", folder)
     generate_calibration_data.main([*argv, "--calib-dir", str(folder), "--resume"])
     assert "(0 new)" in capsys.readouterr().out

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from ditq import checkpoint as checkpoints
-from ditq.checkpoint import QuantizedModel, adaround, read_folder
+from ditq.checkpoint import QuantizedModel, read_folder
+from ditq.checkpoint.npz_run import run as adaround
 from ditq.cli.export_checkpoint import main as export
 from ditq.cli.load_adaround_model import main as load_and_draw
-from ditq.core.artefact import read_image
+from ditq.core.files import read_image
 from ditq.core.spec import Spec
 from ditq.evaluation.metrics import psnr
-from ditq.generation import generate, settings_for
 from ditq.models import load
+from ditq.sampling.generate import generate, settings_for
+from tests.checkpoint.npz_run.test_run import write_adaround
 from tests.checkpoint.small import block_linears, checkpoint, table
-from tests.checkpoint.test_adaround import write_adaround
 
 PROMPT = "a fox in the snow"
 FAST = ["--steps", "3"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ditq.cli import profile_postgelu, sample_cali_data, visualize_postgelu
-from ditq.core.artefact import read_image, read_json
+from ditq.core.files import read_image, read_json
 from ditq.diagnostics import read_statistics, write_statistics
 from tests.cli.test_calibration_commands import fails
 from tests.diagnostics.runs import invented

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ditq.cli.generate import main
-from ditq.core.artefact import read_image
+from ditq.core.files import read_image
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--steps", "3"]

@@ -15,7 +15,7 @@ from ditq.cli import (
     quantize_model,
     quantize_qronos,
 )
-from ditq.core.artefact import read_image, read_json
+from ditq.core.files import read_image, read_json
 from tests.cli.test_calibration_commands import fails
 
 QUICK = ["--num-images", "2", "--stride", "2", "--batch-size", "2"]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ditq.calibration import PointRecipe, PointSet, collect_points
 from ditq.diagnostics import ActivationStatistics, ChannelStatistics
-from tests.test_generation import Small
+from tests.sampling.test_generate import Small
 
 PROMPTS = ["one", "two", "three"]
 

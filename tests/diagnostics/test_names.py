@@ -4,8 +4,8 @@ import pytest
 
 from ditq.core.errors import UserError
 from ditq.diagnostics import chosen, label, observed_paths, representative, stream
-from ditq.models.config import SD3_MEDIUM
 from ditq.models.mmdit import MMDiT
+from ditq.models.mmdit.config import SD3_MEDIUM
 from tests.diagnostics.runs import path_of
 
 

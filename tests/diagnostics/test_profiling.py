@@ -9,9 +9,9 @@ from ditq.core.errors import DitqError, UserError
 from ditq.diagnostics import ProfileRecipe, merge, observed_paths, parts_of, profile, read_statistics, traced
 from ditq.diagnostics.profiling import observe_batch
 from ditq.diagnostics.statistics import ActivationStatistics
-from ditq.models.denoiser import Denoiser
+from ditq.sampling.guidance import Denoiser
 from tests.diagnostics.runs import path_of, points_of
-from tests.test_generation import Small
+from tests.sampling.test_generate import Small
 
 RECIPE = ProfileRecipe(num_samples=10, seed=3, batch_size=2)
 

@@ -23,9 +23,9 @@ from ditq.evaluation import (
     size_on,
     smaller,
 )
-from ditq.generation import settings_for
 from ditq.nn import ActivationGrid
-from tests.evaluation.test_benchmark import LAYER, PROMPTS, SEEDS, Kept
+from ditq.sampling.generate import settings_for
+from tests.evaluation.test_drawing import LAYER, PROMPTS, SEEDS, Kept
 
 
 def table_of(model, smooth=None) -> ActivationTable:

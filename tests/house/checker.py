@@ -7,9 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 LAYERS = [
     {"core"},
-    {"models", "sampling", "nn", "capture"},
-    {"weights", "activations", "calibration", "diagnostics", "checkpoint", "generation"},
-    {"ptq", "evaluation", "plots"},
+    {"nn", "capture"},
+    {"models"},
+    {"sampling"},
+    {"calibration", "diagnostics"},
+    {"activations", "weights", "checkpoint"},
+    {"quantization", "evaluation", "plots"},
     {"cli"},
 ]
 """From the ground up: a module imports its own layer and those below. docs/architecture.md draws the same."""
@@ -83,9 +86,9 @@ def import_faults(module: str, source: str) -> list[str]:
 
 
 def call_faults(module: str, source: str) -> list[str]:
-    """Prints outside `cli`, files opened outside `core.artefact`, and `sys.path` (a local DiffusionKit needs it).
+    """Prints outside `cli`, files opened outside `core.files`, and `sys.path` (a local DiffusionKit needs it).
 
-    Inside `with artefact.replacing(path) as temporary` anything may write: the file is whole or absent all the same.
+    Inside `with files.replacing(path) as temporary` anything may write: the file is whole or absent all the same.
     """
     tree = ast.parse(source)
     names = dict(_bound_names(tree))
@@ -100,9 +103,9 @@ def call_faults(module: str, source: str) -> list[str]:
             continue
         if isinstance(node.func, ast.Name) and node.func.id == "print" and not _within(module, "cli"):
             faults.append(f"{node.lineno}: prints, which belongs to cli")
-        if module != "core.artefact" and node not in replacing and _opens_a_file(node.func, names):
+        if module != "core.files" and node not in replacing and _opens_a_file(node.func, names):
             faults.append(
-                f"{node.lineno}: opens a file by {ast.unparse(node.func)}, which belongs to core.artefact"
+                f"{node.lineno}: opens a file by {ast.unparse(node.func)}, which belongs to core.files"
             )
     return faults
 
@@ -165,7 +168,7 @@ def _inside_replacing(tree: ast.AST, names: dict[str, str]) -> Iterator[ast.AST]
     for block in ast.walk(tree):
         calls = [item.context_expr for item in block.items] if isinstance(block, ast.With) else []
         if any(
-            isinstance(call, ast.Call) and _plain(call.func, names) == "ditq.core.artefact.replacing"
+            isinstance(call, ast.Call) and _plain(call.func, names) == "ditq.core.files.replacing"
             for call in calls
         ):
             yield from ast.walk(block)
@@ -178,7 +181,7 @@ def _opens_a_file(function: ast.expr, names: dict[str, str]) -> bool:
     if not isinstance(function, ast.Attribute):
         return False
     owner = _plain(function.value, names)
-    if owner == "ditq.core.artefact":
+    if owner == "ditq.core.files":
         return False
     return function.attr in OPENERS or _reads_arrays(owner, function.attr)
 

@@ -36,10 +36,10 @@ def test_packages_of_a_layer_do_not_import_each_other_in_a_circle():
 @pytest.mark.parametrize(
     ("module", "source", "fault"),
     [
-        ("core.artefact", "import ditq.models.mmdit", "lies above"),
-        ("core.artefact", "def f():\n    from ditq.cli.run import run", "2: imports cli.run"),
+        ("core.files", "import ditq.models.mmdit", "lies above"),
+        ("core.files", "def f():\n    from ditq.cli.run import run", "2: imports cli.run"),
         ("models.mmdit", "from ditq import calibration", "lies above"),
-        ("models.mmdit", "from ..ptq import quantize", "lies above"),
+        ("models.mmdit", "from ..quantization import quantize", "lies above"),
         ("models.mini.model", "from ...cli import flags", "lies above"),
         ("weights.gptq", "import ditq.unheard_of", "no layer"),
         ("unheard_of", "from ditq.core import errors", "no layer"),
@@ -58,7 +58,7 @@ def test_forbidden_import_is_seen(module, source, fault):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ptq", "print('done')"),
+        ("quantization", "print('done')"),
         ("models.mini", "open('weights')"),
         ("models.mini", "from pathlib import Path\nPath('a').read_text()"),
         ("models.mini", "path.open('rb')"),
@@ -80,18 +80,18 @@ def test_forbidden_call_is_seen(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("cli.generate", "import argparse\nfrom ditq.ptq import quantize\nprint('done')"),
+        ("cli.generate", "import argparse\nfrom ditq.quantization import quantize\nprint('done')"),
         ("models.diffusionkit.bridge", "from diffusionkit.mlx import DiffusionPipeline"),
         ("plots.ranges", "import matplotlib"),
         (
             "calibration.collect",
-            "import ditq\nfrom ditq.core import artefact\nartefact.write_text('a', ditq.__version__)",
+            "import ditq\nfrom ditq.core import files\nartefact.write_text('a', ditq.__version__)",
         ),
         ("calibration.collect", "from ditq.models import load\nload('mini')"),
-        ("core.artefact", "open('a')"),
+        ("core.files", "open('a')"),
         (
             "cli.show",
-            "from ditq.core.artefact import replacing\nwith replacing('a') as t:\n    figure.savefig(t)",
+            "from ditq.core.files import replacing\nwith replacing('a') as t:\n    figure.savefig(t)",
         ),
         ("models.diffusionkit.imports", "import sys\nsys.path.insert(0, 'checkout')"),
         ("models.mmdit", "import os\nos.path.join('a')"),

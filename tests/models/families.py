@@ -6,7 +6,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
-from ditq.models.config import MMDiTConfig
+from ditq.models.mmdit.config import MMDiTConfig
 
 SMALL = dict(
     num_heads=4, depth_multimodal=3, hidden_size_override=64, vae_latent_dim=16, max_latent_resolution=24,

@@ -7,7 +7,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from ditq.core.errors import UserError
-from ditq.models.loading import load_mmdit, read_weights
+from ditq.models.mmdit.loading import load_mmdit, read_weights
 from tests.models.families import FAMILIES, stability_weights, to_mlx
 
 CONFIG = FAMILIES["sd3-medium"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ditq.cli import generate_calibration_data, show_trajectory
-from ditq.core.artefact import read_image
+from ditq.core.files import read_image
 from ditq.plots.trajectory import trajectory_figure
 
 

@@ -4,12 +4,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ditq.calibration.blocks import Streams, block_modulation, run_block
+from ditq.calibration.block_cache import Streams, block_modulation, run_block
 from ditq.core.spec import Spec
-from ditq.models.mmdit import MultiModalTransformerBlock
+from ditq.models.mmdit.model import MultiModalTransformerBlock
 from ditq.weights import BlockProblem, block_specs
 from tests.models.families import FAMILIES, stability_weights, to_mlx
-from tests.models.test_mmdit import loaded
+from tests.models.mmdit.test_model import loaded
 
 
 def random_problem(

@@ -10,7 +10,7 @@ from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.weights import RTN, AdaRound
-from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.input_grids import inputs_of, inputs_of_result, mse_grid
 from ditq.weights.reconstruction import Reconstruction
 from ditq.weights.soft_rounding import indecision, settled, start

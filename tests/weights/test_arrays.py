@@ -9,12 +9,12 @@ from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights import Solution, solve
-from ditq.weights.factor import cholesky
-from ditq.weights.gptq import GPTQ, LADDER
-from ditq.weights.hessian import Moments
-from ditq.weights.outputs import Layer, Outputs
-from ditq.weights.solver import Grid, round_columns
-from tests.weights.test_solver import data
+from ditq.weights.columns.factor import cholesky
+from ditq.weights.columns.gptq import GPTQ, LADDER
+from ditq.weights.columns.hessian import Moments
+from ditq.weights.columns.outputs import Layer, Outputs
+from ditq.weights.columns.solver import Grid, round_columns
+from tests.weights.columns.test_solver import data
 
 
 def float32(*arrays):
@@ -73,7 +73,7 @@ def test_thinned_outputs_are_those_of_a_layer_of_every_second_column():
 def test_outputs_in_parts_are_those_of_the_whole(monkeypatch, method, out):
     W, X, Xq = float32(*data(out=out, columns=128, rows=600))
     whole, told = solve(W, X, Xq, 4, 32, method, symmetric=False)
-    monkeypatch.setattr("ditq.weights.layer.OUTPUTS", 20)
+    monkeypatch.setattr("ditq.weights.columns.layer.OUTPUTS", 20)
     parts, again = solve(W, X, Xq, 4, 32, method, symmetric=False)
     assert np.array_equal(whole.scales, parts.scales) and np.array_equal(whole.zeros, parts.zeros)
     assert (whole.codes != parts.codes).mean() < 1e-3

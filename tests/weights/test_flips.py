@@ -8,11 +8,11 @@ import pytest
 
 from ditq.core.spec import Spec
 from ditq.weights import AdaRound
-from ditq.weights.errors import block_error, squared_error, stream_powers
+from ditq.weights.block_error import block_error, squared_error, stream_powers
 from ditq.weights.flip_search import Quadratic, best_flips, best_of_rows
 from ditq.weights.flips import execution_order, expansion, flipped, pulled, without_noise
-from ditq.weights.grid_block import GridLayer, batches, run_on_grids, take_rows
 from ditq.weights.input_grids import inputs_of
+from ditq.weights.quantized_block import GridLayer, batches, run_on_grids, take_rows
 from ditq.weights.soft_rounding import start
 from tests.weights.problems import layer_problem, random_problem
 

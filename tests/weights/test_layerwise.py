@@ -5,13 +5,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from ditq.calibration.blocks import run_block
+from ditq.calibration.block_cache import run_block
 from ditq.capture import linears, swapped
 from ditq.core.errors import DitqError
 from ditq.core.spec import Spec
 from ditq.weights import METHODS, RTN
 from ditq.weights.arrays import solve
-from ditq.weights.hessian import Moments
+from ditq.weights.columns.hessian import Moments
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import (
     ParallelGPTQ,

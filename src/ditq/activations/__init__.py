@@ -2,9 +2,9 @@
 
 from ditq.activations.analysis import Analysis, Decision
 from ditq.activations.bits import ByError, ByTier, Fixed
-from ditq.activations.config import read_quant_config, table_of, write_quant_config
+from ditq.activations.grid_search import Grid, Inputs, find_grid
+from ditq.activations.quant_config import read_quant_config, table_of, write_quant_config
 from ditq.activations.smooth import Smoothing
-from ditq.activations.static import Grid, Inputs, find_grid
 from ditq.activations.table import ActivationTable
 from ditq.activations.temporal import temporal_analysis
 from ditq.activations.tiers import Tiers

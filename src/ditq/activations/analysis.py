@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from ditq.activations.bits import BitChoice, Judged
+from ditq.activations.grid_search import NORM, Grid, Inputs, Kind, Range, find_grid
 from ditq.activations.smooth import Smoothing, best_factors
-from ditq.activations.static import NORM, Grid, Inputs, Kind, Range, find_grid
 from ditq.activations.tiers import Reach
 from ditq.diagnostics import InputStatistics, LayerStatistics, PooledStatistics
 from ditq.diagnostics.layer_inputs import magnitude

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from ditq.activations.static import Inputs, find_grid
+from ditq.activations.grid_search import Inputs, find_grid
 from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec

@@ -1,13 +1,13 @@
 """Calibration data: what really flows through a model along its denoising trajectories."""
 
-from ditq.calibration import config
-from ditq.calibration.blocks import BlockCache, read_block_cache
-from ditq.calibration.caching import CacheRecipe, cache_blocks, cache_quantized
-from ditq.calibration.collect import PointRecipe, collect_points, parts_of
+from ditq.calibration import defaults
+from ditq.calibration.block_cache import BlockCache, read_block_cache
+from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized
+from ditq.calibration.image_set import ImageSet, check_model, read_images, replay
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
+from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
 from ditq.calibration.prompts import default_prompts, prompt_lines, varied_prompts
-from ditq.calibration.replay import ImageSet, check_model, read_images, replay
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "check_model",
     "collect_images",
     "collect_points",
-    "config",
     "default_prompts",
+    "defaults",
     "parts_of",
     "prompt_lines",
     "read_block_cache",

@@ -18,10 +18,10 @@ import numpy as np
 import ditq
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
-from ditq.core.artefact import read_json, write_npy, write_npz, write_png
 from ditq.core.errors import UserError
-from ditq.generation import Settings
-from ditq.models.model import TextToImage
+from ditq.core.files import read_json, write_npy, write_npz, write_png
+from ditq.models.base import TextToImage
+from ditq.sampling.generate import Settings
 
 KIND, VERSION = "ditq.calibration_images", 1
 CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents")

@@ -16,9 +16,9 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float16, Float32, Int32
 
-from ditq.core.artefact import read_npz, write_npz
 from ditq.core.errors import UserError
-from ditq.models.model import Conditioning
+from ditq.core.files import read_npz, write_npz
+from ditq.models.base import Conditioning
 
 KIND, VERSION = "ditq.calibration_points", 1
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ditq.core.artefact import read_text
+from ditq.core.files import read_text
 
 _FOLDER = Path(__file__).with_name("prompt_lists")
 

@@ -7,10 +7,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ditq.calibration.blocks import Streams
+from ditq.calibration.block_cache import Streams
 from ditq.capture import swapped
 from ditq.core.errors import UserError
-from ditq.models.mmdit import Chunks, MMDiT, MultiModalTransformerBlock
+from ditq.models.mmdit.model import Chunks, MMDiT, MultiModalTransformerBlock
 
 DTYPES = {"float16": mx.float16, "float32": mx.float32}
 """What streams may be stored as."""

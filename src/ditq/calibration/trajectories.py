@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ditq.core.errors import DitqError, UserError
-from ditq.generation import Settings
-from ditq.models.denoiser import Denoiser
+from ditq.models.base import Conditioning
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import Conditioning
-from ditq.sampling import euler, noise
+from ditq.sampling.generate import Settings
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.steppers import euler, noise
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from ditq.checkpoint import folder
-from ditq.checkpoint.adaround import read_adaround, with_grids
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
-from ditq.checkpoint.folder import read_folder, read_model, write_folder
 from ditq.checkpoint.inject import inject, injected, quantized_layers
-from ditq.checkpoint.model import FolderModel, QuantizedModel
-from ditq.checkpoint.outline import Outline, outline, outline_of_folder
-from ditq.core.artefact import read_json
+from ditq.checkpoint.mlx_folder import folder
+from ditq.checkpoint.mlx_folder.folder import read_folder, read_model, write_folder
+from ditq.checkpoint.npz_run.run import read_adaround, with_grids
+from ditq.checkpoint.quantized_model import FolderModel, QuantizedModel
+from ditq.checkpoint.summary import Outline, outline, outline_of_folder
+from ditq.core.files import read_json
 
 __all__ = [
     "FolderModel",

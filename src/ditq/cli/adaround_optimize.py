@@ -8,17 +8,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ditq.activations.config import read_quant_config
+from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import BlockCache, read_block_cache
 from ditq.cli.flags import DTYPES, add_run_flags, parser
 from ditq.cli.run import run
 from ditq.core import plan
-from ditq.core.artefact import read_text, remove, write_figure
 from ditq.core.errors import UserError
+from ditq.core.files import read_text, remove, write_figure
 from ditq.core.spec import GROUP_SIZES, Spec
 from ditq.models import TextToImage, load
 from ditq.plots.adaround import block_errors, loss_curves
-from ditq.ptq import CONTENTS, WeightTrack, quantize_weights
+from ditq.quantization import CONTENTS, WeightTrack, quantize_weights
 from ditq.weights import AdaRound
 from ditq.weights.cost import forecast
 

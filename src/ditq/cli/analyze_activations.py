@@ -27,8 +27,8 @@ from ditq.capture import linears
 from ditq.cli.flags import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import write_figure, write_json
 from ditq.core.errors import UserError
+from ditq.core.files import write_figure, write_json
 from ditq.core.spec import Spec
 from ditq.diagnostics import LayerStatistics, PooledStatistics, read_layer_statistics
 from ditq.models import load

@@ -10,8 +10,8 @@ from ditq.cli.flags import add_model_flags, add_run_flags, add_sampler_flags, mo
 from ditq.cli.flags import settings_from as settings_of
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import remove, write_figure, write_text
 from ditq.core.errors import UserError
+from ditq.core.files import remove, write_figure, write_text
 from ditq.evaluation import (
     FIRST_SEED,
     METRICS,

@@ -11,24 +11,24 @@ from typing import Any
 from ditq.calibration import (
     CacheRecipe,
     ImageSet,
-    blocks,
     cache_blocks,
     cache_quantized,
     check_model,
     read_block_cache,
     read_images,
 )
-from ditq.calibration.caching import batches, cache_meta, sample_bytes, unfinished
+from ditq.calibration.block_cache import CONTENTS
+from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, unfinished
 from ditq.calibration.recording import DTYPES as STORED
 from ditq.checkpoint import QuantizedModel
-from ditq.checkpoint.finished import read_finished
+from ditq.checkpoint.npz_run.partial_run import read_finished
 from ditq.cli.flags import DTYPES, add_run_flags, model_forecast, parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import free_bytes, remove
 from ditq.core.errors import UserError
-from ditq.generation import Settings
+from ditq.core.files import free_bytes, remove
 from ditq.models import MODELS, TextToImage, load
+from ditq.sampling.generate import Settings
 
 RECIPE = tuple(field.name for field in fields(CacheRecipe))
 
@@ -124,7 +124,7 @@ def float_job(args: argparse.Namespace, model: TextToImage, images: ImageSet, fo
     if args.adaround_output is not None:
         raise UserError("--adaround-output", got="the float stream", expected="--stream quantized")
     meta = cache_meta(model, images, recipe)
-    old = [folder / name for name in blocks.CONTENTS]
+    old = [folder / name for name in CONTENTS]
     return (
         meta,
         folder / "samples",

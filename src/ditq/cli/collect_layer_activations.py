@@ -10,8 +10,8 @@ from ditq.calibration import ImageSet, read_images
 from ditq.cli.flags import DTYPES, add_run_flags, parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import remove
 from ditq.core.errors import UserError
+from ditq.core.files import remove
 from ditq.diagnostics import InputRecipe, collect_inputs, inputs_forecast, merge_inputs
 from ditq.diagnostics.layer_files import CONTENTS, FOLDER
 from ditq.models import MODELS, TextToImage, load

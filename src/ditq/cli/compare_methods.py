@@ -9,22 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from ditq.calibration import ImageSet, read_images
-from ditq.calibration.caching import cache_meta
+from ditq.calibration.block_caching import cache_meta
 from ditq.cli.flags import add_run_flags, parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
-from ditq.core.artefact import remove, write_figure, write_json, write_text
 from ditq.core.errors import UserError
+from ditq.core.files import remove, write_figure, write_json, write_text
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import GROUP_SIZES, Spec
 from ditq.evaluation import FIRST_SEED, evaluation_prompts
+from ditq.evaluation.compare_methods import CONTENDERS, Arena, Comparison, Contender, compare
 from ditq.evaluation.method_tables import as_json, conclusion, page, rows
-from ditq.evaluation.methods import CONTENDERS, Arena, Comparison, Contender, compare
-from ditq.generation import Settings, settings_for
 from ditq.models import MODELS, TextToImage, load
-from ditq.ptq.forecast import forecast
-from ditq.ptq.prepare import CalibrationAmounts, calibrated, calibration_amounts
+from ditq.quantization.forecast import forecast
+from ditq.quantization.preparation import CalibrationAmounts, calibrated, calibration_amounts
+from ditq.sampling.generate import Settings, settings_for
 
 CONTENTS = (
     "plan.json",

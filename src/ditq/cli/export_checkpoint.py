@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedCheckpoint, outline, write_folder
-from ditq.checkpoint.folder import SCALES
+from ditq.checkpoint.mlx_folder.folder import SCALES
 from ditq.cli.flags import DTYPES, add_run_flags, parser
 from ditq.cli.run import run
 from ditq.core.errors import UserError

@@ -9,10 +9,10 @@ import mlx.core as mx
 
 from ditq.calibration import prompt_lines
 from ditq.core.errors import UserError
-from ditq.generation import Settings, settings_for
 from ditq.models import MODELS, TextToImage, load
 from ditq.models.cost import parameter_count, sampling_seconds
-from ditq.sampling import SCHEDULES
+from ditq.sampling.generate import Settings, settings_for
+from ditq.sampling.schedules import SCHEDULES
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 

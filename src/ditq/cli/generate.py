@@ -22,10 +22,10 @@ from ditq.cli.flags import (
 )
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import read_image, write_png
 from ditq.core.errors import UserError
-from ditq.generation import Settings, generate
+from ditq.core.files import read_image, write_png
 from ditq.models import TextToImage
+from ditq.sampling.generate import Settings, generate
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from ditq.calibration import CONTENTS, ImageRecipe, collect_images, config, default_prompts
+from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts, defaults
 from ditq.cli.flags import (
     add_model_flags,
     add_run_flags,
@@ -18,7 +18,7 @@ from ditq.cli.flags import (
 )
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import remove
+from ditq.core.files import remove
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
     )
     add_sampler_flags(flags, steps=50, guidance=7.5)
-    add_model_flags(flags, default=config.MODEL)
+    add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: collect(args))

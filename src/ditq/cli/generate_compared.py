@@ -14,13 +14,13 @@ from ditq.checkpoint import QuantizedModel
 from ditq.cli.flags import model_from, prompts_from, settings_from
 from ditq.cli.generate import Job, plan, remaining
 from ditq.cli.progress import Progress
-from ditq.core.artefact import read_image, write_figure, write_png
 from ditq.core.errors import UserError
+from ditq.core.files import read_image, write_figure, write_png
 from ditq.evaluation import fingerprint_of
 from ditq.evaluation.metrics import psnr
-from ditq.generation import Settings, generate
 from ditq.models import TextToImage
 from ditq.plots.comparison import picture_grid
+from ditq.sampling.generate import Settings, generate
 
 FLOAT, QUANTIZED = "float", "quantized"
 ROWS = 12

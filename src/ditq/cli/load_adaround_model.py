@@ -22,18 +22,18 @@ from ditq.checkpoint import (
     outline,
     outline_of_folder,
 )
-from ditq.checkpoint.statistics import weight_errors
+from ditq.checkpoint.weight_errors import weight_errors
 from ditq.cli.export_checkpoint import add_model_flags, add_source_flags, model_of
 from ditq.cli.flags import add_run_flags, add_sampler_flags, parser, prompts_in, settings_from
 from ditq.cli.generate import slug
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import write_figure, write_png
 from ditq.core.errors import UserError
+from ditq.core.files import write_figure, write_png
 from ditq.evaluation.metrics import psnr, relative_error
-from ditq.generation import Settings, denoised
 from ditq.models import TextToImage
 from ditq.plots.comparison import picture_grid
+from ditq.sampling.generate import Settings, denoised
 
 NAMES = {"v1": "V1: weights only", "v2": "V2: weights and activations"}
 FLOAT = "float"

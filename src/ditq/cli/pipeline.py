@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from ditq import checkpoint
 from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing
-from ditq.activations.config import read_quant_config
+from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import (
     CacheRecipe,
     ImageRecipe,
@@ -28,7 +28,7 @@ from ditq.calibration import (
     read_images,
     varied_prompts,
 )
-from ditq.calibration.caching import cache_meta
+from ditq.calibration.block_caching import cache_meta
 from ditq.capture import linears
 from ditq.checkpoint import write_folder
 from ditq.cli.amounts import Amounts
@@ -36,7 +36,7 @@ from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_space
 from ditq.cli.progress import Progress
 from ditq.core import plan
-from ditq.core.artefact import read_text, remove, write_figure
+from ditq.core.files import read_text, remove, write_figure
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
@@ -52,10 +52,10 @@ from ditq.evaluation import (
     size_on,
     write_report,
 )
-from ditq.generation import Settings
 from ditq.models import TextToImage
 from ditq.plots.adaround import block_errors, loss_curves
-from ditq.ptq import WeightTrack, quantize_weights
+from ditq.quantization import WeightTrack, quantize_weights
+from ditq.sampling.generate import Settings
 from ditq.weights import AdaRound
 
 CONTENTS = (

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ditq.cli.pipeline import Pipeline
-from ditq.core.artefact import read_image, read_json, read_npz, write_figure, write_text
+from ditq.core.files import read_image, read_json, read_npz, write_figure, write_text
 from ditq.evaluation import EvalReport, Spread, compared, floor_told, read_report, rows, smaller
 from ditq.plots.adaround import block_errors
 from ditq.plots.comparison import picture_grid, scores_by_variant

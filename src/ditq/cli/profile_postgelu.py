@@ -11,8 +11,8 @@ from ditq.calibration import PointSet, read_points
 from ditq.cli.flags import DTYPES, add_run_flags, parser, refuse_overwriting
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import remove
 from ditq.core.errors import UserError
+from ditq.core.files import remove
 from ditq.diagnostics import (
     ActivationStatistics,
     ProfileRecipe,

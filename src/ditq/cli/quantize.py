@@ -10,19 +10,25 @@ from typing import Any
 from tqdm import tqdm
 
 from ditq.calibration import ImageSet, read_images
-from ditq.calibration.caching import cache_meta
+from ditq.calibration.block_caching import cache_meta
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
 from ditq.cli.flags import DTYPES, add_run_flags, parser
 from ditq.cli.run import run
 from ditq.core import plan
-from ditq.core.artefact import free_bytes, read_json, remove, write_json
 from ditq.core.errors import UserError
+from ditq.core.files import free_bytes, read_json, remove, write_json
 from ditq.core.recipe import Recipe, first_blocks, presets, read_recipe
 from ditq.evaluation import size_of
 from ditq.models import MODELS, TextToImage, load
-from ditq.ptq import quantize
-from ditq.ptq.forecast import Forecast, forecast
-from ditq.ptq.prepare import CACHE, CalibrationAmounts, analysis_of, calibrated, calibration_amounts
+from ditq.quantization import quantize
+from ditq.quantization.forecast import Forecast, forecast
+from ditq.quantization.preparation import (
+    CACHE,
+    CalibrationAmounts,
+    analysis_of,
+    calibrated,
+    calibration_amounts,
+)
 
 WORK = "work"
 """What a run keeps beside the checkpoint: its plan, the activations' grids, the finished blocks."""

@@ -5,7 +5,7 @@ import json
 import time
 from pathlib import Path
 
-from ditq.calibration import PointRecipe, collect_points, config, default_prompts, parts_of
+from ditq.calibration import PointRecipe, collect_points, default_prompts, defaults, parts_of
 from ditq.cli.flags import (
     add_model_flags,
     add_run_flags,
@@ -17,7 +17,7 @@ from ditq.cli.flags import (
 )
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import remove
+from ditq.core.files import remove
 from ditq.models import TextToImage
 
 
@@ -36,10 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     group = flags.add_argument_group("recipe")
     numbers = {
-        "--num-fid-samples": (config.NUM_FID_SAMPLES, "trajectories"),
-        "--num-sampling-steps": (config.NUM_SAMPLING_STEPS, "Euler steps of each"),
-        "--num-selected-steps": (config.NUM_SELECTED_STEPS, "steps that are kept, evenly spread"),
-        "--seed": (config.SEED, "seed of the first trajectory and of the shuffle"),
+        "--num-fid-samples": (defaults.NUM_FID_SAMPLES, "trajectories"),
+        "--num-sampling-steps": (defaults.NUM_SAMPLING_STEPS, "Euler steps of each"),
+        "--num-selected-steps": (defaults.NUM_SELECTED_STEPS, "steps that are kept, evenly spread"),
+        "--seed": (defaults.SEED, "seed of the first trajectory and of the shuffle"),
         "--batch-size": (1, "trajectories at once; guidance doubles it"),
     }
     for flag, (default, meaning) in numbers.items():
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         "--cfg-weight",
         "--cfg-scale",
         type=float,
-        default=config.CFG_SCALE,
+        default=defaults.CFG_SCALE,
         metavar="W",
         help="guidance (default: 1.5)",
     )
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
     )
-    add_model_flags(flags, default=config.MODEL)
+    add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: collect(args))
@@ -99,7 +99,7 @@ def collect(args: argparse.Namespace) -> None:
 def _recipe(args: argparse.Namespace, model: TextToImage) -> PointRecipe:
     side = args.latent_size
     if side is None:
-        side = min(config.LATENT_SIZE, model.defaults.size // model.factor)
+        side = min(defaults.LATENT_SIZE, model.defaults.size // model.factor)
     return PointRecipe(
         trajectories=args.num_fid_samples,
         steps=args.num_sampling_steps,

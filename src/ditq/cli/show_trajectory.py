@@ -9,8 +9,8 @@ import numpy as np
 from ditq.calibration import read_manifest, selected_steps
 from ditq.cli.flags import parser, refuse_overwriting
 from ditq.cli.run import run
-from ditq.core.artefact import read_npy, read_npz, write_figure
 from ditq.core.errors import UserError
+from ditq.core.files import read_npy, read_npz, write_figure
 from ditq.models import load
 from ditq.plots.trajectory import trajectory_figure
 

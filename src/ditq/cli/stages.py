@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ditq.core.artefact import read_json, write_json
+from ditq.core.files import read_json, write_json
 
 
 @dataclass(frozen=True)

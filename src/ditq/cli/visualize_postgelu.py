@@ -9,8 +9,8 @@ from typing import Any
 from ditq.cli.flags import parser, refuse_overwriting
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.artefact import write_figure, write_json, write_text
 from ditq.core.errors import UserError
+from ditq.core.files import write_figure, write_json, write_text
 from ditq.diagnostics import (
     LEGEND,
     Thresholds,

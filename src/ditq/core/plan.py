@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ditq.core.artefact import read_json, write_json
 from ditq.core.errors import UserError
+from ditq.core.files import read_json, write_json
 
 
 def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:

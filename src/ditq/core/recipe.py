@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from ditq.core.artefact import read_json
 from ditq.core.errors import UserError
+from ditq.core.files import read_json
 from ditq.core.spec import Spec
 
 KIND, VERSION = "ditq.recipe", 1

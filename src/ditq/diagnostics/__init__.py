@@ -1,9 +1,9 @@
 """Diagnostics: what a model's layers receive along its trajectories, and what that means for their quantizers."""
 
 from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
-from ditq.diagnostics.collecting import InputRecipe, collect_inputs, inputs_forecast
+from ditq.diagnostics.collect import InputRecipe, collect_inputs, inputs_forecast
 from ditq.diagnostics.cost import forecast
-from ditq.diagnostics.judgement import Thresholds, verdict
+from ditq.diagnostics.judge import Thresholds, verdict
 from ditq.diagnostics.layer_files import (
     LayerStatistics,
     PooledStatistics,
@@ -22,7 +22,7 @@ from ditq.diagnostics.names import (
 )
 from ditq.diagnostics.profiling import ProfileRecipe, parts_of, profile
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
-from ditq.diagnostics.table import LEGEND, summary_rows
+from ditq.diagnostics.summary_table import LEGEND, summary_rows
 from ditq.diagnostics.tracing import Recorder, traced
 
 __all__ = [

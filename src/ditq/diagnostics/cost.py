@@ -7,9 +7,9 @@ from ditq.capture import linears
 from ditq.diagnostics.histogram import BINS, wide_edges
 from ditq.diagnostics.names import observed_paths
 from ditq.diagnostics.profiling import ProfileRecipe
+from ditq.models.base import TextToImage
 from ditq.models.cost import sampling_seconds
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import TextToImage
 
 PER_CHANNEL = 6
 """Arrays with one float64 per channel."""

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ditq.core import plan
-from ditq.core.artefact import read_json, read_npz, write_json, write_npz
 from ditq.core.errors import UserError
+from ditq.core.files import read_json, read_npz, write_json, write_npz
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
 from ditq.diagnostics.reservoir import Reservoir

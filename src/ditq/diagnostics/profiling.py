@@ -13,14 +13,14 @@ from jaxtyping import Float32, Int64
 from ditq.calibration import PointSet
 from ditq.capture import linears
 from ditq.core import plan
-from ditq.core.artefact import remove
 from ditq.core.errors import DitqError, UserError
+from ditq.core.files import remove
 from ditq.diagnostics.channels import ChannelStatistics
 from ditq.diagnostics.names import INPUTS, observed_paths
 from ditq.diagnostics.statistics import ActivationStatistics, read_statistics, write_statistics
 from ditq.diagnostics.tracing import traced
+from ditq.models.base import TextToImage
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import TextToImage
 
 CHECKPOINT_SECONDS = 60.0
 """What a kill may lose: the state is too large (350 MB for SD3 Medium) to be written after every batch."""

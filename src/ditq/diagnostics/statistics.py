@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Int64
 
 import ditq
-from ditq.core.artefact import read_npz, write_npz
 from ditq.core.errors import UserError
+from ditq.core.files import read_npz, write_npz
 from ditq.diagnostics.channels import ChannelStatistics, PerChannel, merged
 from ditq.diagnostics.histogram import Histograms, even_edges, wide_edges
 

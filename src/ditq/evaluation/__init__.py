@@ -1,7 +1,6 @@
 """What quantization costs: same-seed pictures of each variant against the float model's."""
 
-from ditq.evaluation.baselines import rounded
-from ditq.evaluation.benchmark import FLOOR, Drawn, draw, evaluate
+from ditq.evaluation.drawing import FLOOR, Drawn, draw, evaluate
 from ditq.evaluation.findings import compared, floor_told, smaller
 from ditq.evaluation.metrics import METRICS, PSNR, SSIM, LatentError, Metric, Samples
 from ditq.evaluation.prompts import FIRST_SEED, evaluation_prompts
@@ -15,6 +14,7 @@ from ditq.evaluation.report import (
     rows,
     write_report,
 )
+from ditq.evaluation.rounding_baseline import rounded
 from ditq.evaluation.variants import (
     FLOAT,
     Size,

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from ditq.evaluation.methods import Comparison, Entry
+from ditq.evaluation.compare_methods import Comparison, Entry
 from ditq.evaluation.report import Spread, markdown
 
 KIND, VERSION = "ditq.method_comparison", 1

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ditq.core.artefact import read_json, write_json
 from ditq.core.errors import UserError
+from ditq.core.files import read_json, write_json
 from ditq.evaluation.variants import Size
 
 KIND, VERSION = "ditq.evaluation", 1

@@ -14,9 +14,9 @@ from ditq.core import plan
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.diagnostics.names import block_linears
+from ditq.models.base import TextToImage
 from ditq.models.cost import parameter_count
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import TextToImage
 
 Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
 FLOAT = "float"

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from ditq.core.errors import UserError
-from ditq.models.model import Conditioning, Defaults, TextToImage
+from ditq.models.base import Conditioning, Defaults, TextToImage
 
 __all__ = ["MODELS", "Conditioning", "Defaults", "TextToImage", "load"]
 

@@ -5,9 +5,9 @@ import time
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ditq.models.config import MMDiTConfig
+from ditq.models.base import TextToImage
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import TextToImage
+from ditq.models.mmdit.config import MMDiTConfig
 
 
 def parameter_count(config: MMDiTConfig) -> int:

@@ -8,35 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ditq.core.artefact import read_json, read_safetensors
 from ditq.core.errors import UserError
-from ditq.models.config import MMDiTConfig
-from ditq.models.keymaps import Weights, to_mmdit
-from ditq.models.mmdit import MMDiT
+from ditq.core.files import read_json, read_safetensors
 
+Weights = dict[str, mx.array]
 _INDEX_SUFFIX = ".safetensors.index.json"
 _SHOWN = 5
 """How many keys of each kind an error shows; a wrong architecture misses hundreds."""
-
-
-def load_mmdit(path: str | Path, config: MMDiTConfig, dtype: mx.Dtype | None = None) -> MMDiT:
-    """The transformer of a checkpoint in any known layout, in `dtype` or as stored.
-
-    `path` is a safetensors file, the index of a sharded one, or a folder that holds either. Raises UserError when the
-    layout is not known or a key is missing, extra, misshapen or not finite.
-    """
-    weights = to_mmdit(read_weights(path))
-    if weights is None:
-        raise UserError(
-            str(path),
-            got="keys of no known layout",
-            expected="a diffusion transformer of the SD3 family (Stability, diffusers or DiffusionKit names)",
-        )
-    if dtype is not None:
-        weights = {key: value.astype(dtype) for key, value in weights.items()}
-    mmdit = MMDiT(config)
-    load_weights_into(mmdit, weights, source=str(path))
-    return mmdit
 
 
 def read_weights(path: str | Path) -> Weights:

@@ -1,1 +1,1 @@
-"""Plots: data in, Figure out; saving is the caller's, through `core.artefact`."""
+"""Plots: data in, Figure out; saving is the caller's, through `core.files`."""

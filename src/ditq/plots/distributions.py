@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics
-from ditq.diagnostics.grids import GRIDS, tenths
 from ditq.diagnostics.histogram import even_edges, quantiles
+from ditq.diagnostics.levels import GRIDS, tenths
 from ditq.plots.style import BLUE, GREEN, GREY, VERMILLION, figure, picked, ramp, tidy
 
 

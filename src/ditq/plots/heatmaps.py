@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics, ChannelStatistics, label
-from ditq.diagnostics.judgement import channel_ranges, times
+from ditq.diagnostics.judge import channel_ranges, times
 from ditq.plots.ranges import TOP
 from ditq.plots.style import figure, heat
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ditq.evaluation.compare_methods import Comparison, Entry
 from ditq.evaluation.method_tables import conclusion
-from ditq.evaluation.methods import Comparison, Entry
 from ditq.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, figure, tidy
 
 SKY, PURPLE = "#56B4E9", "#CC79A7"

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics, label, stream
-from ditq.diagnostics.judgement import channel_ranges, conclusion, times
+from ditq.diagnostics.judge import channel_ranges, conclusion, times
 from ditq.plots.style import BLUE, VERMILLION, along_timesteps, figure, log_if_wide, ramp, tidy
 
 TOP = 0.02

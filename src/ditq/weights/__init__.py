@@ -1,8 +1,8 @@
 """Weight methods: each decides on which codes of its grid every weight of a block stands."""
 
+from ditq.core.methods import built
 from ditq.weights.adaround import AdaRound
 from ditq.weights.arrays import Solution, solve
-from ditq.weights.build import built
 from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
 from ditq.weights.mixed import Mixed
 from ditq.weights.problem import BlockProblem, BlockResult, Method, block_specs

@@ -12,7 +12,7 @@ import numpy as np
 
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
-from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent

@@ -9,11 +9,11 @@ from jaxtyping import Float, Integer
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.weights.damping import Ladder
-from ditq.weights.gptq import GPTQ
-from ditq.weights.hessian import Moments
-from ditq.weights.layer import LayerReport, solve_layer
-from ditq.weights.qronos import Qronos
+from ditq.weights.columns.damping import Ladder
+from ditq.weights.columns.gptq import GPTQ
+from ditq.weights.columns.hessian import Moments
+from ditq.weights.columns.layer import LayerReport, solve_layer
+from ditq.weights.columns.qronos import Qronos
 
 SOLVERS: dict[str, type[GPTQ] | type[Qronos]] = {"gptq": GPTQ, "qronos": Qronos}
 """The methods that solve a layer on its own, by name."""

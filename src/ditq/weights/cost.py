@@ -7,8 +7,8 @@ from typing import Any
 import mlx.core as mx
 
 from ditq.core.spec import Spec
-from ditq.models.config import MMDiTConfig
 from ditq.models.cost import matmul_rate, step_flops
+from ditq.models.mmdit.config import MMDiTConfig
 
 PER_WEIGHT = {"cpu": 6e-8, "gpu": 3e-10}
 """Seconds that one iteration spends on a weight besides matrix products: rounding, its gradient, Adam."""

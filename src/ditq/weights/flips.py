@@ -11,13 +11,13 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ditq.calibration.blocks import Streams
+from ditq.calibration.block_cache import Streams
 from ditq.core.quantized import QuantizedWeight
-from ditq.weights.errors import Rows, block_error, squared_error
+from ditq.weights.block_error import Rows, block_error, squared_error
 from ditq.weights.flip_search import Quadratic, best_flips
-from ditq.weights.grid_block import GridLayer, InputGrid, Quantize, batches, run_on_grids, take_rows
 from ditq.weights.input_grids import InputGrids
 from ditq.weights.problem import BlockProblem
+from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, batches, run_on_grids, take_rows
 from ditq.weights.soft_rounding import Parts, Rounding
 
 CAUTIONS = (1.0, 4.0, 16.0, 64.0)

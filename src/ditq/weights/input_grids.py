@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from ditq.activations import ActivationTable
-from ditq.calibration.blocks import run_block
+from ditq.calibration.block_cache import run_block
 from ditq.core import affine
 from ditq.core.spec import Spec
 from ditq.diagnostics.tracing import traced
 from ditq.nn import ActivationGrid
-from ditq.weights.grid_block import InputGrid, batches, take_rows
 from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
+from ditq.weights.quantized_block import InputGrid, batches, take_rows
 
 Rows = Int[mx.array, "batch"]
 Scalar = Float[mx.array, ""]

@@ -12,20 +12,20 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Int64
 
-from ditq.calibration.blocks import run_block
+from ditq.calibration.block_cache import run_block
 from ditq.core import affine
 from ditq.core.errors import DitqError
 from ditq.core.quantized import QuantizedWeight
 from ditq.diagnostics.tracing import traced
-from ditq.weights.errors import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
-from ditq.weights.gptq import GPTQ
-from ditq.weights.grid_block import GridLayer, Quantize, batches, run_on_grids, take_rows
-from ditq.weights.hessian import Moments
+from ditq.weights.block_error import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
+from ditq.weights.columns.gptq import GPTQ
+from ditq.weights.columns.hessian import Moments
+from ditq.weights.columns.layer import LayerReport, solve_layer
+from ditq.weights.columns.outputs import LayerMethod
+from ditq.weights.columns.qronos import Qronos
 from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
-from ditq.weights.layer import LayerReport, solve_layer
-from ditq.weights.outputs import LayerMethod
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
-from ditq.weights.qronos import Qronos
+from ditq.weights.quantized_block import GridLayer, Quantize, batches, run_on_grids, take_rows
 
 STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("fc1",), ("fc2",))
 """The layers of a block in the order of execution; those of one stage do not see each other."""

@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from ditq import capture
 from ditq.core.quantized import QuantizedWeight
-from ditq.models.mmdit import MultiModalTransformerBlock
+from ditq.models.mmdit.model import MultiModalTransformerBlock
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import judged
 from ditq.weights.problem import BlockProblem, BlockResult, Method, OnIteration, silent

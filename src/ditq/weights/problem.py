@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ditq.activations import ActivationTable
-from ditq.calibration.blocks import Streams
+from ditq.calibration.block_cache import Streams
 from ditq.capture import linears
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.models.mmdit import MultiModalTransformerBlock
+from ditq.models.mmdit.model import MultiModalTransformerBlock
 
 NO_BITS = 16
 """Activations of this many bits are left as they are."""

@@ -12,11 +12,11 @@ import mlx.optimizers as optim
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from ditq.calibration.blocks import Streams
-from ditq.weights.errors import Rows, squared_error
-from ditq.weights.grid_block import GridLayer, InputGrid, Quantize, run_on_grids, take_rows
+from ditq.calibration.block_cache import Streams
+from ditq.weights.block_error import Rows, squared_error
 from ditq.weights.input_grids import InputGrids, StaticInputs
 from ditq.weights.problem import BlockProblem, OnIteration
+from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_grids, take_rows
 from ditq.weights.soft_rounding import Parts, Rounding, indecision, settled
 
 Learned = dict[str, dict[str, mx.array]]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ditq.core import affine
 from ditq.core.quantized import QuantizedWeight
-from ditq.weights.errors import block_error, held_out_rows, stream_powers
+from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.input_grids import inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
 

@@ -72,7 +72,7 @@ def write_model(folder: Path) -> SmallModel:
 
 def mmdit_config():
     """Our transformer's config for this model."""
-    from ditq.models.config import MMDiTConfig
+    from ditq.models.mmdit.config import MMDiTConfig
 
     return MMDiTConfig(**SMALL | {"pooled_text_embed_dim": 80, "token_level_text_embed_dim": WIDTH})
 

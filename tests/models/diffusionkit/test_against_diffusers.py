@@ -10,9 +10,10 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 import ditq.models.diffusionkit.sd3 as sd3
 from ditq.models import load
-from ditq.models.denoiser import Denoiser
 from ditq.models.diffusionkit.vae import VAE
-from ditq.sampling import SCHEDULES, euler
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.schedules import SCHEDULES
+from ditq.sampling.steppers import euler
 from tests.models.diffusionkit.small import SHAPE, ldm_vae_weights, mmdit_config
 from tests.models.families import diffusers_model, stability_weights
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from ditq.models.diffusionkit.corrections import DK, CorrectedMMDiT
-from ditq.models.keymaps import _DIFFUSERS
 from ditq.models.loading import load_weights_into
+from ditq.models.mmdit.keymap import _DIFFUSERS
 from tests.models.families import state_arrays
 
 HIDDEN, AXES = 64, (4, 6, 6)

@@ -9,15 +9,16 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from ditq.core.errors import UserError
-from ditq.models.denoiser import Denoiser
+from ditq.models.base import Conditioning
 from ditq.models.diffusionkit import hub, patched_pipeline
 from ditq.models.diffusionkit.corrections import DK, CorrectedMMDiT
 from ditq.models.diffusionkit.pipeline import CorrectedPipeline
 from ditq.models.diffusionkit.vae import SCALE, SHIFT, VAE
-from ditq.models.keymaps import to_mmdit
-from ditq.models.loading import load_mmdit, load_weights_into
-from ditq.models.model import Conditioning
-from ditq.sampling import SCHEDULES, euler
+from ditq.models.mmdit.keymap import to_mmdit
+from ditq.models.mmdit.loading import load_mmdit, load_weights_into
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.schedules import SCHEDULES
+from ditq.sampling.steppers import euler
 from tests.models.diffusionkit.small import SHAPE, SmallModel, mmdit_config
 from tests.models.families import FAMILIES, inputs, stability_weights, to_mlx
 

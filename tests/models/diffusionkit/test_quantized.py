@@ -9,18 +9,19 @@ import pytest
 
 from ditq.checkpoint import inject, injected, write_folder
 from ditq.core.spec import Spec
-from ditq.models.denoiser import Denoiser
+from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.corrections import DK
 from ditq.models.diffusionkit.vae import VAE
-from ditq.models.loading import load_mmdit
-from ditq.models.model import Conditioning
+from ditq.models.mmdit.loading import load_mmdit
 from ditq.nn import clock_of
-from ditq.sampling import SCHEDULES, euler
+from ditq.sampling.guidance import Denoiser
+from ditq.sampling.schedules import SCHEDULES
+from ditq.sampling.steppers import euler
 from tests.checkpoint.small import checkpoint
 from tests.models.diffusionkit.small import SHAPE, SmallModel, mmdit_config
 from tests.models.diffusionkit.test_pipeline import draw, kit_config, make_pipeline, run
 from tests.models.families import FAMILIES, inputs, stability_weights, to_mlx
-from tests.models.test_mmdit import loaded
+from tests.models.mmdit.test_model import loaded
 
 
 @pytest.mark.parametrize("spec", [Spec(4), Spec(4, True, 32)], ids=str)

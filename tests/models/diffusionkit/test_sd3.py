@@ -7,9 +7,9 @@ from mlx.utils import tree_flatten
 
 import ditq.models.diffusionkit.sd3 as sd3
 from ditq.core.errors import UserError
-from ditq.generation import generate, settings_for
 from ditq.models import load
 from ditq.models.diffusionkit.vae import VAE
+from ditq.sampling.generate import generate, settings_for
 from tests.models.diffusionkit.small import SHAPE, mmdit_config
 from tests.models.families import diffusers_model, stability_weights
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from ditq.core.artefact import read_safetensors, write_safetensors
 from ditq.core.errors import UserError
-from ditq.generation import generate, settings_for
+from ditq.core.files import read_safetensors, write_safetensors
 from ditq.models import MODELS, TextToImage, load
 from ditq.models.mini.model import WEIGHTS
+from ditq.sampling.generate import generate, settings_for
 
 
 def test_weights_fit_the_package():

@@ -7,11 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ditq.core.artefact import read_json
 from ditq.core.errors import UserError
+from ditq.core.files import read_json
 from ditq.models.diffusionkit.hub import Files
-from ditq.models.keymaps import Weights
 from ditq.models.loading import load_weights_into, read_weights
+from ditq.models.mmdit.keymap import Weights
 
 _CLIP = (
     (r"^text_model\.", ""),

@@ -12,14 +12,14 @@ import numpy as np
 from mlx.utils import tree_flatten
 from PIL import Image
 
-from ditq.core.artefact import read_image
 from ditq.core.errors import UserError
+from ditq.core.files import read_image
 from ditq.models.diffusionkit.corrections import DK, CorrectedDenoiser, CorrectedMMDiT, rounded_pixels
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.text import TextEncoders
 from ditq.models.diffusionkit.vae import VAE, VAEShape
-from ditq.models.keymaps import to_mmdit
 from ditq.models.loading import load_weights_into, read_weights
+from ditq.models.mmdit.keymap import to_mmdit
 
 _CONFIGS = {"sd3-medium": DK.config.SD3_2b, "sd3.5-large": DK.config.SD3_8b}
 _LOG = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
-from ditq.models.config import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, MMDiTConfig
+from ditq.models.base import Conditioning, Defaults
 from ditq.models.diffusionkit import text
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.vae import VAE
-from ditq.models.loading import load_mmdit
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import Conditioning, Defaults
+from ditq.models.mmdit.config import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, MMDiTConfig
+from ditq.models.mmdit.loading import load_mmdit
 
 CONFIGS: dict[str, MMDiTConfig] = {
     "sd3-medium": SD3_MEDIUM,

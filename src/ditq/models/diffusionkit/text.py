@@ -7,10 +7,10 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Int
 
+from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.encoders import clip_encoder, t5_encoder
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.tokenizers import SentencePieces, byte_tokenizer, truncated
-from ditq.models.model import Conditioning
 
 CLIP_TOKENS = T5_TOKENS = 77
 """Tokens per prompt and encoder. SD3 was trained with 77 of each (arXiv 2403.03206, section 4)."""

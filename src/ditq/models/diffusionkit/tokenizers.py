@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ditq.core.artefact import read_json, read_text
 from ditq.core.errors import UserError
+from ditq.core.files import read_json, read_text
 from ditq.models.diffusionkit.hub import Files
 
 

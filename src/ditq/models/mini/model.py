@@ -10,14 +10,14 @@ import mlx.nn as nn
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ditq.core.artefact import read_safetensors
 from ditq.core.errors import UserError
-from ditq.models.config import MMDiTConfig
+from ditq.core.files import read_safetensors
+from ditq.models.base import Conditioning, Defaults
 from ditq.models.loading import load_weights_into
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
 from ditq.models.mmdit import MMDiT
-from ditq.models.model import Conditioning, Defaults
+from ditq.models.mmdit.config import MMDiTConfig
 
 M = TypeVar("M", bound=nn.Module)
 MINI = MMDiTConfig(

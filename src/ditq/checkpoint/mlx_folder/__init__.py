@@ -1,0 +1,1 @@
+"""The checkpoint folder in MLX's convention."""

@@ -1,0 +1,52 @@
+"""What a checkpoint is, in a few numbers, without its codes where they can be left on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ditq.capture import linears
+from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.mlx_folder.folder import layouts_of, read_config, shape_of
+from ditq.models.mmdit import MMDiT
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A checkpoint's model and sizes."""
+
+    model: str
+    layers: int
+    bits_per_weight: float
+    """Of the quantized layers, with their scales; 0 without layers."""
+    timesteps: int
+    """Rows of the activation grids; 0 without grids."""
+
+    def __str__(self) -> str:
+        weights = f"{self.model}: {self.layers} layers at {self.bits_per_weight:.2f} bits a weight"
+        if not self.timesteps:
+            return f"{weights}, activations as they are"
+        return f"{weights}, activation grids of {self.timesteps} timestep{'s' * (self.timesteps > 1)}"
+
+
+def outline(checkpoint: QuantizedCheckpoint) -> Outline:
+    """The outline of a checkpoint in memory."""
+    sizes = [(weight.codes.size, weight.bits_per_weight) for weight in checkpoint.weights.values()]
+    table = checkpoint.activations
+    return Outline(checkpoint.model, len(sizes), _mean(sizes), 0 if table is None else len(table.timesteps))
+
+
+def outline_of_folder(folder: Path) -> Outline:
+    """The outline of an exported folder, from its config.json alone. Raises UserError for another kind or version."""
+    config = read_config(folder)
+    modules = linears(MMDiT(shape_of(config)))  # lazy: nothing is allocated
+    sizes = []
+    for path, layout in layouts_of(config).items():
+        rows, columns = modules[path].weight.shape if path in modules else (0, 0)
+        scales = layout.spec.groups(columns, path) * rows
+        bits = layout.bits * rows * columns + scales * (32 if layout.symmetric else 32 + layout.bits)
+        sizes.append((rows * columns, bits / max(rows * columns, 1)))
+    grids = config.get("activation_quantization") or {"timesteps": []}
+    return Outline(config["model"], len(sizes), _mean(sizes), len(grids["timesteps"]))
+
+
+def _mean(sizes: list[tuple[int, float]]) -> float:
+    return sum(size * bits for size, bits in sizes) / max(sum(size for size, _ in sizes), 1)

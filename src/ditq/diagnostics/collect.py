@@ -1,0 +1,232 @@
+"""Replays calibration pictures and keeps, timestep by timestep, what the layers that will be quantized receive."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float32, Float64
+
+import ditq
+from ditq.calibration import ImageSet, check_model, replay
+from ditq.capture import linears
+from ditq.core import plan
+from ditq.core.errors import DitqError, UserError
+from ditq.diagnostics.channels import PerChannel
+from ditq.diagnostics.histogram import wide_edges
+from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, step_file, write_step
+from ditq.diagnostics.layer_inputs import InputStatistics, priorities, sample_rows
+from ditq.diagnostics.names import INPUTS, POSTGELU, block_linears, shared_input, stream
+from ditq.diagnostics.tracing import traced
+from ditq.models.base import TextToImage
+from ditq.models.cost import sampling_seconds
+from ditq.models.mmdit import MMDiT
+
+PENDING_BYTES = 1 << 28
+"""Inputs that wait to be taken in together."""
+
+
+@dataclass(frozen=True)
+class InputRecipe:
+    """Which pictures and steps are replayed, and what is kept."""
+
+    num_images: int = 5
+    stride: int = 2
+    """Every stride-th step, from the first on."""
+    batch_size: int = 1
+    """Pictures at once; guidance doubles them. The statistics depend on it only through matrix products' rounding."""
+    inputs: str = "all"
+    """"all" linear layers of the blocks, or the "postgelu" ones."""
+    sample_values: int = 65536
+    """Values per layer and timestep that are kept whole, in rows drawn at random."""
+    shard: tuple[int, int] = (0, 1)
+    """(k, n): every n-th picture, from the k-th on."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "stride", "batch_size", "sample_values"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected="at least 1")
+        if self.inputs not in INPUTS:
+            raise UserError("--inputs", got=self.inputs, expected=" or ".join(INPUTS))
+        if not 0 <= self.shard[0] < self.shard[1]:
+            raise UserError("--shard", got=f"{self.shard[0]}/{self.shard[1]}", expected="K/N with 0 <= K < N")
+
+    def images(self, available: int) -> list[int]:
+        """The pictures that are replayed. Raises UserError when a shard would hold none."""
+        chosen = list(range(min(self.num_images, available)))[self.shard[0] :: self.shard[1]]
+        if not chosen:
+            raise UserError("--shard", got=f"no picture of {available}", remedy="use fewer shards")
+        return chosen
+
+
+def observed_inputs(mmdit: MMDiT, inputs: str) -> dict[str, str]:
+    """Every layer that will be quantized, by path, with the path of the layer that is observed for it."""
+    return {
+        path: shared_input(path)
+        for path in block_linears(mmdit)
+        if inputs == "all" or path.endswith(POSTGELU)
+    }
+
+
+def collect_inputs(
+    model: TextToImage,
+    images: ImageSet,
+    recipe: InputRecipe,
+    folder: Path,
+    resume: bool = False,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Fills `folder` as `layer_files` describes it; returns the manifest.
+
+    A timestep's file is written when all its pictures have run: a resumed run goes on at the first missing one, and
+    its files are bit for bit those of an unbroken run. Raises UserError when the pictures are of another model or the
+    folder was begun with other settings, DitqError when an activation is not finite.
+    """
+    check_model(images, model)
+    chosen = recipe.images(len(images.manifest["prompts"]))
+    mmdit = model.transformer()
+    layers = observed_inputs(mmdit, recipe.inputs)
+    manifest = manifest_of(model, images, recipe, chosen, layers, linears(mmdit), str(mmdit.dtype))
+    plan.begin(folder / MANIFEST, manifest, resume)
+    norms = column_norms(mmdit, layers)
+    for step in manifest["step_keys"]:
+        if not step_file(folder, step).exists():
+            found = observe_step(mmdit, images, recipe, chosen, step, norms, on_images)
+            write_step(folder, step, found, manifest)
+        else:
+            on_images(len(chosen))
+    return manifest
+
+
+def observe_step(
+    mmdit: MMDiT,
+    images: ImageSet,
+    recipe: InputRecipe,
+    chosen: Sequence[int],
+    step: int,
+    norms: dict[str, PerChannel],
+    on_images: Callable[[int], None] = lambda count: None,
+) -> dict[str, InputStatistics]:
+    """The statistics of every observed input over the chosen pictures at one step; `norms` are their `column_norms`."""
+    found = nothing_yet(norms, recipe.sample_values)
+    for start in range(0, len(chosen), recipe.batch_size):
+        batch = list(chosen[start : start + recipe.batch_size])
+        keys = [plan.digest(images.digest, str(image), str(step)) for image in batch]
+        observe = Observer(found, keys, 2 if images.guided else 1, f"step {step}")
+        with traced(mmdit, list(found), observe):
+            mx.eval(replay(mmdit, images, batch, step))
+        observe.flush()
+        on_images(len(batch))
+    for part in found.values():
+        part.finish()
+    return found
+
+
+def nothing_yet(norms: dict[str, PerChannel], values: int) -> dict[str, InputStatistics]:
+    """Empty statistics of every observed input."""
+    return {
+        path: InputStatistics.empty(own, path.endswith(POSTGELU), sample_rows(values, len(own)))
+        for path, own in norms.items()
+    }
+
+
+def column_norms(mmdit: MMDiT, layers: dict[str, str]) -> dict[str, PerChannel]:
+    """For every observed input, each channel's squared weights summed over all layers that receive it."""
+    modules, norms = linears(mmdit), {}
+    for path, source in layers.items():
+        own = np.array(mx.square(modules[path].weight.astype(mx.float32)).sum(axis=0), np.float64)
+        norms[source] = norms[source] + own if source in norms else own
+    return norms
+
+
+class Observer:
+    """What `traced` calls for a batch of pictures, whose random numbers belong to `keys`; `flush` ends the batch.
+
+    Inputs wait until `PENDING_BYTES` of them are there, and are then evaluated at once: a model that is stopped at each
+    layer runs much slower.
+    """
+
+    def __init__(self, found: dict[str, InputStatistics], keys: Sequence[str], guidance: int, where: str):
+        self.found, self.keys, self.guidance, self.where = found, keys, guidance, where
+        self._pending: list[tuple[str, mx.array]] = []
+        self._bytes = 0
+        self._drawn: dict[str, Float64[np.ndarray, "guidance images tokens"]] = {}
+
+    def __call__(self, path: str, x: mx.array) -> None:
+        """Takes note of what the layer at `path` receives."""
+        self._pending.append((path, x))
+        self._bytes += x.nbytes
+        if self._bytes > PENDING_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Takes in all that waits. Raises DitqError, naming layer and step, for values that are not finite."""
+        mx.eval([x for _, x in self._pending])
+        for path, x in self._pending:
+            values: Float32[np.ndarray, "*shape"] = np.asarray(x.astype(mx.float32))
+            shaped = values.reshape(self.guidance, len(self.keys), -1, values.shape[-1])
+            try:
+                self.found[path].observe(shaped, self._priorities(stream(path) or path, shaped.shape[2]))
+            except DitqError as error:
+                remedy = "the model's dtype overflowed; use bfloat16 or float32"
+                raise DitqError(f"{path} at {self.where}: {error}; {remedy}") from error
+        self._pending.clear()
+        self._bytes = 0
+
+    def _priorities(self, name: str, tokens: int) -> Float64[np.ndarray, "guidance images tokens"]:
+        if name not in self._drawn:
+            own = [priorities(key, self.guidance, tokens) for key in self.keys]
+            self._drawn[name] = np.stack(own, axis=1)
+        return self._drawn[name]
+
+
+def manifest_of(
+    model: TextToImage,
+    images: ImageSet,
+    recipe: InputRecipe,
+    chosen: Sequence[int],
+    layers: dict[str, str],
+    modules: dict,
+    dtype: str,
+) -> dict[str, Any]:
+    """All that is known before the run: what is observed, of what, and how."""
+    steps = list(range(0, len(images.sigmas), recipe.stride))
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "producer": f"ditq {ditq.__version__}",
+        "model": model.name,
+        "dtype": dtype,
+        "guidance": images.manifest["cfg_weight"],
+        "inputs": recipe.inputs,
+        "sample_values": recipe.sample_values,
+        "batch_size": recipe.batch_size,
+        "images": [f"{images.digest}:{image}" for image in chosen],
+        "step_keys": steps,
+        "sigma_map": {str(step): images.sigmas[step] for step in steps},
+        "layers": {
+            path: {"input": source, "channels": modules[path].weight.shape[1]}
+            for path, source in layers.items()
+        },
+    }
+
+
+def inputs_forecast(model: TextToImage, images: ImageSet, recipe: InputRecipe) -> str:
+    """Pictures, steps, layers, disk and a rough time, as one line; nothing is loaded."""
+    mmdit = MMDiT(model.config)  # its arrays are lazy and never made
+    layers = observed_inputs(mmdit, recipe.inputs)
+    chosen = recipe.images(len(images.manifest["prompts"]))
+    steps = len(range(0, len(images.sigmas), recipe.stride))
+    channels = {source: linears(mmdit)[source].weight.shape[1] for source in layers.values()}
+    size = sum(
+        (40 + 2 * sample_rows(recipe.sample_values, n)) * n + 8 * len(wide_edges()) for n in channels.values()
+    )
+    sample = images.latents(chosen[:1], 0)
+    seconds = sampling_seconds(model, len(chosen), steps, images.guided, *sample.shape[1:3])
+    return (
+        f"would replay {len(chosen)} pictures x {steps} steps and observe {len(channels)} inputs of "
+        f"{len(layers)} layers; "
+        f"disk: up to {size * steps / 1e6:,.1f} MB; {seconds:,.0f} s or more"
+    )

@@ -1,0 +1,122 @@
+"""From recorded pictures to what `quantize` is given: the blocks' cache, and grids of the activations if asked for."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ditq.activations import Analysis, read_quant_config, write_quant_config
+from ditq.activations.from_recipe import analysis_for
+from ditq.calibration import CacheRecipe, ImageSet, cache_blocks, read_block_cache
+from ditq.capture import linears
+from ditq.core import plan
+from ditq.core.files import read_text
+from ditq.core.recipe import Recipe
+from ditq.core.spec import Spec
+from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
+from ditq.diagnostics.layer_files import MANIFEST
+from ditq.models.base import TextToImage
+from ditq.quantization.driver import Calibration
+
+CACHE, ACTIVATIONS = "cache", "activations"
+"""Folders of the two, in the folder of a run."""
+OnUnit = Callable[[str, int, int], None]
+"""Told what is going on, how many more units of it are finished, and how many there are in all."""
+
+
+@dataclass(frozen=True)
+class CalibrationAmounts:
+    """How much of the recorded pictures is used."""
+
+    num_images: int = 5
+    stride: int = 5
+    """Every so many steps, from the first on."""
+    batch_size: int = 1
+    storage_dtype: str = "float16"
+    """Of the cached streams on disk."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As plans keep them."""
+        return asdict(self)
+
+    @property
+    def cache(self) -> CacheRecipe:
+        """For the blocks' cache."""
+        return CacheRecipe(self.num_images, self.stride, self.storage_dtype, self.batch_size)
+
+    @property
+    def inputs(self) -> InputRecipe:
+        """For the statistics of the activations: twice the steps, since each has grids of its own."""
+        return InputRecipe(self.num_images, max(1, self.stride // 2), self.batch_size)
+
+
+BY_MODEL = {"mini": CalibrationAmounts(16, 4, 8, "float32")}
+
+
+def calibration_amounts(model: str, available: int) -> CalibrationAmounts:
+    """The amounts for a model of which so many pictures are recorded."""
+    usual = BY_MODEL.get(model, CalibrationAmounts())
+    return CalibrationAmounts(
+        min(usual.num_images, available), usual.stride, usual.batch_size, usual.storage_dtype
+    )
+
+
+def analysis_of(recipe: Recipe) -> Analysis | None:
+    """What a recipe asks of the activations; smoothing is judged on the grid that most of its lines name last."""
+    specs = [rule.spec for rule in recipe.rules if rule.spec is not None]
+    return analysis_for(recipe.activations, specs[-1] if specs else Spec(8), f"recipe {recipe.name}")
+
+
+def calibrated(
+    model: TextToImage,
+    images: ImageSet,
+    recipe: Recipe,
+    amounts: CalibrationAmounts,
+    folder: Path,
+    on_unit: OnUnit = lambda what, count, total: None,
+) -> Calibration:
+    """The calibration of a recipe; what an earlier run made of it in `folder` is kept and gone on with.
+
+    Raises UserError for pictures of another model, and for a folder begun with other settings.
+    """
+    analysis = analysis_of(recipe)
+    samples = len(amounts.cache.samples(images))
+    cache_blocks(
+        model,
+        images,
+        amounts.cache,
+        folder / CACHE,
+        True,
+        lambda count: on_unit("block cache", count, samples),
+    )
+    cache = read_block_cache(folder / CACHE)
+    if analysis is None:
+        return Calibration(images, cache)
+    config = folder / ACTIVATIONS / "quant_config.json"
+    if not config.exists():
+        _decide(model, images, recipe, amounts, analysis, config, on_unit)
+    return Calibration(images, cache, read_quant_config(config), plan.digest(read_text(config)))
+
+
+def _decide(
+    model: TextToImage,
+    images: ImageSet,
+    recipe: Recipe,
+    amounts: CalibrationAmounts,
+    analysis: Analysis,
+    config: Path,
+    on_unit: OnUnit,
+) -> None:
+    wanted = amounts.inputs
+    forwards = wanted.num_images * len(range(0, len(images.sigmas), wanted.stride))
+    collect_inputs(
+        model, images, wanted, config.parent, True, lambda count: on_unit("activations", count, forwards)
+    )
+    statistics = read_layer_statistics(config.parent / MANIFEST)
+    modules = linears(model.transformer())
+    decision = analysis.decide(
+        statistics,
+        lambda paths: {path: modules[path].weight for path in paths},
+        lambda: on_unit("analysis", 1, len(statistics.steps)),
+    )
+    write_quant_config(config, statistics, decision, {"method": {"recipe": recipe.activations}})

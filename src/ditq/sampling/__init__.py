@@ -1,0 +1,1 @@
+"""How a model is sampled: noise levels, steppers, guidance, and prompts to pictures."""

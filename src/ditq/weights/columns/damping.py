@@ -1,0 +1,119 @@
+"""How much is added to H's diagonal: a given amount, or the rung of a ladder that held-out rows like best.
+
+Too little fits the noise of few rows, and float32 cannot factor H; too much ends at plain rounding. What is best
+depends on rows per column and on the data: no constant serves all layers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ditq.core.errors import UserError
+from ditq.weights.columns.factor import Factor, cholesky, mirror, reorder
+
+Square = Float[np.ndarray, "in in"]
+Ladder = float | Sequence[float]
+"""One amount, or several to choose from, in the method's unit."""
+Damped = tuple[Factor | None, float, list[str]]
+"""A factor, the amount that it holds, and what had to be done for it, in words."""
+RAISE = 10.0
+FLAT = 0.01
+"""A step along the ladder that changes the error by less, relative, is near enough to the best: the errors of few
+held-out rows jitter by a part of it."""
+
+
+def rungs(ladder: Ladder) -> tuple[float, ...]:
+    """The amounts, rising. Raises UserError unless they are zero or more."""
+    amounts = (ladder,) if isinstance(ladder, int | float) else tuple(ladder)
+    if not amounts or not all(amount >= 0 for amount in amounts):
+        raise UserError("damping", got=ladder, expected="one or more numbers from 0 on")
+    return tuple(sorted(amounts))
+
+
+def best(
+    amounts: tuple[float, ...], judge: Callable[[float], float]
+) -> tuple[float, list[tuple[float, float]]]:
+    """The amount with the least error, and those that were judged with their errors, rising.
+
+    The error falls and then rises along the ladder: from its middle the search goes down, or else up, while it gets
+    better. It ends where a step changes hardly anything: there the ladder is flat. One amount needs no judge.
+    """
+    if len(amounts) == 1:
+        return amounts[0], []
+    at = len(amounts) // 2
+    tried = {at: judge(amounts[at])}
+    flat = False
+    for step in (-1, 1):
+        while not flat and 0 <= at + step < len(amounts) and at + step not in tried:
+            tried[at + step] = judge(amounts[at + step])
+            change = tried[at + step] - tried[at]
+            flat = abs(change) < FLAT * tried[at]
+            if change >= 0:
+                break
+            at += step
+    return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
+
+
+class DampedHessian:
+    """H + lam I, factored for one lam after the other: H keeps one triangle of its memory, the last factor the other.
+
+    `hessian` is symmetric and used up. A column without input has nothing to correct: it is rounded to nearest, not set
+    to zero, since other pictures may need it. Its diagonal entry becomes the mean of all.
+    """
+
+    def __init__(self, hessian: Square):
+        self.diagonal: Float[np.ndarray, "in"] = np.diagonal(hessian).copy()
+        """The sum of squares of each input channel, the channels as they stand."""
+        self._alive = np.where(self.diagonal == 0, self.diagonal.mean(), self.diagonal)
+        np.fill_diagonal(hessian, self._alive)
+        self._matrix, self._order = hessian, np.arange(len(hessian))
+        self._whole, self._last = True, None
+
+    def put_in_order(self, order: Int[np.ndarray, "in"]) -> None:
+        """Lets column i be the channel `order[i]`; layers that share an input share its order."""
+        if np.array_equal(order, self._order):
+            return
+        reorder(self.whole(), np.argsort(self._order)[order])
+        self._order = order
+
+    def whole(self) -> Square:
+        """H, its columns in order; valid until the next factor."""
+        if not self._whole:
+            mirror(self._matrix)
+            np.fill_diagonal(self._matrix, self._alive[self._order])
+            self._whole, self._last = True, None
+        return self._matrix
+
+    def at(self, amount: float) -> Damped:
+        """The factor of H + amount I, the amount used, and what had to be done for it; valid until the next call.
+
+        float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none
+        is positive definite.
+        """
+        if self._last is None or self._last[0] != amount:
+            self._last = amount, self._factored(amount)
+        return self._last[1]
+
+    def _factored(self, amount: float) -> Damped:
+        notes: list[str] = []
+        for lam, dtype in _attempts(amount, float(self._alive.mean())):
+            matrix = self.whole().astype(dtype, copy=False)
+            self._whole = matrix is not self._matrix
+            factor = cholesky(matrix, lam)
+            if lam != amount:
+                notes.append(f"damping raised to {lam:.3g}")
+            elif dtype == np.float64:
+                notes.append("float64")
+            if factor is not None:
+                return factor, lam, notes
+        return None, amount, [*notes, "no factor"]
+
+
+def _attempts(amount: float, mean: float) -> Iterator[tuple[float, type]]:
+    yield amount, np.float32
+    yield amount, np.float64
+    raised = max(amount * RAISE, 1e-6 * mean)
+    while raised <= mean * RAISE:
+        yield raised, np.float32
+        raised *= RAISE

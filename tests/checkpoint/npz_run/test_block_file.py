@@ -1,0 +1,73 @@
+"""A block's layers come back from their file bit for bit, and a file that is not whole is refused by name."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.checkpoint.npz_run.block_file import block_file, read_block, write_block
+from ditq.core.affine import round_to_nearest
+from ditq.core.errors import UserError
+from ditq.core.files import read_npz, write_npz
+from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
+
+LAYER = "multimodal_transformer_blocks.2.image_transformer_block.mlp.fc1"
+
+
+def weight(spec: Spec, smooth: bool = False) -> QuantizedWeight:
+    w = mx.array(np.random.default_rng(1).normal(size=(5, 64)).astype(np.float32))
+    return QuantizedWeight(*round_to_nearest(w, spec), spec, mx.linspace(1, 2, 64) if smooth else None)
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec(2), Spec(4, group_size=64), Spec(8), Spec(8, symmetric=False), Spec(7, False, 32)], ids=str
+)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_round_trip_is_exact(tmp_path, spec, smooth):
+    before = weight(spec, smooth)
+    write_block(tmp_path, 2, {LAYER: before}, {LAYER: (0.25, -1.5)}, {"model": "mini"})
+    after, activations, meta = read_block(tmp_path, 2)
+    assert after[LAYER].spec == spec and activations == {LAYER: (0.25, -1.5)} and meta["model"] == "mini"
+    for part in ("codes", "scale", "zero"):
+        assert mx.array_equal(getattr(after[LAYER], part), getattr(before, part)), part
+    assert (after[LAYER].smooth is not None) == smooth
+
+
+def test_the_file_has_the_documented_arrays(tmp_path):
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {LAYER: (0.5, 0.0)}, {})
+    arrays = read_npz(tmp_path / "weights" / "mm0.npz")
+    shapes = {name.removeprefix(LAYER): (array.dtype.name, array.shape) for name, array in arrays.items()}
+    shapes.pop("__meta__")
+    assert shapes == {
+        "__weight_int": ("int8", (5, 64)),
+        "__scale": ("float32", (5, 1)),
+        "__a_scale": ("float32", ()),
+        "__a_shift": ("float32", ()),
+    }
+
+
+@pytest.mark.parametrize("part", ["weight_int", "scale"])
+def test_a_missing_part_is_named(tmp_path, part):
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {}, {})
+    arrays = read_npz(block_file(tmp_path, 0))
+    del arrays[f"{LAYER}__{part}"]
+    write_npz(block_file(tmp_path, 0), arrays)
+    with pytest.raises(UserError, match=rf"fc1: got no {part}"):
+        read_block(tmp_path, 0)
+
+
+def test_other_files_are_refused(tmp_path):
+    write_npz(block_file(tmp_path, 0), {"x": np.zeros(3)})
+    with pytest.raises(UserError, match="no __meta__"):
+        read_block(tmp_path, 0)
+    with pytest.raises(UserError, match="no such file"):
+        read_block(tmp_path, 1)
+
+
+def test_codes_beyond_their_grid_are_refused(tmp_path):
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {}, {})
+    arrays = read_npz(block_file(tmp_path, 0))
+    arrays[f"{LAYER}__weight_int"][0, 0] = 9
+    write_npz(block_file(tmp_path, 0), arrays)
+    with pytest.raises(UserError, match="fc1: codes: got from -8 to 9"):
+        read_block(tmp_path, 0)

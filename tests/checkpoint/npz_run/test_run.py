@@ -1,0 +1,155 @@
+"""What adaround_optimize writes becomes a checkpoint; what is not whole, or smoothed otherwise, is refused by name."""
+
+import json
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq import checkpoint as checkpoints
+from ditq.activations import ActivationTable
+from ditq.checkpoint import QuantizedCheckpoint, read_adaround, read_folder, write_folder
+from ditq.checkpoint.npz_run import run as module
+from ditq.checkpoint.npz_run.block_file import block_file, write_block
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+from tests.checkpoint.mlx_folder.test_folder import same
+from tests.checkpoint.small import block_linears, checkpoint, model, table
+
+
+def write_adaround(folder, parts: QuantizedCheckpoint, static: bool = True, bits: int = 8) -> None:
+    """A finished run's folder with these weights; static grids of step 0.01 (i + 1), every other one shifted."""
+    numbers = sorted({int(path.split(".")[1]) for path in parts.weights})
+    for number in numbers:
+        layers = {p: w for p, w in parts.weights.items() if int(p.split(".")[1]) == number}
+        grids = {path: (0.01 * (i + 1), 0.5 * (i % 2)) for i, path in enumerate(layers)}
+        write_block(folder, number, layers, grids if static else {}, {"report": {}})
+    config = {
+        "kind": module.KIND,
+        "version": module.VERSION,
+        "model": parts.model,
+        "blocks": len(numbers),
+        "quantized_blocks": numbers,
+        "recipe": {"bits_w": 4},
+        "bits_a": bits,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "spec", [Spec(b, s, g) for b in (2, 3, 4, 5, 6, 8) for s, g in ((True, None), (False, 32))], ids=str
+)
+def test_codes_survive_adaround_checkpoint_folder_checkpoint(tmp_path, spec):
+    mmdit = model()
+    before = replace(
+        checkpoint(mmdit, spec, smooth=True, activations=False), meta={"adaround": {"bits_w": 4}}
+    )
+    write_adaround(tmp_path / "adaround", before, static=False)
+    first = read_adaround(tmp_path / "adaround")
+    same(before, first)
+    write_folder(tmp_path / "folder", mmdit, first)
+    same(before, read_folder(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_learned_steps_become_grids_of_one_row(tmp_path, bits):
+    mmdit = model()
+    parts = checkpoint(mmdit, smooth=True, activations=False)
+    write_adaround(tmp_path, parts, bits=bits)
+    found = read_adaround(tmp_path).activations
+    assert found is not None and len(found.timesteps) == 1 and found.grids.keys() == parts.weights.keys()
+    for number in range(3):
+        paths = [path for path in parts.weights if int(path.split(".")[1]) == number]
+        for i, path in enumerate(paths):
+            grid = found.grids[path]
+            assert np.array_equal(grid.scale, np.array([0.01 * (i + 1)], np.float32))
+            assert (grid.qmin.item(), grid.qmax.item()) == (Spec(bits).qmin, Spec(bits).qmax)
+            shift = 0.0 if grid.shift is None else grid.shift.item()
+            assert shift == 0.5 * (i % 2)
+            assert (grid.smooth is None) == (parts.weights[path].smooth is None)
+    with checkpoints.injected(mmdit, read_adaround(tmp_path)):
+        pass
+
+
+def test_either_form_is_recognised(tmp_path):
+    mmdit = model()
+    parts = replace(checkpoint(mmdit, activations=False), meta={"adaround": {"bits_w": 4}})
+    write_adaround(tmp_path / "one", parts, static=False)
+    write_folder(tmp_path / "two", mmdit, parts)
+    same(checkpoints.load(tmp_path / "one"), checkpoints.load(tmp_path / "two"))
+
+
+# What is refused
+
+
+@pytest.fixture
+def written(tmp_path):
+    write_adaround(tmp_path, checkpoint(model(), activations=False))
+    return tmp_path
+
+
+def test_a_missing_block_is_named(written):
+    block_file(written, 1).unlink()
+    with pytest.raises(UserError, match=r"weights/mm1.npz: got no such file; expected all 3 blocks"):
+        read_adaround(written)
+
+
+def test_an_unfinished_run_is_told(written):
+    (written / "config.json").rename(written / "plan.json")
+    with pytest.raises(UserError, match="got a run that is not finished; adaround_optimize --resume"):
+        checkpoints.load(written)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"kind": "ditq.quant_config", "version": 1},
+            "kind 'ditq.quant_config', version 1; expected 'ditq.adaround'",
+        ),
+        ({"kind": module.KIND, "version": 9}, "version 9; expected 'ditq.adaround', version 1"),
+        ([1, 2], "got kind None"),
+    ],
+)
+def test_another_kind_of_folder_is_refused(written, content, message):
+    (written / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        checkpoints.load(written)
+
+
+def test_a_truncated_block_is_named(written):
+    path = block_file(written, 2)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=r"mm2.npz: got a file that cannot be read"):
+        read_adaround(written)
+
+
+def given_grids(monkeypatch, found: ActivationTable):
+    """Stands in for a quant_config.json of these grids."""
+    monkeypatch.setattr(module, "read_quant_config", lambda path: found)
+
+
+def test_a_quant_config_gives_the_grids(written, monkeypatch):
+    found = table(model())
+    given_grids(monkeypatch, found)
+    assert read_adaround(written, written / "quant_config.json").activations is found
+
+
+def test_a_quant_config_with_other_smoothing_names_layer_and_remedies(written, monkeypatch):
+    given_grids(monkeypatch, table(model(), smooth=True))
+    message = "k_proj: got smoothing factors of the activation grid alone; .*--quant-config.*--smooth none"
+    with pytest.raises(UserError, match=message):
+        read_adaround(written, written / "quant_config.json")
+
+
+def test_a_quant_config_without_factors_on_smoothed_weights_names_them(tmp_path, monkeypatch):
+    write_adaround(tmp_path, checkpoint(model(), smooth=True, activations=False))
+    given_grids(monkeypatch, table(model()))
+    with pytest.raises(UserError, match="k_proj: got smoothing factors of the weight alone"):
+        read_adaround(tmp_path, tmp_path / "quant_config.json")
+
+
+def test_all_layers_of_the_blocks_are_there(written):
+    assert read_adaround(written).weights.keys() == block_linears(model()).keys()
+    assert all(weight.codes.dtype == mx.int8 for weight in read_adaround(written).weights.values())
