@@ -1,28 +1,113 @@
-"""The one way into a model: its linear layers by path, and modules put in their place, for a while or for good."""
+"""The one way into a model: its quantizable layers by path, watched, and modules put in their place.
+
+Quantizable are linear layers and convolutions. A weight method sees both as a matrix: a convolution's kernel
+(out, rows, columns, in) unfolds to (out, rows * columns * in), and its input to one row of patches per output pixel, so
+that layer(x) = patches(x) @ matrix.T + bias. Groups along the matrix's columns are groups along input channels.
+"""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import mlx.core as mx
 import mlx.nn as nn
+from jaxtyping import Float
 
 from ditq.core.errors import DitqError
 
 M = TypeVar("M", bound=nn.Module)
+Layer = nn.Linear | nn.Conv2d
+Observe = Callable[[str, mx.array], None]
+"""Receives a layer's path and its input."""
 
 
-def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer by its path as MLX prints it, block 2 before block 10."""
-    found = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return dict(
-        sorted(
-            found,
-            key=lambda entry: [
-                (part.isdigit(), int(part) if part.isdigit() else part) for part in entry[0].split(".")
-            ],
-        )
-    )
+def layers(model: nn.Module) -> dict[str, Layer]:
+    """Every linear layer and convolution by its path as MLX prints it, block 2 before block 10."""
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, Layer)]
+    return dict(sorted(found, key=lambda entry: natural(entry[0])))
+
+
+def natural(path: str) -> list[tuple[bool, int | str]]:
+    """The sorting key of a path that puts block 2 before block 10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in path.split(".")]
+
+
+def matrix(layer: Layer) -> Float[mx.array, "out columns"]:
+    """The layer's weight as a matrix, in its dtype: a convolution's kernel unfolded."""
+    return layer.weight.reshape(layer.weight.shape[0], -1)
+
+
+def channels(layer: Layer) -> int:
+    """Input channels: what a row of the input has."""
+    return layer.weight.shape[-1]
+
+
+def patches(layer: Layer, x: Float[mx.array, "*rows channels"]) -> Float[mx.array, "*positions columns"]:
+    """What the layer's matrix multiplies: x itself, or for a convolution the padded patch of every output pixel.
+
+    Values are copied, never summed, so that they are exact in any dtype.
+    """
+    if isinstance(layer, nn.Linear) or not isinstance(layer, nn.Conv2d):
+        return x
+    _refuse_unusual(layer)
+    _, kernel_rows, kernel_columns, _ = layer.weight.shape
+    (up, left), (down, across) = layer.padding, layer.stride
+    padded = mx.pad(x, [(0, 0), (up, up), (left, left), (0, 0)])
+    rows = (padded.shape[1] - kernel_rows) // down + 1
+    columns = (padded.shape[2] - kernel_columns) // across + 1
+    parts = [
+        padded[:, i : i + down * rows : down, j : j + across * columns : across]
+        for i in range(kernel_rows)
+        for j in range(kernel_columns)
+    ]
+    return mx.concatenate(parts, axis=-1)
+
+
+def apply(
+    layer: Layer,
+    weight: Float[mx.array, "out columns"],
+    bias: Float[mx.array, "*rows out"] | None,
+    x: Float[mx.array, "*rows channels"],
+) -> Float[mx.array, "*positions out"]:
+    """What the layer would return for x with this matrix and bias in place of its own."""
+    if not isinstance(layer, nn.Conv2d):
+        return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
+    _refuse_unusual(layer)
+    y = mx.conv2d(x, weight.reshape(layer.weight.shape), layer.stride, layer.padding)
+    return y if bias is None else y + bias
+
+
+def with_weight(layer: Layer, weight: Float[mx.array, "out columns"]) -> Layer:
+    """A float layer like this one, with this matrix and the layer's own bias."""
+    made = copy.copy(layer)
+    made.weight = weight.reshape(layer.weight.shape)
+    return made
+
+
+@contextmanager
+def traced(model: nn.Module, paths: Sequence[str], observe: Observe) -> Iterator[nn.Module]:
+    """`model` whose layers at `paths` show each input to `observe(path, x)` first; on leaving they stop.
+
+    What `observe` evaluates at once can be freed before the next layer runs, so that one layer's activations are held
+    at a time. Run the model as it is inside: a step that was compiled before does not pass through the recorders.
+    """
+    found = layers(model)
+    with swapped(model, {path: Recorder(path, found[path], observe) for path in paths}):
+        yield model
+
+
+class Recorder(nn.Module):
+    """Stands in the place of a layer: shows its input to `observe`, then calls it."""
+
+    def __init__(self, path: str, layer: nn.Module, observe: Observe):
+        super().__init__()
+        self.path, self.layer, self.observe = path, layer, observe
+
+    def __call__(self, x: Float[mx.array, "*rows channels"]) -> Float[mx.array, "*positions out"]:
+        """What the layer makes of x."""
+        self.observe(self.path, x)
+        return self.layer(x)
 
 
 @contextmanager
@@ -50,15 +135,29 @@ def replace(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         _set(*places[path], module)
 
 
-def twin(model: M) -> M:
-    """Another module of the same parameters, so that replacing layers of one leaves the other alone."""
+def sharing(model: M) -> M:
+    """A module that shares the parameters of `model` but not its places: replacing layers of one leaves the other."""
     made = copy.copy(model)
     for name, child in model.items():
         if isinstance(child, nn.Module):
-            made[name] = twin(child)
+            made[name] = sharing(child)
         elif isinstance(child, list):
-            made[name] = [twin(part) if isinstance(part, nn.Module) else part for part in child]
+            made[name] = [sharing(part) if isinstance(part, nn.Module) else part for part in child]
     return made
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path. Raises DitqError for a path that is not in the model."""
+    return _get(*_place(model, path))
+
+
+def _refuse_unusual(layer: nn.Conv2d) -> None:
+    """Raises DitqError for a convolution with dilation or channel groups, which no family here has."""
+    dilation, groups = getattr(layer, "dilation", 1), getattr(layer, "groups", 1)
+    if dilation not in (1, (1, 1)) or groups != 1:
+        raise DitqError(
+            f"a convolution with dilation {dilation} and {groups} channel groups cannot be quantized"
+        )
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str]:

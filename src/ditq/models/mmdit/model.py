@@ -2,29 +2,38 @@
 
 Two streams of tokens, latent patches and text, meet in every block's attention and nowhere else. The noise level
 and the pooled prompt enter only through adaptive layer norm: each block is modulated by shifts, scales and gates
-that depend on (step, prompt) but not on the tokens. So they are computed once for a whole run, by `MMDiT.modulation`,
+that depend on (step, prompt) but not on the tokens. So they are computed once for a whole run, by `MMDiT.prepare`,
 and the denoise step receives them as one array row: nothing in it depends on Python state, it compiles once.
 
 Parameter paths and config fields are DiffusionKit's, so that its checkpoints load here and ours load there.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
+from ditq.models.anatomy import Anatomy
+from ditq.models.base import Conditioning, Network, RunInputs
 from ditq.models.functional import Tokens, attention, gelu_tanh, modulate, timestep_embedding, unpatchify
+from ditq.models.mmdit.anatomy import mmdit_anatomy
 from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.state import BlockState
 
 TextTokens = Float[mx.array, "batch text_tokens hidden"]
-Chunks = list[mx.array]
-"""Modulation as a list of (batch, 1, hidden) shifts, scales and gates, in the order of the adaLN's output."""
+FINAL = "modulation.final"
+"""The name of the last layer's modulation in a state; a block's is `modulation.` and its number."""
 
 
-class MMDiT(nn.Module):
+class MMDiT(Network):
     """Predicts the velocity (noise minus data) of noisy latents, given text tokens and a row of modulation."""
+
+    family = "mmdit"
+    given_by = ("pooled",)
+    begun = ("image", "text")
+    results = ("image",)
 
     def __init__(self, config: MMDiTConfig):
         super().__init__()
@@ -36,27 +45,39 @@ class MMDiT(nn.Module):
         self.t_embedder = Embedder(config.frequency_embed_dim, config.hidden_size)
         self.context_embedder = nn.Linear(config.token_level_text_embed_dim, config.hidden_size)
         self.multimodal_transformer_blocks = [
-            MultiModalTransformerBlock(config, dual=i in config.dual_attention_blocks, last=i == last)
+            MultiModalTransformerBlock(config, i, dual=i in config.dual_attention_blocks, last=i == last)
             for i in range(config.depth_multimodal)
         ]
         self.final_layer = FinalLayer(config)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What each of its layers is."""
+        return mmdit_anatomy(self.config)
 
     @property
     def dtype(self) -> mx.Dtype:
         """The dtype that the transformer computes in: that of the patch embedding, which is never quantized."""
         return self.x_embedder.proj.weight.dtype
 
-    def modulation(
-        self, pooled: Float[mx.array, "batch pooled_dim"], timesteps: Float[mx.array, "steps"]
-    ) -> Float[mx.array, "steps batch modulation"]:
-        """The modulation of every block for all (step, prompt) pairs of a run, concatenated along the last axis.
+    @property
+    def blocks(self) -> list["MultiModalTransformerBlock"]:
+        """The blocks in the order of execution."""
+        return self.multimodal_transformer_blocks
+
+    def prepare(self, conditioning: Conditioning, timesteps: Float[mx.array, "steps"]) -> RunInputs:
+        """Text tokens, and the modulation of every block for all (step, prompt) pairs of a run side by side.
 
         `timesteps` are 1000 * sigma. Each adaLN layer runs once, over all pairs. For SD3 Medium in 16 bit, 50 steps
         and 2 prompts take 88 MB.
         """
-        condition = self.condition(pooled[None], timesteps[:, None])
-        blocks = [block.modulation(condition) for block in self.multimodal_transformer_blocks]
-        return mx.concatenate([*blocks, self.final_layer.adaLN_modulation(condition)], axis=-1)
+        condition = self.condition(_pooled(conditioning)[None], timesteps[:, None])
+        modulation = mx.concatenate(list(self._modulations(condition).values()), axis=-1)
+        return RunInputs({"text": conditioning.tokens.astype(self.dtype)}, {"modulation": modulation})
+
+    def given(self, conditioning: Conditioning, timesteps: Float[mx.array, "prompts"]) -> BlockState:
+        """The modulation of every block and of the last layer, row by row."""
+        return self._modulations(self.condition(_pooled(conditioning), timesteps))
 
     def condition(
         self, pooled: Float[mx.array, "*prompts pooled_dim"], timesteps: Float[mx.array, "*steps"]
@@ -65,57 +86,80 @@ class MMDiT(nn.Module):
         frequencies = timestep_embedding(timesteps, self.config.frequency_embed_dim, self.config.max_period)
         return self.t_embedder(frequencies.astype(self.dtype)) + self.y_embedder(pooled.astype(self.dtype))
 
-    def __call__(
+    def begin(
         self,
         latents: Float[mx.array, "batch height width channels"],
         text: Float[mx.array, "batch text_tokens text_dim"],
         modulation: Float[mx.array, "batch modulation"],
-    ) -> Float[mx.array, "batch height width channels"]:
-        """The velocity at one step; `modulation` is one row of what `modulation()` returned."""
+    ) -> BlockState:
+        """Both streams embedded, and each block's part of the step's modulation under a name of its own."""
         _, height, width, _ = latents.shape
         image = self.x_embedder(latents) + self.x_pos_embedder(height, width)
-        text = self.context_embedder(text)
-        chunks = iter(mx.split(modulation[:, None], modulation.shape[-1] // self.config.hidden_size, axis=-1))
-        for block in self.multimodal_transformer_blocks:
-            image, text = block(image, text, *block.take_chunks(chunks))
-        return unpatchify(self.final_layer(image, list(chunks)), height, width, self.config.patch_size)
+        state = {"image": image, "text": self.context_embedder(text)}
+        widths = [block.modulation_width for block in self.blocks]
+        ends = [sum(widths[: i + 1]) for i in range(len(widths))]
+        parts = mx.split(modulation, ends, axis=-1)
+        return {
+            **state,
+            **dict(zip([*(block.modulation_name for block in self.blocks), FINAL], parts, strict=True)),
+        }
+
+    def finish(
+        self, state: Mapping[str, mx.array], height: int, width: int
+    ) -> Float[mx.array, "batch height width channels"]:
+        """The velocity from the image tokens behind the last block."""
+        tokens = self.final_layer(state["image"], state[FINAL])
+        return unpatchify(tokens, height, width, self.config.patch_size)
+
+    def _modulations(self, condition: Float[mx.array, "*rows hidden"]) -> dict[str, mx.array]:
+        """Each block's modulation, then the last layer's."""
+        blocks = {block.modulation_name: block.modulation(condition) for block in self.blocks}
+        return {**blocks, FINAL: self.final_layer.adaLN_modulation(condition)}
 
 
 class MultiModalTransformerBlock(nn.Module):
     """Both streams through one layer; their tokens see each other in one joint attention."""
 
-    def __init__(self, config: MMDiTConfig, dual: bool, last: bool):
+    def __init__(self, config: MMDiTConfig, number: int, dual: bool, last: bool):
         super().__init__()
-        self.num_heads = config.num_heads
+        self.number, self.num_heads = number, config.num_heads
         self.image_transformer_block = TransformerBlock(config, dual=dual)
         self.text_transformer_block = TransformerBlock(config, ends_at_attention=last)
 
     @property
-    def num_modulation_params(self) -> int:
-        """Shifts, scales and gates of both streams together."""
-        return (
-            self.image_transformer_block.num_modulation_params
-            + self.text_transformer_block.num_modulation_params
-        )
+    def modulation_name(self) -> str:
+        """The name of its modulation in a state."""
+        return f"modulation.{self.number}"
+
+    @property
+    def modulation_width(self) -> int:
+        """Values of its modulation: the image stream's chunks, then the text stream's."""
+        return self.image_transformer_block.modulation_width + self.text_transformer_block.modulation_width
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Both streams and its own modulation."""
+        return ("image", "text", self.modulation_name)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Both streams."""
+        return ("image", "text")
 
     def modulation(self, condition: Float[mx.array, "*rows hidden"]) -> Float[mx.array, "*rows modulation"]:
-        """This block's part of `MMDiT.modulation`: the image stream's, then the text stream's."""
+        """The image stream's shifts, scales and gates, then the text stream's."""
         halves = self.image_transformer_block, self.text_transformer_block
         return mx.concatenate([half.adaLN_modulation(condition) for half in halves], axis=-1)
 
-    def take_chunks(self, chunks: Iterator[mx.array]) -> tuple[Chunks, Chunks]:
-        """The image and the text stream's modulation, drawn from `chunks` in its order."""
-        image = list(islice(chunks, self.image_transformer_block.num_modulation_params))
-        return image, list(islice(chunks, self.text_transformer_block.num_modulation_params))
-
     def __call__(
-        self, image: Tokens, text: TextTokens, image_mod: Chunks, text_mod: Chunks
+        self, image: Tokens, text: TextTokens, modulation: Float[mx.array, "batch modulation"]
     ) -> tuple[Tokens, TextTokens]:
         """The two streams after the block, in their shapes; the last block returns its text as it came."""
         of_image, of_text = self.image_transformer_block, self.text_transformer_block
-        image_qkv = of_image.qkv(image, image_mod)
-        text_qkv = of_text.qkv(text, text_mod)
-        q, k, v = (mx.concatenate(list(pair), axis=1) for pair in zip(image_qkv, text_qkv, strict=True))
+        for_image, for_text = mx.split(modulation, [of_image.modulation_width], axis=-1)
+        image_mod, text_mod = of_image.named(for_image), of_text.named(for_text)
+        pairs = zip(of_image.qkv(image, image_mod), of_text.qkv(text, text_mod), strict=True)
+        q, k, v = (mx.concatenate(list(pair), axis=1) for pair in pairs)
         attended = attention(q, k, v, self.num_heads)
         image_tokens = image.shape[1]
         image = of_image.after_attention(image, attended[:, :image_tokens], image_mod)
@@ -124,12 +168,28 @@ class MultiModalTransformerBlock(nn.Module):
         return image, text
 
 
+class Modulation(NamedTuple):
+    """What one stream of a block is modulated with, each (batch, 1, hidden), in the order of the adaLN's output.
+
+    The text stream of the last block has the first two alone; only a dual block has the last three.
+    """
+
+    shift: mx.array
+    scale: mx.array
+    gate: mx.array | None = None
+    mlp_shift: mx.array | None = None
+    mlp_scale: mx.array | None = None
+    mlp_gate: mx.array | None = None
+    second_shift: mx.array | None = None
+    second_scale: mx.array | None = None
+    second_gate: mx.array | None = None
+
+
 class TransformerBlock(nn.Module):
     """One stream's half of a block: everything but the joint attention itself.
 
-    Modulation chunks: shift, scale (before attention), gate (after it), shift, scale, gate (around the MLP); a dual
-    block has three more for its second attention. The text stream of the last block ends at the attention, since
-    nothing reads its output: it has neither output projection nor MLP, and only the first two chunks.
+    The text stream of the last block ends at the attention, since nothing reads its output: it has neither output
+    projection nor MLP. A dual block's image stream also attends to itself alone.
     """
 
     def __init__(self, config: MMDiTConfig, dual: bool = False, ends_at_attention: bool = False):
@@ -137,10 +197,9 @@ class TransformerBlock(nn.Module):
         hidden = config.hidden_size
         self.num_heads, self.eps = config.num_heads, config.layer_norm_eps
         self.ends_at_attention = ends_at_attention
-        self.num_modulation_params = 2 if ends_at_attention else 9 if dual else 6
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), nn.Linear(hidden, self.num_modulation_params * hidden)
-        )
+        chunks = 2 if ends_at_attention else 9 if dual else 6
+        self.modulation_width = chunks * hidden
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, self.modulation_width))
         self.attn = Attention(hidden, has_output=not ends_at_attention)
         if config.use_qk_norm:
             self.qk_norm = QKNorm(hidden // config.num_heads)
@@ -151,22 +210,27 @@ class TransformerBlock(nn.Module):
         if not ends_at_attention:
             self.mlp = FFN(hidden, config.mlp_ratio * hidden)
 
-    def qkv(self, x: Tokens, mod: Chunks) -> tuple[Tokens, Tokens, Tokens]:
+    def named(self, modulation: Float[mx.array, "batch chunks"]) -> Modulation:
+        """The chunks of this stream's modulation by name."""
+        hidden = self.attn.q_proj.weight.shape[0]
+        return Modulation(*mx.split(modulation[:, None], self.modulation_width // hidden, axis=-1))
+
+    def qkv(self, x: Tokens, mod: Modulation) -> tuple[Tokens, Tokens, Tokens]:
         """Queries, keys and values of the modulated tokens."""
-        shift, scale = mod[:2]
-        return self.attn.qkv(modulate(x, shift, scale, self.eps), self.get("qk_norm"), self.num_heads)
+        modulated = modulate(x, mod.shift, mod.scale, self.eps)
+        return self.attn.qkv(modulated, self.get("qk_norm"), self.num_heads)
 
-    def after_attention(self, x: Tokens, attended: Tokens, mod: Chunks) -> Tokens:
+    def after_attention(self, x: Tokens, attended: Tokens, mod: Modulation) -> Tokens:
         """The stream after attention's output projection and the MLP, each gated and added to its input."""
-        gate, mlp_shift, mlp_scale, mlp_gate = mod[2:6]
-        y = x + gate * self.attn.o_proj(attended)
+        y = x + mod.gate * self.attn.o_proj(attended)
         if "attn2" in self:
-            y = y + self._second_attention(x, *mod[6:])
-        return y + mlp_gate * self.mlp(modulate(y, mlp_shift, mlp_scale, self.eps))
+            y = y + self._second_attention(x, mod)
+        return y + mod.mlp_gate * self.mlp(modulate(y, mod.mlp_shift, mod.mlp_scale, self.eps))
 
-    def _second_attention(self, x: Tokens, shift: mx.array, scale: mx.array, gate: mx.array) -> Tokens:
-        qkv = self.attn2.qkv(modulate(x, shift, scale, self.eps), self.get("qk_norm2"), self.num_heads)
-        return gate * self.attn2.o_proj(attention(*qkv, self.num_heads))
+    def _second_attention(self, x: Tokens, mod: Modulation) -> Tokens:
+        modulated = modulate(x, mod.second_shift, mod.second_scale, self.eps)
+        qkv = self.attn2.qkv(modulated, self.get("qk_norm2"), self.num_heads)
+        return mod.second_gate * self.attn2.o_proj(attention(*qkv, self.num_heads))
 
 
 class Attention(nn.Module):
@@ -223,9 +287,11 @@ class FinalLayer(nn.Module):
         self.linear = nn.Linear(hidden, config.patch_size**2 * config.vae_latent_dim)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, 2 * hidden))
 
-    def __call__(self, x: Tokens, mod: Chunks) -> Float[mx.array, "batch tokens patch"]:
+    def __call__(
+        self, x: Tokens, modulation: Float[mx.array, "batch chunks"]
+    ) -> Float[mx.array, "batch tokens patch"]:
         """One flat patch (row, column, channel) per token."""
-        shift, scale = mod
+        shift, scale = mx.split(modulation[:, None], 2, axis=-1)
         return self.linear(modulate(x, shift, scale, self.eps))
 
 
@@ -269,3 +335,8 @@ class Embedder(nn.Module):
     def __call__(self, x: Float[mx.array, "*rows dims"]) -> Float[mx.array, "*rows hidden"]:
         """The embedded rows."""
         return self.mlp(x)
+
+
+def _pooled(conditioning: Conditioning) -> mx.array:
+    assert conditioning.pooled is not None, "an MMDiT is modulated by pooled text"
+    return conditioning.pooled

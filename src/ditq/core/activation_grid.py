@@ -1,0 +1,68 @@
+"""The grid of a layer's input: what every activation method makes, and what layers compute on.
+
+There is one type of it, asked `at(timesteps)`: static grids answer with the same row at every timestep, calibrated ones
+with the row of the nearest calibrated timestep, others compute their rows.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float, Int64
+
+Timesteps = Float[np.ndarray, "rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class GridRows:
+    """The numbers of a grid, a row per timestep: x / smooth is rounded to scale * code + shift."""
+
+    scale: Float[mx.array, "rows"]
+    """Step sizes, never maxima."""
+    qmin: Float[mx.array, "rows"]
+    qmax: Float[mx.array, "rows"]
+    shift: Float[mx.array, "rows channels"] | None = None
+    """Centre of the grid: one value a row (channels = 1) or one per input channel; None: zero."""
+
+    def __len__(self) -> int:
+        return self.scale.shape[0]
+
+    def take(self, rows: Int64[np.ndarray, "wanted"]) -> "GridRows":
+        """Some of the rows, in this order."""
+        at = mx.array(rows)
+        shift = None if self.shift is None else self.shift[at]
+        return GridRows(self.scale[at], self.qmin[at], self.qmax[at], shift)
+
+
+@runtime_checkable
+class ActivationGrid(Protocol):
+    """The grid of one layer's input at any timestep."""
+
+    @property
+    def smooth(self) -> Float[mx.array, "in"] | None:
+        """Channel factors that the weight was multiplied with before it was quantized (SmoothQuant, arXiv 2211.10438)."""
+        ...
+
+    def at(self, timesteps: Timesteps) -> GridRows:
+        """One row for each of these timesteps."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TimestepGrid:
+    """A row per calibrated timestep; with a single row, a static grid."""
+
+    timesteps: Float[np.ndarray, "steps"]
+    """Of the rows, falling."""
+    rows: GridRows
+    smooth: Float[mx.array, "in"] | None = None
+
+    def at(self, timesteps: Timesteps) -> GridRows:
+        """The rows of the calibrated timesteps nearest to these."""
+        return self.rows.take(nearest_rows(self.timesteps, timesteps))
+
+
+def nearest_rows(calibrated: Timesteps, wanted: Float[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
+    """For each timestep the number of the one calibrated nearest to it, the earlier of two equally near."""
+    return np.abs(calibrated[None] - wanted[:, None]).argmin(axis=1)

@@ -1,0 +1,115 @@
+"""What passes from block to block: arrays by name, one row per sample.
+
+An MMDiT carries `image` and `text`; a UNet its features and, under a name of their own, the skip connections that much
+later blocks read. Beside what is carried, blocks read what is given to them from outside and no block writes: their
+modulation, text tokens that stay as they are, masks. A block says what it reads and writes:
+
+    class Block(nn.Module):
+        reads = ("image", "text", "modulation.3")
+        writes = ("image", "text")
+
+        def __call__(self, image, text, modulation): ...
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Int
+
+BlockState = dict[str, mx.array]
+"""Arrays by name, each with one row per sample."""
+SomeRows = Int[np.ndarray, "some"]
+
+
+@runtime_checkable
+class Block(Protocol):
+    """One block of a network: a module whose call takes the arrays that it reads and returns those that it writes."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of its arguments, in order."""
+        ...
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The names of its results, in order."""
+        ...
+
+
+def run_block(block: Block, state: Mapping[str, mx.array]) -> BlockState:
+    """The state after a block: what it writes replaced, everything else as it was; nothing is evaluated."""
+    outputs = block(*(state[name] for name in block.reads))  # pyright: ignore[reportCallIssue]
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {**state, **dict(zip(block.writes, outputs, strict=True))}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Which block reads and writes which arrays: what there is, and what is still needed, at each boundary.
+
+    Boundary k lies before block k; the last one behind the last block.
+    """
+
+    reads: tuple[tuple[str, ...], ...]
+    """By block."""
+    writes: tuple[tuple[str, ...], ...]
+    begun: tuple[str, ...]
+    """What is carried into the first block."""
+    results: tuple[str, ...]
+    """What the network's last part reads."""
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], begun: Sequence[str], results: Sequence[str]) -> "Flow":
+        """The flow through these blocks."""
+        blocks = list(blocks)
+        return cls(
+            tuple(tuple(block.reads) for block in blocks),
+            tuple(tuple(block.writes) for block in blocks),
+            tuple(begun),
+            tuple(results),
+        )
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks; there is one boundary more."""
+        return len(self.reads)
+
+    def written(self, boundary: int) -> tuple[str, ...]:
+        """What is new at a boundary: what the first block is given, or the block before it wrote."""
+        return self.begun if boundary == 0 else self.writes[boundary - 1]
+
+    def carried(self, boundary: int) -> dict[str, int]:
+        """The arrays at a boundary that something behind it reads, each with the boundary at which it was new."""
+        source = {name: at for at in range(boundary + 1) for name in self.written(at)}
+        read = {*self.results, *(name for later in self.reads[boundary:] for name in later)}
+        return {name: at for name, at in source.items() if name in read}
+
+    def read_later(self, block: int) -> tuple[str, ...]:
+        """Of what a block writes, that which a later block or the network's last part reads."""
+        later = self.carried(block + 1)
+        return tuple(name for name in self.writes[block] if name in later)
+
+    def inputs(self, block: int) -> tuple[str, ...]:
+        """Of what a block reads, that which is carried to it; the rest is given."""
+        carried = self.carried(block)
+        return tuple(name for name in self.reads[block] if name in carried)
+
+
+def take_rows(state: Mapping[str, mx.array], rows: SomeRows) -> BlockState:
+    """Some rows of every array, in float32."""
+    at = mx.array(rows)
+    return {name: array[at].astype(mx.float32) for name, array in state.items()}
+
+
+def joined(parts: Sequence[Mapping[str, mx.array]]) -> BlockState:
+    """One state of the rows of all parts."""
+    return {name: mx.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def row_batches(rows: SomeRows, size: int = 16) -> Iterator[SomeRows]:
+    """The rows, `size` at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
