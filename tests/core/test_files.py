@@ -103,3 +103,27 @@ def test_free_bytes_of_a_folder_that_is_not_there_yet(tmp_path):
         < files.free_bytes(tmp_path / "new" / "newer")
         == pytest.approx(files.free_bytes(tmp_path), rel=0.01)
     )
+
+
+def test_other_kinds_and_versions_are_named(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"kind": "ditq.cake", "version": 1, "layers": 3})
+    assert files.read_stored_json(path, "ditq.cake", 1, "bake")["layers"] == 3
+    with pytest.raises(UserError) as caught:
+        files.read_stored_json(path, "ditq.cake", 2, "bake")
+    assert (
+        str(caught.value) == f"{path}: got ditq.cake version 1; expected ditq.cake version 2, as bake writes"
+    )
+    for other in ([1], "text", None, {"kind": "ditq.cake"}, {"kind": "ditq.cake", "version": True}):
+        with pytest.raises(UserError, match="expected ditq.cake version 1, as bake writes"):
+            files.check_kind(other, path, "ditq.cake", 1, "bake")
+
+
+def test_meta_of_an_npz_is_checked_and_stripped():
+    text = '{"kind": "ditq.cake", "version": 1, "producer": "oven", "layers": 3}'
+    meta = files.stored_meta({"__meta__": np.array(text)}, "a.npz", "ditq.cake", 1, "bake")
+    assert meta == {"producer": "oven", "layers": 3}
+    with pytest.raises(UserError, match="a.npz: got None version None; expected ditq.cake version 1"):
+        files.stored_meta({}, "a.npz", "ditq.cake", 1, "bake")
+    with pytest.raises(UserError, match="a.npz: got a __meta__ that is not JSON; expected ditq.cake"):
+        files.stored_meta({"__meta__": np.array("{")}, "a.npz", "ditq.cake", 1, "bake")

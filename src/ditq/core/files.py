@@ -128,6 +128,38 @@ def read_json(path: str | Path) -> Any:
     return _reading(path, lambda p: json.loads(p.read_text(encoding="utf-8")), ValueError, "JSON")
 
 
+def check_kind(meta: Any, path: str | Path, kind: str, version: int, made_by: str) -> dict[str, Any]:
+    """`meta`, the header of the file at `path`, if it names this kind and version; else UserError.
+
+    `made_by` is the step that writes such files. A `meta` that is no JSON object has neither kind nor version.
+    """
+    found = (meta.get("kind"), meta.get("version")) if isinstance(meta, dict) else (None, None)
+    if found != (kind, version) or isinstance(found[1], bool):
+        expected = f"{kind} version {version}, as {made_by} writes"
+        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=expected)
+    return meta
+
+
+def read_stored_json(path: str | Path, kind: str, version: int, made_by: str) -> dict[str, Any]:
+    """The object of a JSON file of this kind and version. Raises UserError for any other file."""
+    return check_kind(read_json(path), path, kind, version, made_by)
+
+
+def stored_meta(
+    arrays: Mapping[str, np.ndarray], path: str | Path, kind: str, version: int, made_by: str
+) -> dict[str, Any]:
+    """What the `__meta__` of an npz file's arrays says beside kind and version.
+
+    Raises UserError when it is missing, no JSON, or of another kind or version.
+    """
+    try:
+        meta = json.loads(str(arrays.get("__meta__", "{}")))
+    except json.JSONDecodeError as error:
+        raise UserError(str(path), got="a __meta__ that is not JSON", expected=kind) from error
+    check_kind(meta, path, kind, version, made_by)
+    return {name: value for name, value in meta.items() if name not in ("kind", "version")}
+
+
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name; object arrays are refused, so nothing is ever unpickled.
 
