@@ -48,7 +48,7 @@ def patches(layer: Layer, x: Float[mx.array, "*rows channels"]) -> Float[mx.arra
 
     Values are copied, never summed, so that they are exact in any dtype.
     """
-    if isinstance(layer, nn.Linear) or not isinstance(layer, nn.Conv2d):
+    if not isinstance(layer, nn.Conv2d):
         return x
     _refuse_unusual(layer)
     _, kernel_rows, kernel_columns, _ = layer.weight.shape
@@ -67,10 +67,10 @@ def patches(layer: Layer, x: Float[mx.array, "*rows channels"]) -> Float[mx.arra
 def apply(
     layer: Layer,
     weight: Float[mx.array, "out columns"],
-    bias: Float[mx.array, "*rows out"] | None,
+    bias: Float[mx.array, "*some out"] | None,
     x: Float[mx.array, "*rows channels"],
 ) -> Float[mx.array, "*positions out"]:
-    """What the layer would return for x with this matrix and bias in place of its own."""
+    """What the layer would return for x with this matrix and bias (one, or one for each row) in place of its own."""
     if not isinstance(layer, nn.Conv2d):
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
     _refuse_unusual(layer)

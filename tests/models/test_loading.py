@@ -7,7 +7,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from ditq.core.errors import UserError
-from ditq.models.mmdit.loading import load_mmdit, read_weights
+from ditq.models.loading import read_weights
+from ditq.models.mmdit.loading import load_mmdit
 from tests.models.families import FAMILIES, stability_weights, to_mlx
 
 CONFIG = FAMILIES["sd3-medium"]

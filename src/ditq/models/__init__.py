@@ -1,15 +1,30 @@
-"""The models, by name."""
+"""The models, by name, and the families of networks that they are built from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from ditq.core.errors import UserError
-from ditq.models.base import Conditioning, Defaults, TextToImage
+from ditq.models.base import Conditioning, Defaults, Geometry, Network, RunInputs, TextToImage
 
-__all__ = ["MODELS", "Conditioning", "Defaults", "TextToImage", "load"]
+__all__ = [
+    "FAMILIES",
+    "MODELS",
+    "Conditioning",
+    "Defaults",
+    "Geometry",
+    "Network",
+    "RunInputs",
+    "TextToImage",
+    "load",
+    "network_from",
+]
+
+Loader = Callable[[Path | None, mx.Dtype | None, str], TextToImage]
+"""Gives a model: a local folder or None, the network's dtype or None, which text encoders."""
 
 
 def _mini(path: Path | None, dtype: mx.Dtype | None, text_encoders: str) -> TextToImage:
@@ -24,7 +39,13 @@ def _sd3(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: st
     return SD3(name, path, dtype, text_encoders)
 
 
-MODELS: dict[str, Callable[[Path | None, mx.Dtype | None, str], TextToImage]] = {
+def _mmdit() -> tuple[type, Callable[[Any], Network]]:
+    from ditq.models.mmdit import MMDiT, MMDiTConfig
+
+    return MMDiTConfig, MMDiT
+
+
+MODELS: dict[str, Loader] = {
     "mini": _mini,
     "sd3-medium": partial(_sd3, "sd3-medium"),
     "sd3.5-medium": partial(_sd3, "sd3.5-medium"),
@@ -32,13 +53,16 @@ MODELS: dict[str, Callable[[Path | None, mx.Dtype | None, str], TextToImage]] = 
 }
 """Each name's loader; a loader imports what it needs when called, so that `mini` never needs DiffusionKit."""
 
+FAMILIES: dict[str, Callable[[], tuple[type, Callable[[Any], Network]]]] = {"mmdit": _mmdit}
+"""Each family's config and network class: what a checkpoint's config.json names as its `model_type`."""
+
 
 def load(
     name: str, path: str | Path | None = None, dtype: mx.Dtype | None = None, text_encoders: str = "all"
 ) -> TextToImage:
     """The model called `name`, its parts loaded when first used.
 
-    `path` is a local folder in place of the download; `dtype` the transformer's (None: the model's own choice for
+    `path` is a local folder in place of the download; `dtype` the network's (None: the model's own choice for
     this device); `text_encoders` "all", or "clip" to leave T5 out, with zeros in its place. Raises UserError for an
     unknown name, and for a gated or absent model.
     """
@@ -47,3 +71,21 @@ def load(
     if text_encoders not in ("all", "clip"):
         raise UserError("text encoders", got=text_encoders, expected="all or clip")
     return MODELS[name](Path(path) if path is not None else None, dtype, text_encoders)
+
+
+def network_from(family: str, config: Mapping[str, Any], source: str) -> Network:
+    """A network of this family and shape with lazy random weights.
+
+    `config` are the fields of the family's configuration as JSON holds them. Raises UserError, beginning with
+    `source`, for an unknown family and for fields that it does not have.
+    """
+    if family not in FAMILIES:
+        raise UserError(f"{source}: model_type", got=family, expected=" or ".join(FAMILIES))
+    shape, network = FAMILIES[family]()
+    try:
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+        return network(shape(**fields))
+    except TypeError as error:
+        raise UserError(
+            f"{source}: model_config", got=error, expected=f"the fields of {shape.__name__}"
+        ) from error

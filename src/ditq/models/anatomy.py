@@ -17,7 +17,7 @@ from ditq.core.errors import DitqError, UserError
 Phase = Literal["prepare", "begin", "block", "finish"]
 """When a layer runs: once a run, from prompt and timestep alone; before the blocks; in a block; after the blocks."""
 Rows = Literal["tokens", "prompts", "steps", "pairs"]
-"""What one row of a layer's input is: a token or pixel of one sample, a prompt, a timestep, a (timestep, prompt) pair."""
+"""What a row of a layer's input is: a token or pixel of a sample, a prompt, a timestep, or a pair of these two."""
 Role = Literal[
     "embedder",  # of latents, text, timestep or pooled prompt
     "modulation",  # makes shifts, scales and gates

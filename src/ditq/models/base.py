@@ -143,10 +143,14 @@ class Network(nn.Module):
         self, latents: Float[mx.array, "batch height width channels"], **inputs: mx.array
     ) -> Float[mx.array, "batch height width channels"]:
         """The prediction at one step."""
-        state: BlockState = {}
-        for state in self.boundaries(latents, **inputs):
-            pass
+        state = self.begin(latents, **inputs)
+        for block in self.blocks:
+            state = run_block(block, state)
         return self.finish(state, *latents.shape[1:3])
+
+    def step_flops(self, rows: int, height: int, width: int, text_tokens: int) -> float:
+        """Floating-point operations of one call with `rows` rows of latents (height, width)."""
+        raise NotImplementedError
 
     @property
     def flow(self) -> Flow:
@@ -186,6 +190,8 @@ class Geometry:
     text_dim: int
     pooled_dim: int | None = None
     """None: the model has no pooled text."""
+    masked: bool = False
+    """Whether its text tokens come with a mask."""
 
 
 @runtime_checkable

@@ -1,29 +1,46 @@
-"""What a run will cost, told before anything is loaded: parameters, operations, and this device's speed."""
+"""What a network costs, told before its weights are loaded: parameters, shapes, operations, and this device's speed."""
 
 import time
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ditq.models.base import TextToImage
-from ditq.models.mmdit import MMDiT
-from ditq.models.mmdit.config import MMDiTConfig
+from ditq import capture
+from ditq.models.base import Conditioning, Geometry, Network, TextToImage
 
 
-def parameter_count(config: MMDiTConfig) -> int:
-    """Parameters of the transformer; its arrays are lazy and never made."""
-    return sum(array.size for array in dict(tree_flatten(MMDiT(config).parameters())).values())
+def parameter_count(network: nn.Module) -> int:
+    """Parameters of a network; lazy ones are never made."""
+    return sum(array.size for array in dict(tree_flatten(network.parameters())).values())
 
 
-def step_flops(config: MMDiTConfig, rows: int, image_tokens: int, text_tokens: int) -> float:
-    """Floating-point operations of one call with `rows` rows: two per weight and token, and the attentions."""
-    hidden, blocks = config.hidden_size, config.depth_multimodal
-    tokens = image_tokens + text_tokens
-    per_token = 2 * (4 + 2 * config.mlp_ratio) * hidden**2
-    second = len(config.dual_attention_blocks) * (
-        2 * 4 * hidden**2 * image_tokens + 4 * hidden * image_tokens**2
-    )
-    return rows * (blocks * (per_token * tokens + 4 * hidden * tokens**2) + second)
+def blank_conditioning(geometry: Geometry, rows: int) -> Conditioning:
+    """Conditioning of the model's shapes, of zeros that are never made."""
+    pooled = None if geometry.pooled_dim is None else mx.zeros((rows, geometry.pooled_dim))
+    mask = mx.ones((rows, geometry.text_tokens)) if geometry.masked else None
+    return Conditioning(mx.zeros((rows, geometry.text_tokens, geometry.text_dim)), pooled, mask)
+
+
+def state_shapes(
+    network: Network, geometry: Geometry, height: int, width: int
+) -> list[dict[str, tuple[int, ...]]]:
+    """What is new at every boundary for latents (height, width), by name: the shape of one row."""
+    inputs = network.prepare(blank_conditioning(geometry, 1), mx.array([500.0]))
+    latents = mx.zeros((1, height, width, geometry.latent_channels))
+    states = network.boundaries(latents, **inputs.at(0))
+    flow = network.flow
+    return [{name: state[name].shape[1:] for name in flow.written(at)} for at, state in enumerate(states)]
+
+
+def layer_inputs(network: Network, geometry: Geometry, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every quantizable layer's input for one row of latents (height, width); nothing is computed."""
+    seen: dict[str, tuple[int, ...]] = {}
+    paths = list(network.anatomy.modules(network))
+    with capture.traced(network, paths, lambda path, x: seen.update({path: x.shape})):
+        inputs = network.prepare(blank_conditioning(geometry, 1), mx.array([500.0]))
+        network(mx.zeros((1, height, width, geometry.latent_channels)), **inputs.at(0))
+    return seen
 
 
 def sampling_seconds(
@@ -33,8 +50,8 @@ def sampling_seconds(
 
     Small models take longer than that, since they are bound by overhead and not by arithmetic.
     """
-    image_tokens = height * width // model.config.patch_size**2
-    flops = step_flops(model.config, 2 if guided else 1, image_tokens, model.text_tokens)
+    rows = 2 if guided else 1
+    flops = model.skeleton().step_flops(rows, height, width, model.geometry.text_tokens)
     return pictures * steps * flops / matmul_rate()
 
 

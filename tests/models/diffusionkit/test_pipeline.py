@@ -59,9 +59,8 @@ def test_corrected_mmdit_equals_ours(family):
     for batch, height, width in ((2, 8, 12), (1, 16, 16)):
         x, text, pooled = inputs(config, batch, height, width)
         for step in range(3):
-            wanted = ours(
-                mx.array(x), mx.array(text), ours.modulation(mx.array(pooled), mx.array(timesteps))[step]
-            )
+            conditioning = Conditioning(mx.array(text), mx.array(pooled))
+            wanted = ours(mx.array(x), **ours.prepare(conditioning, mx.array(timesteps)).at(step))
             assert np.abs(run(kit, x, text, pooled, timesteps, step) - np.array(wanted)).max() <= 1e-5
 
 

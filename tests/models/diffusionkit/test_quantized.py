@@ -42,12 +42,15 @@ def test_a_stock_transformer_with_stock_quantized_layers_computes_our_w4a16(spec
     paths = {path for path, module in stock.named_modules() if isinstance(module, nn.QuantizedLinear)}
     assert paths == set(parts.weights)
     with injected(ours, parts, activations=False):
-        wanted = np.array(
-            ours(mx.array(x), mx.array(text), ours.modulation(mx.array(pooled), mx.array([602.15]))[0])
-        )
+        wanted = np.array(ours(mx.array(x), **prepared(ours, text, pooled)))
     got = run(stock_again(stock, config, weights), x, text, pooled, [602.15], 0)
     assert np.abs(got - wanted).max() <= 2e-5 * np.abs(wanted).max()
     assert np.abs(got - before).max() > 0.01
+
+
+def prepared(network, text, pooled) -> dict[str, mx.array]:
+    """The network's arguments beside the latents, at timestep 602.15."""
+    return network.prepare(Conditioning(mx.array(text), mx.array(pooled)), mx.array([602.15])).at(0)
 
 
 def stock_again(stock, config, weights):
@@ -106,6 +109,5 @@ def test_an_exported_folder_loads_into_a_stock_transformer_without_ditq(tmp_path
     x, text, pooled = inputs(config, 2, 8, 8)
     got = run(stock, x, text, pooled, [602.15], 0)
     with injected(ours, parts, activations=False):
-        modulation = ours.modulation(mx.array(pooled), mx.array([602.15]))
-        wanted = np.array(ours(mx.array(x), mx.array(text), modulation[0]))
+        wanted = np.array(ours(mx.array(x), **prepared(ours, text, pooled)))
     assert np.abs(got - wanted).max() <= 2e-5 * np.abs(wanted).max()

@@ -31,22 +31,22 @@ def test_pictures_come_out(model):
 
 
 def test_the_transformer_is_loaded_once(model):
-    assert model.transformer() is model.transformer()
-    dtypes = {array.dtype for _, array in tree_flatten(model.transformer().parameters())}
+    assert model.network() is model.network()
+    dtypes = {array.dtype for _, array in tree_flatten(model.network().parameters())}
     assert dtypes == ({mx.float32} if mx.default_device() == mx.cpu else {mx.float16})
 
 
 def test_conditioning_has_the_promised_tokens(model):
     conditioning = model.encode(["the red fox"])
-    assert conditioning.tokens.shape == (1, model.text_tokens, model.config.token_level_text_embed_dim)
-    assert conditioning.pooled.shape == (1, model.config.pooled_text_embed_dim)
+    assert conditioning.tokens.shape == (1, model.geometry.text_tokens, model.geometry.text_dim)
+    assert conditioning.pooled.shape == (1, model.geometry.pooled_dim)
 
 
 def test_a_diffusers_folder_gives_the_same_transformer(model, tmp_path):
     config = mmdit_config()
     diffusers_model(config, stability_weights(config)).save_pretrained(tmp_path / "transformer")
-    other = load("sd3-medium", tmp_path).transformer()
-    wanted = dict(tree_flatten(model.transformer().parameters()))
+    other = load("sd3-medium", tmp_path).network()
+    wanted = dict(tree_flatten(model.network().parameters()))
     got = dict(tree_flatten(other.parameters()))
     assert got.keys() == wanted.keys() and all(
         mx.allclose(got[key], wanted[key], atol=1e-6) for key in wanted
@@ -55,7 +55,7 @@ def test_a_diffusers_folder_gives_the_same_transformer(model, tmp_path):
 
 def test_another_models_file_is_refused(small):
     with pytest.raises(UserError, match="sd3_medium.safetensors: got .* missing"):
-        load("sd3-medium", small.folder).transformer()
+        load("sd3-medium", small.folder).network()
 
 
 @pytest.mark.parametrize("name", sd3.CONFIGS)

@@ -39,4 +39,4 @@ def test_vae():
     "name, config", [("sd3-medium", DK.config.SD3_2b), ("sd3.5-large", DK.config.SD3_8b)]
 )
 def test_transformers_are_as_large_as_ours(name, config):
-    assert count(CorrectedMMDiT(config)) == parameter_count(CONFIGS[name])
+    assert count(CorrectedMMDiT(config)) == parameter_count(MMDiT(CONFIGS[name]))

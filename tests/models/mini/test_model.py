@@ -26,10 +26,10 @@ def test_weights_fit_the_package():
 
 def test_parts_are_loaded_when_first_used_and_kept():
     model = load("mini")
-    assert model.transformer() is model.transformer()
-    dtypes = {array.dtype for _, array in tree_flatten(model.transformer().parameters())}
+    assert model.network() is model.network()
+    dtypes = {array.dtype for _, array in tree_flatten(model.network().parameters())}
     assert dtypes == {mx.float32}
-    assert load("mini", dtype=mx.float16).transformer().context_embedder.weight.dtype == mx.float16
+    assert load("mini", dtype=mx.float16).network().context_embedder.weight.dtype == mx.float16
 
 
 def test_conditioning_is_one_row_per_prompt():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mlx.utils import tree_flatten
 
+from ditq.models.base import Conditioning
 from ditq.models.functional import gelu_tanh, timestep_embedding
 from ditq.models.loading import load_weights_into
 from ditq.models.mmdit import MMDiT
@@ -50,8 +51,8 @@ def test_velocity_equals_diffusers(family, layout):
         with torch.no_grad():
             args = [torch.from_numpy(a) for a in (x.transpose(0, 3, 1, 2).copy(), text, pooled)]
             wanted = reference(*args, torch.full((batch,), timestep), return_dict=False)[0].numpy()
-        modulation = mmdit.modulation(mx.array(pooled), mx.array([timestep]))
-        got = np.array(mmdit(mx.array(x), mx.array(text), modulation[0]))
+        prepared = mmdit.prepare(Conditioning(mx.array(text), mx.array(pooled)), mx.array([timestep]))
+        got = np.array(mmdit(mx.array(x), **prepared.at(0)))
         assert np.abs(got - wanted.transpose(0, 2, 3, 1)).max() <= 1e-4
 
 
@@ -59,11 +60,15 @@ def test_modulation_of_a_run_is_that_of_its_steps():
     config = FAMILIES["sd3.5-medium"]
     mmdit = loaded(config, to_mlx(stability_weights(config)))
     pooled = mx.array(inputs(config, 2, 8, 8)[2])
-    run = mmdit.modulation(pooled, mx.array([1000.0, 602.15, 9.0]))
+    conditioning = Conditioning(mx.zeros((2, 5, 40)), pooled)
+    run = mmdit.prepare(conditioning, mx.array([1000.0, 602.15, 9.0])).by_step["modulation"]
     hidden = config.hidden_size
     assert run.shape == (3, 2, (2 * (9 + 6) + (6 + 2) + 2) * hidden)
     for i, timestep in enumerate((1000.0, 602.15, 9.0)):
-        assert np.allclose(run[i], mmdit.modulation(pooled, mx.array([timestep]))[0], atol=1e-5)
+        alone = mmdit.prepare(conditioning, mx.array([timestep])).at(0)["modulation"]
+        assert np.allclose(run[i], alone, atol=1e-5)
+        rows = mmdit.given(conditioning, mx.array([timestep] * 2))
+        assert np.allclose(run[i], mx.concatenate(list(rows.values()), axis=-1), atol=1e-5)
 
 
 def test_timestep_embedding_is_float32_in_a_16_bit_model():
@@ -73,9 +78,10 @@ def test_timestep_embedding_is_float32_in_a_16_bit_model():
     assert got.dtype == mx.float32
     assert np.abs(np.array(got)[0] - wanted).max() < 1e-4
     mmdit = MMDiT(FAMILIES["sd3-medium"])
-    exact = mmdit.modulation(mx.ones((1, 48)), mx.array([602.15]))
+    conditioning = Conditioning(mx.zeros((1, 5, 40)), mx.ones((1, 48)))
+    exact = mmdit.prepare(conditioning, mx.array([602.15])).by_step["modulation"]
     mmdit.set_dtype(mx.bfloat16)
-    half = mmdit.modulation(mx.ones((1, 48)), mx.array([602.15]))
+    half = mmdit.prepare(conditioning, mx.array([602.15])).by_step["modulation"]
     assert half.dtype == mx.bfloat16
     difference = mx.abs(half.astype(mx.float32) - exact).max() / mx.abs(exact).max()
     assert difference.item() < 0.03  # a bfloat16 angle would be off by up to 2 radians

@@ -11,7 +11,7 @@ from ditq.core.errors import UserError
 from ditq.core.files import read_json
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.mmdit.keymap import Weights
+from ditq.models.loading import Weights
 
 _CLIP = (
     (r"^text_model\.", ""),

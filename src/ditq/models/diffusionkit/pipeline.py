@@ -116,8 +116,7 @@ class CorrectedPipeline(DK.DiffusionPipeline):
     ) -> tuple[mx.array, mx.array]:
         """Tokens and pooled vectors of the prompt and, with guidance, of the negative prompt below it."""
         texts = [text, negative_text] if cfg_weight > 0 else [text]
-        conditioning = self._text.encode(texts, self._config.token_level_text_embed_dim)
-        return conditioning.tokens, conditioning.pooled
+        return self._text.tokens_and_pooled(texts, self._config.token_level_text_embed_dim)
 
     def denoise_latents(
         self,

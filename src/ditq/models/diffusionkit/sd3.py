@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
-from ditq.models.base import Conditioning, Defaults
+from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.diffusionkit import text
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.vae import VAE
@@ -38,8 +38,8 @@ class SD3:
     published for, or on the CPU, where 16-bit products are slow, in float32.
     """
 
-    factor = 8
-    text_tokens = text.CLIP_TOKENS + text.T5_TOKENS
+    prediction: Prediction = "velocity"
+    noise = "rectified-flow"
 
     def __init__(
         self, name: str, path: Path | None = None, dtype: mx.Dtype | None = None, text_encoders: str = "all"
@@ -49,10 +49,11 @@ class SD3:
         if text_encoders not in ("all", "clip"):
             raise UserError("text encoders", got=text_encoders, expected="all or clip")
         self.name, self.config, self.defaults = name, CONFIGS[name], DEFAULTS[name]
+        self.geometry = self.config.geometry(factor=8, text_tokens=text.CLIP_TOKENS + text.T5_TOKENS)
         self.files = Files(name, path)
         self.dtype = dtype or (_HALF[name] if mx.default_device() == mx.gpu else mx.float32)
         self.use_t5 = text_encoders == "all"
-        self._transformer: MMDiT | None = None
+        self._network: MMDiT | None = None
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; each text encoder is loaded, used for all of them and freed."""
@@ -60,11 +61,15 @@ class SD3:
         encoders = text.TextEncoders(self.files, self.use_t5)
         return encoders.encode(prompts, self.config.token_level_text_embed_dim)
 
-    def transformer(self) -> MMDiT:
+    def network(self) -> MMDiT:
         """The diffusion transformer, loaded on the first call and kept."""
-        if self._transformer is None:
-            self._transformer = load_mmdit(self.files.transformer(), self.config, self.dtype)
-        return self._transformer
+        if self._network is None:
+            self._network = load_mmdit(self.files.transformer(), self.config, self.dtype)
+        return self._network
+
+    def skeleton(self) -> MMDiT:
+        """A transformer of the same shapes with lazy random weights."""
+        return MMDiT(self.config)
 
     def decode(
         self, latents: Float[mx.array, "batch height width channels"]

@@ -35,7 +35,11 @@ class TextEncoders:
         self._kept: dict[str, Any] = {}
 
     def encode(self, prompts: Sequence[str], width: int = 4096) -> Conditioning:
-        """The conditioning of the prompts: CLIP's tokens, then T5's, and the pooled vectors of both CLIPs, float32.
+        """The conditioning of the prompts; see `tokens_and_pooled`."""
+        return Conditioning(*self.tokens_and_pooled(prompts, width))
+
+    def tokens_and_pooled(self, prompts: Sequence[str], width: int = 4096) -> tuple[mx.array, mx.array]:
+        """CLIP's tokens, then T5's, of each prompt, and the pooled vectors of both CLIPs, float32.
 
         The penultimate states of CLIP-L and CLIP-G stand side by side, filled up with zeros to `width`; without T5 its
         tokens are zeros. A prompt over an encoder's limit is cut, with a PromptTruncated warning. Raises UserError for
@@ -51,7 +55,7 @@ class TextEncoders:
         t5 = no_t5 if ids_t5 is None else self._run("t5", run_t5, ids_t5)
         tokens, pooled = mx.concatenate([clip, t5], axis=1), mx.concatenate([pooled_l, pooled_g], axis=-1)
         mx.eval(tokens, pooled)
-        return Conditioning(tokens, pooled)
+        return tokens, pooled
 
     def free(self) -> None:
         """Frees the encoders that were kept."""

@@ -12,12 +12,11 @@ from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_safetensors
-from ditq.models.base import Conditioning, Defaults
+from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.loading import load_weights_into
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
-from ditq.models.mmdit import MMDiT
-from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.mmdit import MMDiT, MMDiTConfig
 
 M = TypeVar("M", bound=nn.Module)
 MINI = MMDiTConfig(
@@ -39,15 +38,15 @@ class Mini:
     """
 
     name = "mini"
-    config = MINI
     defaults = Defaults(size=128, steps=28, guidance=3.0, shift=1.0, schedule="uniform")
-    factor = 8
-    text_tokens = 8
+    geometry = MINI.geometry(factor=8, text_tokens=8)
+    prediction: Prediction = "velocity"
+    noise = "rectified-flow"
 
     def __init__(self, path: Path | None = None, dtype: mx.Dtype | None = None):
         self.path = path or WEIGHTS
         self.dtype = dtype or mx.float32
-        self._transformer: MMDiT | None = None
+        self._network: MMDiT | None = None
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; warns of words that `mini` does not know."""
@@ -56,11 +55,15 @@ class Mini:
         tokens, pooled = self._filled(encoder, "text_encoder", mx.float32)(mx.array(ids))
         return Conditioning(tokens, pooled)
 
-    def transformer(self) -> MMDiT:
+    def network(self) -> MMDiT:
         """The diffusion transformer, loaded on the first call and kept."""
-        if self._transformer is None:
-            self._transformer = self._filled(MMDiT(MINI), "transformer", self.dtype)
-        return self._transformer
+        if self._network is None:
+            self._network = self._filled(MMDiT(MINI), "transformer", self.dtype)
+        return self._network
+
+    def skeleton(self) -> MMDiT:
+        """A transformer of the same shapes with lazy random weights."""
+        return MMDiT(MINI)
 
     def decode(
         self, latents: Float[mx.array, "batch height width channels"]

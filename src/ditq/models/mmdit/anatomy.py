@@ -27,9 +27,9 @@ def mmdit_anatomy(config: MMDiTConfig) -> Anatomy:
 def _embedders() -> Iterator[Site]:
     yield Site("x_embedder.proj", "embedder", phase="begin", stream="image", quantizable=False)
     yield Site("context_embedder", "embedder", phase="begin", stream="text")
-    for name, rows in (("t_embedder", "steps"), ("y_embedder", "prompts")):
-        for stage, layer in enumerate((0, 2)):
-            yield Site(f"{name}.mlp.layers.{layer}", "embedder", stage=stage, phase="prepare", rows=rows)
+    for stage, layer in enumerate((0, 2)):
+        yield Site(f"t_embedder.mlp.layers.{layer}", "embedder", stage=stage, phase="prepare", rows="steps")
+        yield Site(f"y_embedder.mlp.layers.{layer}", "embedder", stage=stage, phase="prepare", rows="prompts")
 
 
 def _head() -> Iterator[Site]:

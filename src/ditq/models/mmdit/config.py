@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ditq.models.base import Geometry
+
 
 @dataclass(frozen=True)
 class MMDiTConfig:
@@ -28,6 +30,18 @@ class MMDiTConfig:
     def hidden_size(self) -> int:
         """Width of both streams: 64 per block unless overridden, the family's rule."""
         return self.hidden_size_override or 64 * self.depth_multimodal
+
+    def geometry(self, factor: int, text_tokens: int) -> Geometry:
+        """The shapes around it, with a decoder of `factor` pixels a latent cell and so many text tokens."""
+        return Geometry(
+            latent_channels=self.vae_latent_dim,
+            factor=factor,
+            unit=self.patch_size,
+            largest=self.patch_size * self.max_latent_resolution,
+            text_tokens=text_tokens,
+            text_dim=self.token_level_text_embed_dim,
+            pooled_dim=self.pooled_text_embed_dim,
+        )
 
 
 SD3_MEDIUM = MMDiTConfig()

@@ -8,8 +8,7 @@ and the denoise step receives them as one array row: nothing in it depends on Py
 Parameter paths and config fields are DiffusionKit's, so that its checkpoints load here and ours load there.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,6 +19,7 @@ from ditq.models.base import Conditioning, Network, RunInputs
 from ditq.models.functional import Tokens, attention, gelu_tanh, modulate, timestep_embedding, unpatchify
 from ditq.models.mmdit.anatomy import mmdit_anatomy
 from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.mmdit.cost import step_flops
 from ditq.models.state import BlockState
 
 TextTokens = Float[mx.array, "batch text_tokens hidden"]
@@ -57,8 +57,8 @@ class MMDiT(Network):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """The dtype that the transformer computes in: that of the patch embedding, which is never quantized."""
-        return self.x_embedder.proj.weight.dtype
+        """The dtype that the transformer computes in: that of the position table, which is never quantized."""
+        return self.x_pos_embedder.pos_embed.weight.dtype
 
     @property
     def blocks(self) -> list["MultiModalTransformerBlock"]:
@@ -94,7 +94,7 @@ class MMDiT(Network):
     ) -> BlockState:
         """Both streams embedded, and each block's part of the step's modulation under a name of its own."""
         _, height, width, _ = latents.shape
-        image = self.x_embedder(latents) + self.x_pos_embedder(height, width)
+        image = self.x_embedder(latents.astype(self.dtype)) + self.x_pos_embedder(height, width)
         state = {"image": image, "text": self.context_embedder(text)}
         widths = [block.modulation_width for block in self.blocks]
         ends = [sum(widths[: i + 1]) for i in range(len(widths))]
@@ -110,6 +110,10 @@ class MMDiT(Network):
         """The velocity from the image tokens behind the last block."""
         tokens = self.final_layer(state["image"], state[FINAL])
         return unpatchify(tokens, height, width, self.config.patch_size)
+
+    def step_flops(self, rows: int, height: int, width: int, text_tokens: int) -> float:
+        """Floating-point operations of one call with `rows` rows of latents (height, width)."""
+        return step_flops(self.config, rows, height * width // self.config.patch_size**2, text_tokens)
 
     def _modulations(self, condition: Float[mx.array, "*rows hidden"]) -> dict[str, mx.array]:
         """Each block's modulation, then the last layer's."""
@@ -168,21 +172,18 @@ class MultiModalTransformerBlock(nn.Module):
         return image, text
 
 
-class Modulation(NamedTuple):
-    """What one stream of a block is modulated with, each (batch, 1, hidden), in the order of the adaLN's output.
+class Modulation:
+    """What one stream of a block is modulated with, each (batch, 1, hidden), named in the order of the adaLN's output.
 
-    The text stream of the last block has the first two alone; only a dual block has the last three.
+    The text stream of the last block has a shift and a scale alone; only a dual block has the last three.
     """
 
-    shift: mx.array
-    scale: mx.array
-    gate: mx.array | None = None
-    mlp_shift: mx.array | None = None
-    mlp_scale: mx.array | None = None
-    mlp_gate: mx.array | None = None
-    second_shift: mx.array | None = None
-    second_scale: mx.array | None = None
-    second_gate: mx.array | None = None
+    def __init__(self, chunks: Sequence[mx.array]):
+        self.shift, self.scale = chunks[:2]
+        if len(chunks) >= 6:
+            self.gate, self.mlp_shift, self.mlp_scale, self.mlp_gate = chunks[2:6]
+        if len(chunks) == 9:
+            self.second_shift, self.second_scale, self.second_gate = chunks[6:]
 
 
 class TransformerBlock(nn.Module):
@@ -197,8 +198,8 @@ class TransformerBlock(nn.Module):
         hidden = config.hidden_size
         self.num_heads, self.eps = config.num_heads, config.layer_norm_eps
         self.ends_at_attention = ends_at_attention
-        chunks = 2 if ends_at_attention else 9 if dual else 6
-        self.modulation_width = chunks * hidden
+        self.chunks = 2 if ends_at_attention else 9 if dual else 6
+        self.modulation_width = self.chunks * hidden
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(hidden, self.modulation_width))
         self.attn = Attention(hidden, has_output=not ends_at_attention)
         if config.use_qk_norm:
@@ -212,8 +213,7 @@ class TransformerBlock(nn.Module):
 
     def named(self, modulation: Float[mx.array, "batch chunks"]) -> Modulation:
         """The chunks of this stream's modulation by name."""
-        hidden = self.attn.q_proj.weight.shape[0]
-        return Modulation(*mx.split(modulation[:, None], self.modulation_width // hidden, axis=-1))
+        return Modulation(list(mx.split(modulation[:, None], self.chunks, axis=-1)))
 
     def qkv(self, x: Tokens, mod: Modulation) -> tuple[Tokens, Tokens, Tokens]:
         """Queries, keys and values of the modulated tokens."""
@@ -304,7 +304,7 @@ class LatentPatches(nn.Module):
 
     def __call__(self, latents: Float[mx.array, "batch height width channels"]) -> Tokens:
         """Tokens (batch, height / patch * width / patch, hidden)."""
-        return self.proj(latents.astype(self.proj.weight.dtype)).flatten(1, 2)
+        return self.proj(latents).flatten(1, 2)
 
 
 class PositionTable(nn.Module):
