@@ -1,76 +1,78 @@
-"""The guided denoise step of a transformer: compiled once per shape, modulation computed once per run."""
+"""The guided denoise step: compiled once per shape; what depends on prompts and timesteps is computed once per run."""
 
 from collections.abc import Callable
 
 import mlx.core as mx
 from jaxtyping import Float
 
-from ditq.models.base import Conditioning
-from ditq.models.mmdit import MMDiT
-from ditq.nn import clock_of
-from ditq.sampling.schedules import Sigmas
+from ditq.models.base import Conditioning, Network
+from ditq.nn.clock import clock_of
+from ditq.sampling.schedules import PROCESSES, NoiseProcess, Sigmas
 from ditq.sampling.steppers import Latents
+
+Inputs = dict[str, mx.array]
+"""What the network is given beside the latents at one step."""
 
 
 class Denoiser:
-    """Makes `denoise(x, step)` functions, all from one compiled step of `mmdit`.
+    """Makes `denoise(x, step)` functions, all from one compiled step of `network`.
 
-    The step reads the transformer's parameters when it is called, so an update of their values is seen; build a new
-    Denoiser after replacing modules. A transformer with quantized layers has a step clock: each step puts it on the row
-    that was calibrated nearest to its timestep, without a new trace.
-    `compiled` None compiles on a GPU and not on a CPU, where MLX's fused loops are slower than its plain ones
-    (benchmarks/denoise_step.py shows both).
+    The step reads the network's parameters when it is called, so an update of their values is seen; build a new
+    Denoiser after replacing modules. A network with quantized layers has a step clock: each run gives it its timesteps,
+    each step sets it, without a new trace. So the steps of a quantized network's runs must not be interleaved.
+    `process` says which timesteps belong to noise levels. `compiled` None compiles on a GPU and not on a CPU, where
+    MLX's fused loops are slower than its plain ones (benchmarks/denoise_step.py shows both).
     """
 
-    def __init__(self, mmdit: MMDiT, compiled: bool | None = None):
-        self.mmdit = mmdit
+    def __init__(
+        self,
+        network: Network,
+        process: NoiseProcess = PROCESSES["rectified-flow"],
+        compiled: bool | None = None,
+    ):
+        self.network, self.process = network, process
         if compiled is None:
             compiled = mx.default_device().type == mx.DeviceType.gpu
-        self._clock = clock_of(mmdit)
-        self._guided, self._plain = self._guided_step, mmdit.__call__
+        self._clock = clock_of(network)
+        self._guided, self._plain = self._guided_step, self._plain_step
         if compiled:
-            state = [mmdit.state, [] if self._clock is None else self._clock.state]
+            state = [network.state, [] if self._clock is None else self._clock.state]
             self._guided = mx.compile(self._guided_step, inputs=state)
-            self._plain = mx.compile(mmdit.__call__, inputs=state)
+            self._plain = mx.compile(self._plain_step, inputs=state)
 
     def run(
         self, prompts: Conditioning, negative: Conditioning | None, sigmas: Sigmas, guidance: float
     ) -> Callable[[Latents, int], Latents]:
-        """The `denoise(x, step)` of one run over `sigmas`, one picture per prompt; it returns float32 velocities.
+        """The `denoise(x, step)` of one run over `sigmas`, one picture per prompt; it returns float32 predictions.
 
         Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): negative + guidance * (prompt - negative), in
         one batch [prompts, negatives]. At guidance <= 1, or without `negative`, only the prompts are run. A
         `negative` of one row serves all prompts.
         """
         guided = guidance > 1 and negative is not None
-        both = _stack(prompts, negative) if guided and negative is not None else prompts
-        timesteps = 1000 * sigmas[:-1]
+        both = prompts.beside(negative) if guided and negative is not None else prompts
+        timesteps = self.process.timesteps(sigmas[:-1])
         clock = self._clock
-        rows = None if clock is None else clock.follow(timesteps)
-        modulation = self.mmdit.modulation(both.pooled, mx.array(timesteps, dtype=mx.float32))
-        dtype = modulation.dtype
-        tokens, weight = both.tokens.astype(dtype), mx.array(guidance, dtype=mx.float32)
-        mx.eval(modulation, tokens)
+        if clock is not None:
+            clock.follow(timesteps)
+        inputs = self.network.prepare(both, mx.array(timesteps, dtype=mx.float32))
+        dtype, weight = self.network.dtype, mx.array(guidance, dtype=mx.float32)
+        mx.eval(inputs.constant, inputs.by_step)
 
         def denoise(x: Latents, step: int) -> Latents:
             x = x.astype(dtype)
-            if clock is not None and rows is not None:
-                clock.set(int(rows[step]))
+            if clock is not None:
+                clock.set(step)
             if guided:
-                return self._guided(x, tokens, modulation[step], weight)
-            return self._plain(x, tokens, modulation[step]).astype(mx.float32)
+                return self._guided(x, inputs.at(step), weight)
+            return self._plain(x, inputs.at(step)).astype(mx.float32)
 
         return denoise
 
-    def _guided_step(
-        self, x: Latents, tokens: mx.array, modulation: mx.array, guidance: Float[mx.array, ""]
-    ) -> Float[mx.array, "batch height width channels"]:
-        velocity = self.mmdit(mx.concatenate([x, x]), tokens, modulation).astype(mx.float32)
-        prompt, negative = mx.split(velocity, 2)
+    def _plain_step(self, x: Latents, inputs: Inputs) -> Latents:
+        return self.network(x, **inputs)
+
+    def _guided_step(self, x: Latents, inputs: Inputs, guidance: Float[mx.array, ""]) -> Latents:
+        predicted = self.network(mx.concatenate([x, x]), **inputs).astype(mx.float32)
+        prompt, negative = mx.split(predicted, 2)
         return negative + guidance * (prompt - negative)
-
-
-def _stack(prompts: Conditioning, negative: Conditioning) -> Conditioning:
-    rows = len(prompts)
-    tokens, pooled = (mx.broadcast_to(x, (rows, *x.shape[1:])) for x in (negative.tokens, negative.pooled))
-    return Conditioning(mx.concatenate([prompts.tokens, tokens]), mx.concatenate([prompts.pooled, pooled]))

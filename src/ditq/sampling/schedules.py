@@ -5,7 +5,7 @@ at (nearly) pure noise and ends at 0; timesteps and log-SNR are computed nowhere
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float64, Int64
@@ -19,6 +19,7 @@ Grid = Callable[[int, float], Sigmas]
 """(steps, shift) -> the `steps + 1` noise levels of a run, falling to 0."""
 
 
+@runtime_checkable
 class NoiseProcess(Protocol):
     """What a model was trained to undo."""
 
