@@ -1,12 +1,16 @@
-"""Schedules against published values and closed forms, Euler against float64 NumPy."""
+"""Noise processes against published values, closed forms and the schedulers of diffusers."""
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from ditq.sampling.schedules import SCHEDULES, diffusionkit_sigmas, log_snr, shifted, uniform_sigmas
-from ditq.sampling.steppers import euler, noise
+from ditq.sampling.schedules import PROCESSES, diffusionkit_sigmas, noise_of, shifted, uniform_sigmas
+
+FLOW = PROCESSES["rectified-flow"]
+TABLES = {
+    "ddpm-linear": dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear"),
+    "ddpm-scaled-linear": dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+}
 
 
 def test_uniform_sigmas_are_shifted_even_steps():
@@ -23,66 +27,93 @@ def test_diffusionkit_sigmas_equal_the_reference_scheduler(steps):
 
 
 def test_diffusionkit_timesteps_are_the_known_ones():
-    timesteps = 1000 * diffusionkit_sigmas(50, 3.0)[:-1]
+    timesteps = FLOW.timesteps(diffusionkit_sigmas(50, 3.0)[:-1])
     assert timesteps[0] == pytest.approx(1000.0)
     assert timesteps[-1] == pytest.approx(8.9286, abs=1e-3)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", FLOW.grids)
 @pytest.mark.parametrize("steps", [1, 2, 100])
 def test_schedules_fall_from_one_to_zero(schedule, steps):
-    sigmas = SCHEDULES[schedule](steps, 3.0)
+    sigmas = FLOW.grids[schedule](steps, 3.0)
     assert len(sigmas) == steps + 1 and sigmas[0] == pytest.approx(1.0) and sigmas[-1] == 0.0
     assert (np.diff(sigmas) < 0).all()
 
 
 def test_shift_moves_the_log_snr_by_a_constant():
     sigma = np.linspace(0.1, 0.9, 9)
-    assert np.allclose(log_snr(shifted(sigma, 3.0)), log_snr(sigma) - 2 * np.log(3.0))
+    assert np.allclose(FLOW.log_snr(shifted(sigma, 3.0)), FLOW.log_snr(sigma) - 2 * np.log(3.0))
 
 
 def test_log_snr_values_and_bounds():
-    assert log_snr(np.array([0.5]))[0] == 0.0
-    assert log_snr(np.array([0.2]))[0] == pytest.approx(np.log((0.8 / 0.2) ** 2))
-    assert np.allclose(log_snr(np.array([1.0, 0.0])), [-2 * np.log(999), 2 * np.log(999)])
+    assert FLOW.log_snr(np.array([0.5]))[0] == 0.0
+    assert FLOW.log_snr(np.array([0.2]))[0] == pytest.approx(np.log((0.8 / 0.2) ** 2))
+    assert np.allclose(FLOW.log_snr(np.array([1.0, 0.0])), [-2 * np.log(999), 2 * np.log(999)])
 
 
-def test_noise_depends_on_its_seed_alone():
-    batch = noise([7, 8], 4, 6, 16)
-    assert batch.shape == (2, 4, 6, 16)
-    assert mx.array_equal(batch[1], noise([8], 4, 6, 16)[0])
-    wanted = np.random.default_rng(8).standard_normal((4, 6, 16), dtype=np.float32)
-    assert np.array_equal(np.array(batch[1]), wanted)
-    assert abs(np.array(noise(range(40), 16, 16, 16)).std() - 1) < 0.01
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_flow_timesteps_are_the_levels_times_1000_in_their_dtype(dtype):
+    sigmas = diffusionkit_sigmas(7, 3.0).astype(dtype)
+    assert np.array_equal(FLOW.timesteps(sigmas), dtype(1000) * sigmas)
+    assert FLOW.timesteps(sigmas).dtype == dtype
+    assert np.array_equal(FLOW.alphas(sigmas), 1 - sigmas)
 
 
-def test_euler_equals_a_float64_loop():
-    matrix = np.random.default_rng(0).standard_normal((16, 16)) * 0.1
-    sigmas = diffusionkit_sigmas(20, 3.0)
-    x = noise([0, 1], 4, 4, 16)
-    wanted = np.array(x, np.float64)
-    for i in range(20):
-        wanted = wanted + (sigmas[i + 1] - sigmas[i]) * np.tanh(wanted @ matrix + sigmas[i])
-    weights = mx.array(matrix.astype(np.float32))
-    got = euler(lambda x, step: mx.tanh(x @ weights + float(sigmas[step])), x, sigmas)
-    assert np.abs(np.array(got) - wanted).max() < 1e-5
+@pytest.mark.parametrize("name", TABLES)
+def test_ddpm_levels_equal_those_of_diffusers(name):
+    process, reference = PROCESSES[name], DDIMScheduler(**TABLES[name])
+    abar = reference.alphas_cumprod.numpy()
+    sigmas = process.grids["trailing"](999, 1.0)[:-1]
+    at = process.timesteps(sigmas).astype(int)
+    assert np.allclose(process.alphas(sigmas), np.sqrt(abar[at]), atol=1e-6)
+    assert np.allclose(sigmas, np.sqrt(1 - abar[at]), atol=1e-6)
+    assert np.allclose(process.log_snr(sigmas), np.log(abar[at] / (1 - abar[at])), atol=1e-3)
 
 
-def test_euler_is_exact_for_a_straight_path():
-    data, start = noise([3], 4, 4, 16), noise([4], 4, 4, 16)
-    got = euler(lambda x, step: start - data, start, uniform_sigmas(7, 3.0))
-    assert mx.abs(got - data).max().item() < 1e-5
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ddpm_timesteps_are_exact_at_whole_ones_and_between_them_in_between(name, dtype):
+    abar = np.cumprod(1 - DDIMScheduler(**TABLES[name]).betas.numpy().astype(np.float64))
+    process = PROCESSES[name]
+    every = np.sort(np.unique(np.concatenate([process.grids["leading"](999, 1.0)[:-1]])))
+    assert np.array_equal(process.timesteps(every.astype(dtype)), np.arange(1, 1000))
+    between = np.sqrt(1 - np.sqrt(abar[1:] * abar[:-1]))
+    found = process.timesteps(between)
+    assert (found > np.arange(999)).all() and (found < np.arange(1, 1000)).all()
+    assert np.array_equal(process.timesteps(np.array([0.0, 1.0], dtype)), [0, 999])
 
 
-def test_on_step_sees_what_the_model_saw():
-    seen, given = [], []
+def test_ddpm_log_snr_is_finite_at_both_ends():
+    process = PROCESSES["ddpm-linear"]
+    ends = process.grids["trailing"](1, 1.0)
+    assert ends[-1] == 0 and process.log_snr(ends)[-1] == pytest.approx(np.log(0.9999 / 1e-4))
+    assert process.log_snr(np.array([1.0]))[0] == process.log_snr(ends)[0]
 
-    def denoise(x, step):
-        given.append(np.array(x))
-        return x * (step + 1)
 
-    last = euler(denoise, noise([0], 4, 4, 16), uniform_sigmas(3, 1.0), lambda *record: seen.append(record))
-    assert [step for step, _, _ in seen] == [0, 1, 2]
-    for (step, x, velocity), told in zip(seen, given, strict=True):
-        assert np.array_equal(np.array(x), told) and np.allclose(np.array(velocity), told * (step + 1))
-    assert np.allclose(np.array(last), given[-1] * (1 - 3 / 3), atol=1e-6)
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("steps", [1, 3, 20, 50])
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # in diffusers
+def test_ddpm_grids_are_the_spacings_of_diffusers(name, steps):
+    for spacing, reference in {
+        "linspace": DPMSolverMultistepScheduler(**TABLES[name], timestep_spacing="linspace"),
+        "leading": DDIMScheduler(**TABLES[name], timestep_spacing="leading", steps_offset=1),
+        "trailing": DDIMScheduler(**TABLES[name], timestep_spacing="trailing"),
+    }.items():
+        reference.set_timesteps(steps)
+        sigmas = PROCESSES[name].grids[spacing](steps, 1.0)
+        assert len(sigmas) == steps + 1 and sigmas[-1] == 0
+        assert np.array_equal(PROCESSES[name].timesteps(sigmas[:-1]), reference.timesteps.numpy()), spacing
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_ddpm_grids_fall_up_to_their_most_steps(name):
+    process = PROCESSES[name]
+    assert process.most_steps == 999
+    for steps in (2, 7, 300, 501, 998, 999):
+        for grid in process.grids.values():
+            sigmas = grid(steps, 1.0)
+            assert len(sigmas) == steps + 1 and (np.diff(sigmas) < 0).all()
+
+
+def test_a_file_that_names_no_noise_process_is_of_rectified_flow():
+    assert noise_of({}) is FLOW and noise_of({"noise": "ddpm-linear"}) is PROCESSES["ddpm-linear"]
