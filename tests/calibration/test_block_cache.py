@@ -17,12 +17,12 @@ from ditq.calibration import (
     read_images,
     replay,
 )
-from ditq.calibration.block_cache import block_modulation, boundary_keys, run_block
+from ditq.calibration.block_cache import array_key
 from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, spread_images
 from ditq.core import files
 from ditq.core.errors import DitqError, UserError
-from ditq.models.functional import unpatchify
 from ditq.models.mmdit import MMDiT
+from ditq.models.state import run_block
 from ditq.sampling.generate import settings_for
 from tests.models.families import FAMILIES
 from tests.sampling.test_generate import Small
@@ -60,72 +60,68 @@ def close(got, wanted, tolerance=5e-6):
 
 def test_each_block_makes_its_cached_outputs_of_its_cached_inputs(cached):
     model, images, cache = cached
-    mmdit = model.transformer()
+    mmdit = model.network()
     assert cache.rows_per_sample == (2 if images.guided else 1) and len(cache) == 9 * cache.rows_per_sample
     for k, block in enumerate(mmdit.multimodal_transformer_blocks):
-        inputs, outputs = cache.streams(k), cache.streams(k + 1)
-        made = run_block(block, inputs, cache.modulation(mmdit, k))
-        assert close(made.image, outputs.image) and close(made.text, outputs.text)
-        assert not close(inputs.image, outputs.image, 0.01)
+        inputs, outputs = cache.state(k), cache.state(k + 1)
+        made = run_block(block, {**inputs, **cache.given(mmdit)})
+        assert set(outputs) == ({"image", "text"} if k < 2 else {"image"})
+        assert all(close(made[name], outputs[name]) for name in outputs)
+        assert not close(inputs["image"], outputs["image"], 0.01)
 
 
-def test_cached_streams_lead_to_the_velocity_of_the_model(cached):
+def test_cached_states_lead_to_the_velocity_of_the_model(cached):
     model, images, cache = cached
-    mmdit = model.transformer()
-    last = cache.streams(cache.blocks).image
+    mmdit = model.network()
+    last, given = cache.state(cache.blocks), cache.given(mmdit)
     for sample, (image, step) in enumerate(cache.samples):
         velocity = replay(mmdit, images, [image], step)
         rows = slice(sample * cache.rows_per_sample, (sample + 1) * cache.rows_per_sample)
-        condition = mmdit.condition(mx.array(cache.pooled[rows]), mx.array(cache.timesteps[rows]))
-        chunks = mx.split(mmdit.final_layer.adaLN_modulation(condition)[:, None], 2, axis=-1)
-        _, height, width, _ = velocity.shape
-        got = unpatchify(mmdit.final_layer(last[rows], chunks), height, width, 2)
-        assert close(got, velocity, 1e-5)
+        state = {name: array[rows] for name, array in {**last, **given}.items()}
+        assert close(mmdit.finish(state, *velocity.shape[1:3]), velocity, 1e-5)
 
 
 def test_first_boundary_is_what_the_embedders_make(cached):
     model, images, cache = cached
-    mmdit = model.transformer()
+    mmdit = model.network()
     for sample, (image, step) in enumerate(cache.samples):
-        first = cache.streams(0, slice(sample * cache.rows_per_sample, (sample + 1) * cache.rows_per_sample))
+        first = cache.state(0, slice(sample * cache.rows_per_sample, (sample + 1) * cache.rows_per_sample))
         x = mx.array(images.latents([image], step))
         embedded = mmdit.x_embedder(x) + mmdit.x_pos_embedder(8, 8)
-        assert close(first.image, mx.repeat(embedded, cache.rows_per_sample, axis=0))
-        assert close(first.text, mmdit.context_embedder(images.conditioning([image]).tokens))
+        assert close(first["image"], mx.repeat(embedded, cache.rows_per_sample, axis=0))
+        assert close(first["text"], mmdit.context_embedder(images.conditioning([image]).tokens))
 
 
-def test_modulation_of_a_block_is_its_part_of_the_whole(cached):
+def test_what_is_given_row_by_row_is_what_a_run_prepares(cached):
     model, images, cache = cached
-    mmdit = model.transformer()
+    mmdit = model.network()
     step = cache.samples[-1][1]
-    whole = mmdit.modulation(images.conditioning([0]).pooled, mx.array([1000 * images.sigmas[step]]))[0]
+    inputs = mmdit.prepare(images.conditioning([0]), mx.array([1000 * images.sigmas[step]])).at(0)
+    begun = mmdit.begin(mx.zeros((cache.rows_per_sample, 8, 8, 16)), **inputs)
     of_sample = cache.samples.index((0, step)) * cache.rows_per_sample
-    widths = []
-    for k in range(cache.blocks):
-        part = block_modulation(mmdit, k, whole)
-        widths.append(part.shape[-1])
-        rows = slice(of_sample, of_sample + cache.rows_per_sample)
-        assert close(cache.modulation(mmdit, k)[rows], part)
-    assert sum(widths) == whole.shape[-1] - 2 * mmdit.config.hidden_size
+    given = cache.given(mmdit)
+    assert set(begun) == {"image", "text", *given}
+    for name, rows in given.items():
+        assert close(rows[of_sample : of_sample + cache.rows_per_sample], begun[name])
 
 
 def test_rows_are_read_in_the_order_asked_for(cached):
     _, _, cache = cached
-    whole = np.array(cache.streams(1).image)
+    whole = np.array(cache.state(1)["image"])
     for rows in ([5, 0, 5, 3], np.array([8, 1]), slice(2, 7, 2)):
-        assert np.array_equal(np.array(cache.streams(1, rows).image), whole[rows])
+        assert np.array_equal(np.array(cache.state(1, rows)["image"]), whole[rows])
 
 
 def test_run_block_passes_gradients_to_inputs_and_weights(cached):
     model, _, cache = cached
-    mmdit = model.transformer()
-    block, inputs = mmdit.multimodal_transformer_blocks[0], cache.streams(0, [0, 1])
-    modulation = cache.modulation(mmdit, 0)[:2]
+    mmdit = model.network()
+    block = mmdit.multimodal_transformer_blocks[0]
+    inputs = {**cache.state(0, [0, 1]), "modulation.0": cache.given(mmdit)["modulation.0"][:2]}
     weight = block.image_transformer_block.mlp.fc2.weight
 
     def loss(w):
         block.image_transformer_block.mlp.fc2.weight = w
-        return mx.sum(run_block(block, inputs, modulation).image ** 2)
+        return mx.sum(run_block(block, inputs)["image"] ** 2)
 
     gradient = mx.grad(loss)(weight)
     direction = mx.random.normal(weight.shape)
@@ -146,7 +142,7 @@ def test_a_sample_holds_what_the_documents_name(tmp_path):
         "2": "three",
     }
     with np.load(tmp_path / "cache" / "samples" / "0002_003.npz", allow_pickle=False) as sample:
-        streams = {key for k in range(4) for key in boundary_keys(k, 3)}
+        streams = {array_key(name, k, 3) for k in range(4) for name in ("image", "text")}
         facts = {"pooled", "timestep", "sigma", "step_index", "image_id"}
         assert set(sample.files) == streams | facts and "mm2__image_out" in streams
         assert sample["mm0__image_in"].shape == (2, 16, 64) and sample["mm2__text_out"].shape == (2, 7, 64)
@@ -165,8 +161,8 @@ def test_half_precision_loses_no_more_than_its_last_bit(tmp_path):
         cache_blocks(model, images, CacheRecipe(2, 2, dtype), tmp_path / dtype)
     half, whole = (read_block_cache(tmp_path / dtype) for dtype in ("float16", "float32"))
     for k in range(4):
-        for name in ("image", "text"):
-            one, other = (np.array(getattr(cache.streams(k), name)) for cache in (half, whole))
+        for name in half.flow.carried(k):
+            one, other = (np.array(cache.state(k)[name]) for cache in (half, whole))
             assert np.array_equal(one, other.astype(np.float16).astype(np.float32))
             assert (np.abs(one - other) <= np.abs(other) * 2.0**-11 + 2.0**-25).all()
 
@@ -179,7 +175,7 @@ def test_batches_change_no_more_than_rounding(tmp_path):
     alone, together = (read_block_cache(tmp_path / size) for size in ("1", "3"))
     assert alone.samples == together.samples
     for k in range(4):
-        assert close(together.streams(k).image, alone.streams(k).image, 1e-5)
+        assert close(together.state(k)["image"], alone.state(k)["image"], 1e-5)
 
 
 def test_batches_are_of_one_step_and_hold_every_sample_once(tmp_path):
@@ -256,8 +252,8 @@ def test_impossible_recipes_are_explained(fields, message):
 def test_overflow_names_block_stream_and_remedy(tmp_path):
     model = Small()
     images = calibrated(tmp_path, model)
-    mmdit = model.transformer()
-    model.transformer = lambda: mmdit
+    mmdit = model.network()
+    model.network = lambda: mmdit
     fc2 = mmdit.multimodal_transformer_blocks[1].text_transformer_block.mlp.fc2
     fc2.bias = mx.full(fc2.bias.shape, 1e7)
     with pytest.raises(UserError) as caught:
@@ -268,7 +264,7 @@ def test_overflow_names_block_stream_and_remedy(tmp_path):
         read_block_cache(tmp_path / "cache")
     cache_blocks(model, images, CacheRecipe(2, 2, "float32"), tmp_path / "wide")
     fc2.bias = mx.full(fc2.bias.shape, mx.nan)
-    with pytest.raises(UserError, match="not finite: the transformer overflowed.*--dtype"):
+    with pytest.raises(UserError, match="not finite: the network overflowed.*--dtype"):
         cache_blocks(model, images, CacheRecipe(2, 2, "float32"), tmp_path / "broken")
 
 
@@ -280,10 +276,17 @@ def test_wrong_folders_models_and_files_are_named(tmp_path):
     cache = read_block_cache(folder)
     with pytest.raises(UserError, match="metadata.json: got no such file"):
         read_block_cache(tmp_path)
+    meta = files.read_json(folder / "metadata.json")
+    files.write_json(folder / "metadata.json", {**meta, "version": 1})
+    with pytest.raises(
+        UserError, match="got ditq.block_cache version 1; expected ditq.block_cache version 2"
+    ):
+        read_block_cache(folder)
+    files.write_json(folder / "metadata.json", meta)
     with pytest.raises(DitqError, match="boundary 4 of a model of 3 blocks"):
-        cache.streams(4)
+        cache.state(4)
     other = MMDiT(replace(Small.config, depth_multimodal=4))
-    with pytest.raises(UserError, match="a block cache of small: got blocks 3; expected 4"):
+    with pytest.raises(UserError, match="a block cache of small: got depth_multimodal 3; expected 4"):
         cache.check_model(other)
     sample = folder / "samples" / "0001_002.npz"
     arrays = files.read_npz(sample)
@@ -295,7 +298,7 @@ def test_wrong_folders_models_and_files_are_named(tmp_path):
         changed = {name: a for name, a in {**arrays, key: value}.items() if a is not None}
         files.write_npz(sample, changed)
         with pytest.raises(UserError, match=message) as caught:
-            cache.streams(1)
+            cache.state(1)
         assert "0001_002.npz" in str(caught.value)
     files.write_npz(sample, {**arrays, "step_index": np.int32(4)})
     with pytest.raises(UserError, match="got image 1, step 4; expected image 1, step 2"):
@@ -324,20 +327,20 @@ def test_quantized_stream_is_what_the_changed_model_passes_on(tmp_path):
     cache_blocks(model, images, EXACT, tmp_path / "cache")
     cache = read_block_cache(tmp_path / "cache")
     with pytest.raises(UserError, match="no quantized stream.*--stream quantized"):
-        cache.streams(1, quantized=True)
-    mmdit, source = model.transformer(), {0: "a", 1: "b"}
+        cache.state(1, quantized=True)
+    mmdit, source = model.network(), {0: "a", 1: "b"}
     fc2 = mmdit.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc2
     fc2.weight = mx.round(fc2.weight * 8) / 8
     assert cache_quantized(mmdit, images, cache, source) == 9
     for k in range(2):
-        assert close(cache.streams(k, quantized=True).image, cache.streams(k).image)
-    quantized = cache.streams(2, quantized=True)
-    assert not close(quantized.image, cache.streams(2).image, 1e-3)
-    made = run_block(mmdit.multimodal_transformer_blocks[1], cache.streams(1), cache.modulation(mmdit, 1))
-    assert close(quantized.image, made.image)
+        assert close(cache.state(k, quantized=True)["image"], cache.state(k)["image"])
+    quantized = cache.state(2, quantized=True)
+    assert not close(quantized["image"], cache.state(2)["image"], 1e-3)
+    made = run_block(mmdit.blocks[1], {**cache.state(1), **cache.given(mmdit)})
+    assert close(quantized["image"], made["image"])
     assert cache_quantized(mmdit, images, cache, source, resume=True) == 0
     with pytest.raises(UserError, match="got block 2 in float; expected quantized"):
-        cache.streams(3, quantized=True)
+        cache.state(3, quantized=True)
     with pytest.raises(UserError, match=r"source\.1: got"):
         cache_quantized(mmdit, images, cache, {0: "a", 1: "c"}, resume=True)
     other = calibrated(tmp_path / "other", model, 4.0)

@@ -24,7 +24,7 @@ def collected(folder, prompts, num_images=5):
 )
 def test_replay_is_the_velocity_of_the_recorded_run(tmp_path, prompts):
     model, settings, images = collected(tmp_path, prompts)
-    mmdit = model.transformer()
+    mmdit = model.network()
     for image in range(5):
         conditioning = model.encode([prompts[image % len(prompts)], ""])
         denoise = Denoiser(mmdit).run(conditioning[:1], conditioning[1:], settings.sigmas, settings.guidance)
@@ -36,7 +36,7 @@ def test_replay_is_the_velocity_of_the_recorded_run(tmp_path, prompts):
 def test_conditioning_of_other_pictures_is_refused(tmp_path):
     _, _, images = collected(tmp_path, ["one", "two", "three"])
     for rows in (1, 3, 7):
-        arrays = {"tokens": images.tokens, "pooled": images.pooled}
+        arrays = {name: np.array(array) for name, array in images.prompts.arrays.items()}
         changed = {name: np.resize(array, (rows, *array.shape[1:])) for name, array in arrays.items()}
         files.write_npz(tmp_path / "conditioning.npz", changed)
         with pytest.raises(UserError, match=f"conditioning.npz: got {rows} rows"):

@@ -59,7 +59,7 @@ def plain_trajectory(model: Small, prompt: str, seed: int, recipe: PointRecipe) 
     """Every x that the model saw, by the shortest loop there is."""
     settings = recipe.settings(model)
     conditioning = model.encode([prompt, ""])
-    denoise = Denoiser(model.transformer()).run(
+    denoise = Denoiser(model.network()).run(
         conditioning[:1], conditioning[1:], settings.sigmas, settings.guidance
     )
     x, seen = noise([seed], 8, 8, 16), []

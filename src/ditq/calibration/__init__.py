@@ -3,7 +3,7 @@
 from ditq.calibration import defaults
 from ditq.calibration.block_cache import BlockCache, read_block_cache
 from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized
-from ditq.calibration.image_set import ImageSet, check_model, read_images, replay
+from ditq.calibration.image_set import ImageSet, check_model, read_images, replay, replay_inputs
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
@@ -34,6 +34,7 @@ __all__ = [
     "read_points",
     "record",
     "replay",
+    "replay_inputs",
     "selected_steps",
     "varied_prompts",
 ]

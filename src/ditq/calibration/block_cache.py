@@ -1,45 +1,39 @@
 """The cache of block inputs and outputs: what a block-by-block method reconstructs, and what replays one block.
 
 metadata.json                       kind, version, model, the samples, shapes, dtype; one run's plan
-samples/{image:04d}_{step:03d}.npz  both streams at every block boundary, for one picture at one step
-    mm{N}__image_in   (rows, image_tokens, hidden)  input of block N, which is the output of block N - 1: stored once
-    mm{N}__text_in    (rows, text_tokens, hidden)
-    mm{N}__image_out, mm{N}__text_out               of the last block alone
-    pooled (rows, pooled_dim) float32, timestep, sigma float32, step_index, image_id int32
+samples/{image:04d}_{step:03d}.npz  the arrays at every block boundary, for one picture at one step
+    mm{N}__{name}_in   (rows, ...)  what is new before block N, which block N - 1 wrote: stored once
+    mm{N}__{name}_out               what the last block wrote
+    the conditioning that the blocks are given (MMDiT: pooled) (rows, ...) float32
+    timestep, sigma float32, step_index, image_id int32
 samples_quantized/, metadata_quantized.json         the same, as quantized blocks pass it on
 
-Rows are the prompt and, with guidance, the negative. The last block hands its text on as it came.
+Rows are the prompt and, with guidance, the negative. An MMDiT carries `image` and `text`; its last block hands its text
+on as it came.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
 from ditq.core.errors import DitqError, UserError
-from ditq.core.files import read_json, read_npz
-from ditq.models.mmdit.model import MMDiT, MultiModalTransformerBlock
+from ditq.core.files import read_json, read_npz, read_stored_json
+from ditq.models.base import Network
+from ditq.models.state import BlockState, Flow
 
-KIND, QUANTIZED, VERSION = "ditq.block_cache", "ditq.quantized_block_cache", 1
-FACTS = ("pooled", "timestep", "sigma", "step_index", "image_id")
-"""What each sample file holds beside the streams."""
+KIND, QUANTIZED, VERSION = "ditq.block_cache", "ditq.quantized_block_cache", 2
+FACTS = ("timestep", "sigma", "step_index", "image_id")
+"""What each sample file holds beside arrays and conditioning."""
 CONTENTS = ("metadata.json", "samples", "metadata_quantized.json", "samples_quantized")
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
-
-
-Rows = Sequence[int] | slice | Int[np.ndarray, "wanted"]
-
-
-@dataclass(frozen=True)
-class Streams:
-    """The two streams of tokens where one block ends and the next begins, float32."""
-
-    image: Float[mx.array, "rows tokens hidden"]
-    text: Float[mx.array, "rows text_tokens hidden"]
+Wanted = Sequence[int] | slice | Int[np.ndarray, "wanted"]
+"""Which rows of a cache."""
 
 
 @dataclass(frozen=True)
@@ -54,65 +48,74 @@ class BlockCache:
     samples: list[tuple[int, int]]
     """(image, step) of each sample."""
     timesteps: Float32[np.ndarray, "rows"]
-    pooled: Float32[np.ndarray, "rows pooled_dim"]
+    conditioning: dict[str, np.ndarray]
+    """What `given` asks for, a row each."""
 
     @property
     def blocks(self) -> int:
         """The model's blocks; there is one boundary more."""
-        return self.meta["blocks"]
+        return self.flow.blocks
 
     @property
     def rows_per_sample(self) -> int:
         """2 with guidance (prompt, negative), 1 without."""
         return self.meta["rows_per_sample"]
 
+    @cached_property
+    def flow(self) -> Flow:
+        """Which block reads and writes what."""
+        return flow_from(self.meta["flow"])
+
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def streams(self, boundary: int, rows: Rows | None = None, quantized: bool = False) -> Streams:
-        """What enters block `boundary`, or at the last boundary leaves the last block; of all rows or of some.
+    def state(self, boundary: int, rows: Wanted | None = None, quantized: bool = False) -> BlockState:
+        """What is carried into block `boundary`, or at the last boundary out of the last block, float32.
 
-        `quantized` reads what came through quantized blocks, all those before the boundary. Every call reads the files
-        anew. Raises UserError, naming file and array, for what is missing or misshapen.
+        Of all rows or of some. `quantized` reads what came through quantized blocks, all those before the boundary.
+        Every call reads the files anew. Raises UserError, naming file and array, for what is missing or misshapen.
         """
         wanted = np.arange(len(self))[slice(None) if rows is None else rows]
         folder = self._quantized(boundary) if quantized else self.folder / "samples"
-        keys, shapes = boundary_keys(boundary, self.blocks), self._shapes()
-        gathered = [
-            np.empty((len(wanted), *shape[1:]), np.dtype(self.meta["storage_dtype"])) for shape in shapes
-        ]
+        if not 0 <= boundary <= self.blocks:
+            raise DitqError(
+                f"boundary {boundary} of a model of {self.blocks} blocks: they are numbered from 0 to {self.blocks}"
+            )
+        carried = self.flow.carried(boundary)
+        keys = {name: array_key(name, at, self.blocks) for name, at in carried.items()}
+        shapes = {name: self._shape(name, at) for name, at in carried.items()}
+        dtype = np.dtype(self.meta["storage_dtype"])
+        gathered = {name: np.empty((len(wanted), *shape[1:]), dtype) for name, shape in shapes.items()}
         for sample in np.unique(wanted // self.rows_per_sample):
             path = sample_file(folder, *self.samples[sample])
-            arrays = read_npz(path, keys)
+            arrays = read_npz(path, list(keys.values()))
             places = np.flatnonzero(wanted // self.rows_per_sample == sample)
-            for out, key, shape in zip(gathered, keys, shapes, strict=True):
-                self._check(path, key, arrays[key], shape)
-                out[places] = arrays[key][wanted[places] % self.rows_per_sample]
-        image, text = (mx.array(array).astype(mx.float32) for array in gathered)
-        return Streams(image, text)
+            for name, key in keys.items():
+                self._check(path, key, arrays[key], shapes[name])
+                gathered[name][places] = arrays[key][wanted[places] % self.rows_per_sample]
+        return {name: mx.array(array).astype(mx.float32) for name, array in gathered.items()}
 
-    def modulation(self, mmdit: MMDiT, block: int) -> Float[mx.array, "rows chunks"]:
-        """The shifts, scales and gates of one block for every row, side by side, float32.
+    def given(self, network: Network) -> BlockState:
+        """What the network gives its blocks for every row, float32: computed anew from conditioning and timestep.
 
-        Computed anew from pooled text and timestep by the float model. Raises UserError for another model.
+        Lazy: what is not read is not computed. Raises UserError for another model.
         """
-        self.check_model(mmdit)
-        condition = mmdit.condition(mx.array(self.pooled), mx.array(self.timesteps))
-        return mmdit.multimodal_transformer_blocks[block].modulation(condition).astype(mx.float32)
+        self.check_model(network)
+        conditioning = {name: mx.array(array) for name, array in self.conditioning.items()}
+        found = network.given(mx.array(self.timesteps), **conditioning)
+        return {name: array.astype(mx.float32) for name, array in found.items()}
 
-    def check_model(self, mmdit: MMDiT) -> None:
-        """Raises UserError when `mmdit` cannot be the model that was cached."""
-        config = mmdit.config
-        for what, found in (
-            ("blocks", config.depth_multimodal),
-            ("hidden", config.hidden_size),
-            ("pooled_dim", config.pooled_text_embed_dim),
-        ):
-            if self.meta[what] != found:
+    def check_model(self, network: Network) -> None:
+        """Raises UserError when `network` cannot be the one that was cached."""
+        theirs = facts_of(network)
+        mine = {name: self.meta[name] for name in theirs}
+        for one, other in ((mine["model_config"], theirs["model_config"]), (mine, theirs)):
+            differing = [name for name in other if name != "model_config" and one.get(name) != other[name]]
+            if differing:
                 raise UserError(
                     f"{self.folder}: a block cache of {self.meta['model']}",
-                    got=f"{what} {self.meta[what]}",
-                    expected=f"{found} as in the model; is it another one?",
+                    got=f"{differing[0]} {one.get(differing[0])}",
+                    expected=f"{other[differing[0]]} as in the model; is it another one?",
                 )
 
     def _quantized(self, boundary: int) -> Path:
@@ -133,9 +136,8 @@ class BlockCache:
             raise UserError(str(path), got=f"block {floats[0]} in float", expected="quantized", remedy=remedy)
         return folder
 
-    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        rows, hidden = self.rows_per_sample, self.meta["hidden"]
-        return (rows, self.meta["image_tokens"], hidden), (rows, self.meta["text_tokens"], hidden)
+    def _shape(self, name: str, boundary: int) -> tuple[int, ...]:
+        return (self.rows_per_sample, *self.meta["states"][boundary][name])
 
     def _check(self, path: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
         if array.shape != shape or array.dtype != self.meta["storage_dtype"]:
@@ -151,15 +153,7 @@ def read_block_cache(folder: Path) -> BlockCache:
 
     Raises UserError for another kind or version, and for samples that are missing, cut off or not what they are called.
     """
-    path = folder / "metadata.json"
-    meta = read_json(path)
-    found = (meta.get("kind"), meta.get("version")) if isinstance(meta, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(
-            str(path),
-            got=f"{found[0]} version {found[1]}",
-            expected=f"{KIND} version {VERSION}, as cache_adaround_data writes",
-        )
+    meta = read_stored_json(folder / "metadata.json", KIND, VERSION, "cache_adaround_data")
     samples = [(image, step) for image, step in meta["samples"]]
     missing = missing_samples(folder / "samples", samples)
     if missing:
@@ -169,9 +163,34 @@ def read_block_cache(folder: Path) -> BlockCache:
             expected="all of them",
             remedy="finish it with cache_adaround_data --resume",
         )
-    facts = [_facts(sample_file(folder / "samples", *sample), sample) for sample in samples]
+    names = meta["given_by"]
+    facts = [_facts(sample_file(folder / "samples", *sample), sample, names) for sample in samples]
     timesteps = np.repeat([np.float32(fact["timestep"]) for fact in facts], meta["rows_per_sample"])
-    return BlockCache(folder, meta, samples, timesteps, np.concatenate([fact["pooled"] for fact in facts]))
+    conditioning = {name: np.concatenate([fact[name] for fact in facts]) for name in names}
+    return BlockCache(folder, meta, samples, timesteps, conditioning)
+
+
+def facts_of(network: Network) -> dict[str, Any]:
+    """What a cache's metadata keeps of the network, as JSON: family, shape, flow, and what `given` asks for."""
+    flow, config = network.flow, asdict(network.config)
+    listed = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    return {
+        "family": network.family,
+        "model_config": listed,
+        "given_by": list(network.given_by),
+        "flow": {
+            "reads": [list(names) for names in flow.reads],
+            "writes": [list(names) for names in flow.writes],
+            "begun": list(flow.begun),
+            "results": list(flow.results),
+        },
+    }
+
+
+def flow_from(stored: Mapping[str, Any]) -> Flow:
+    """The flow that `facts_of` stored."""
+    reads, writes = (tuple(map(tuple, stored[name])) for name in ("reads", "writes"))
+    return Flow(reads, writes, tuple(stored["begun"]), tuple(stored["results"]))
 
 
 def missing_samples(folder: Path, samples: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -184,36 +203,13 @@ def sample_file(folder: Path, image: int, step: int) -> Path:
     return folder / f"{image:04d}_{step:03d}.npz"
 
 
-def boundary_keys(boundary: int, blocks: int) -> tuple[str, str]:
-    """The names of the image and the text stream at a boundary. Raises DitqError beyond the last."""
-    if not 0 <= boundary <= blocks:
-        raise DitqError(
-            f"boundary {boundary} of a model of {blocks} blocks: they are numbered from 0 to {blocks}"
-        )
-    if boundary == blocks:
-        return f"mm{blocks - 1}__image_out", f"mm{blocks - 1}__text_out"
-    return f"mm{boundary}__image_in", f"mm{boundary}__text_in"
+def array_key(name: str, boundary: int, blocks: int) -> str:
+    """The key of an array that is new at a boundary."""
+    return f"mm{blocks - 1}__{name}_out" if boundary == blocks else f"mm{boundary}__{name}_in"
 
 
-def block_modulation(
-    mmdit: MMDiT, block: int, modulation: Float[mx.array, "*rows modulation"]
-) -> Float[mx.array, "*rows chunks"]:
-    """The part of `MMDiT.modulation`'s rows that one block takes."""
-    counts = [b.num_modulation_params for b in mmdit.multimodal_transformer_blocks[: block + 1]]
-    hidden = mmdit.config.hidden_size
-    return modulation[..., sum(counts[:-1]) * hidden : sum(counts) * hidden]
-
-
-def run_block(
-    block: MultiModalTransformerBlock, streams: Streams, modulation: Float[mx.array, "rows chunks"]
-) -> Streams:
-    """The streams after one block, of any rows with their modulation; differentiable, nothing is evaluated."""
-    chunks = mx.split(modulation[:, None], block.num_modulation_params, axis=-1)
-    return Streams(*block(streams.image, streams.text, *block.take_chunks(iter(chunks))))
-
-
-def _facts(path: Path, sample: tuple[int, int]) -> dict[str, np.ndarray]:
-    facts = read_npz(path, FACTS)
+def _facts(path: Path, sample: tuple[int, int], names: Sequence[str]) -> dict[str, np.ndarray]:
+    facts = read_npz(path, (*names, *FACTS))
     found = int(facts["image_id"]), int(facts["step_index"])
     if found != sample:
         raise UserError(

@@ -1,10 +1,11 @@
-"""Fills a block cache: one pass of the model per picture and step, every block's streams written as they come.
+"""Fills a block cache: one pass of the model per picture and step, what passes from block to block written as it comes.
 
 What is written, and where, stands in `ditq.calibration.block_cache`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,22 @@ from ditq.calibration.block_cache import (
     QUANTIZED,
     VERSION,
     BlockCache,
-    Streams,
-    boundary_keys,
+    array_key,
+    facts_of,
     missing_samples,
     sample_file,
 )
-from ditq.calibration.image_set import ImageSet, check_model, replay
-from ditq.calibration.recording import DTYPES, recorded, stored
+from ditq.calibration.image_set import ImageSet, check_model, replay_inputs
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import remove, write_npz
-from ditq.models.base import TextToImage
-from ditq.models.mmdit import MMDiT
-from ditq.nn import clock_of
+from ditq.models.base import Network, TextToImage
+from ditq.models.cost import state_shapes
+from ditq.models.state import BlockState
+from ditq.nn.clock import clock_of
 
+DTYPES = {"float16": mx.float16, "float32": mx.float32}
+"""What arrays between blocks may be stored as."""
 Sample = tuple[int, int]
 """Image and step."""
 
@@ -83,15 +86,16 @@ def spread_images(prompts: Sequence[str], count: int) -> list[int]:
 
 
 def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dict[str, Any]:
-    """metadata.json of this run; nothing is loaded.
+    """metadata.json of this run; no weights are loaded.
 
     Raises UserError for calibration data that is of another model or not finished.
     """
     check_model(images, model)
     samples = recipe.samples(images)
     check_finished(images, samples)
-    config, manifest = model.config, images.manifest
-    cells = manifest["height"] // model.factor * (manifest["width"] // model.factor)
+    manifest, network, factor = images.manifest, model.skeleton(), model.geometry.factor
+    height, width = manifest["height"] // factor, manifest["width"] // factor
+    shapes = state_shapes(network, model.geometry, height, width)
     return {
         "kind": KIND,
         "version": VERSION,
@@ -100,11 +104,9 @@ def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dic
         "calibration": images.digest,
         "guidance": manifest["cfg_weight"],
         **asdict(recipe),
-        "blocks": config.depth_multimodal,
-        "hidden": config.hidden_size,
-        "pooled_dim": config.pooled_text_embed_dim,
-        "image_tokens": cells // config.patch_size**2,
-        "text_tokens": images.tokens.shape[1],
+        "blocks": network.flow.blocks,
+        **facts_of(network),
+        "states": [{name: list(shape) for name, shape in new.items()} for new in shapes],
         "rows_per_sample": 2 if images.guided else 1,
         "prompts": {str(image): manifest["prompts"][image] for image, _ in samples},
         "samples": [list(sample) for sample in samples],
@@ -112,10 +114,9 @@ def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dic
 
 
 def sample_bytes(meta: Mapping[str, Any]) -> int:
-    """What the streams of one sample take, on disk and in memory while it is written."""
-    tokens = meta["image_tokens"] + meta["text_tokens"]
-    values = meta["rows_per_sample"] * tokens * meta["hidden"] * (meta["blocks"] + 1)
-    return values * DTYPES[meta["storage_dtype"]].size
+    """What the arrays of one sample take, on disk and in memory while it is written."""
+    values = sum(prod(shape) for new in meta["states"] for shape in new.values())
+    return meta["rows_per_sample"] * values * DTYPES[meta["storage_dtype"]].size
 
 
 def cache_blocks(
@@ -133,20 +134,20 @@ def cache_blocks(
     for a folder begun with other settings, and for values beyond the range of `recipe.storage_dtype`.
     """
     meta = cache_meta(model, images, recipe)
-    mmdit = model.transformer()
-    plan.begin(folder / "metadata.json", {**meta, "model_dtype": str(mmdit.dtype)}, resume)
-    return _fill(mmdit, images, meta, folder / "samples", on_samples)
+    network = model.network()
+    plan.begin(folder / "metadata.json", {**meta, "model_dtype": str(network.dtype)}, resume)
+    return _fill(network, images, meta, folder / "samples", on_samples)
 
 
 def cache_quantized(
-    mmdit: MMDiT,
+    network: Network,
     images: ImageSet,
     cache: BlockCache,
     source: Mapping[int, str],
     resume: bool = False,
     on_samples: Callable[[int], None] = lambda count: None,
 ) -> int:
-    """Adds to `cache` what its samples become in `mmdit`, some or all of whose blocks are quantized.
+    """Adds to `cache` what its samples become in `network`, some or all of whose blocks are quantized.
 
     `source` says, by the number of each quantized block, what was put into it; with other blocks a run cannot be
     resumed. Returns the number of samples that were still to be run. Raises UserError as `cache_blocks` does.
@@ -157,11 +158,11 @@ def cache_quantized(
             got=f"other calibration data than that of {cache.folder}",
             expected=cache.meta["calibration"],
         )
-    cache.check_model(mmdit)
-    if str(mmdit.dtype) != cache.meta["model_dtype"]:
+    cache.check_model(network)
+    if str(network.dtype) != cache.meta["model_dtype"]:
         raise UserError(
             "--dtype",
-            got=str(mmdit.dtype),
+            got=str(network.dtype),
             expected=f"{cache.meta['model_dtype']} as in {cache.folder}",
         )
     check_finished(images, cache.samples)
@@ -171,7 +172,7 @@ def cache_quantized(
         "source": {str(block): digest for block, digest in source.items()},
     }
     plan.begin(cache.folder / "metadata_quantized.json", meta, resume)
-    return _fill(mmdit, images, meta, cache.folder / "samples_quantized", on_samples)
+    return _fill(network, images, meta, cache.folder / "samples_quantized", on_samples)
 
 
 def check_finished(images: ImageSet, samples: Sequence[Sample]) -> None:
@@ -200,46 +201,77 @@ def unfinished(folder: Path, meta: Mapping[str, Any]) -> list[list[Sample]]:
 
 
 def _fill(
-    mmdit: MMDiT, images: ImageSet, meta: Mapping[str, Any], folder: Path, on_samples: Callable[[int], None]
+    network: Network,
+    images: ImageSet,
+    meta: Mapping[str, Any],
+    folder: Path,
+    on_samples: Callable[[int], None],
 ) -> int:
     remove(*folder.glob(".*.npz"))  # what a killed run left half written
     waiting = unfinished(folder, meta)
     todo = sum(map(len, waiting))
     on_samples(len(meta["samples"]) - todo)
     for batch in waiting:
-        for sample, arrays in _run_batch(mmdit, images, meta, batch):
+        for sample, arrays in _run_batch(network, images, meta, batch):
             write_npz(sample_file(folder, *sample), arrays)
         on_samples(len(batch))
     return todo
 
 
 def _run_batch(
-    mmdit: MMDiT, images: ImageSet, meta: Mapping[str, Any], batch: Sequence[Sample]
+    network: Network, images: ImageSet, meta: Mapping[str, Any], batch: Sequence[Sample]
 ) -> Iterator[tuple[Sample, dict[str, np.ndarray]]]:
     """The arrays of each sample's file."""
     chosen, step = [image for image, _ in batch], batch[0][1]
     sigma = np.float32(images.sigmas[step])
-    timestep = np.float32(1000 * images.sigmas[step])
-    seen: dict[str, np.ndarray] = {}
-
-    def observe(boundary: int, streams: Streams) -> None:
-        keys = boundary_keys(boundary, meta["blocks"])
-        where = f"images {', '.join(map(str, chosen))}, step {step}"
-        seen.update(zip(keys, stored(streams, boundary, meta["storage_dtype"], where), strict=True))
-
-    clock = clock_of(mmdit)
+    timestep = images.timesteps([step])[0]
+    where = f"images {', '.join(map(str, chosen))}, step {step}"
+    clock, flow, seen = clock_of(network), network.flow, dict[str, np.ndarray]()
     if clock is not None:
-        clock.set(int(clock.follow(np.array([timestep]))[0]))
-    with recorded(mmdit, observe):
-        mx.eval(replay(mmdit, images, chosen, step))
-    pooled = np.array(images.conditioning(chosen).pooled, np.float32)
+        clock.follow(np.array([timestep]))
+        clock.set(0)
+    latents, inputs = replay_inputs(network, images, chosen, step)
+    for boundary, state in enumerate(network.boundaries(latents, **inputs)):
+        new = {name: state[name] for name in flow.written(boundary)}
+        kept = stored(new, boundary, meta["storage_dtype"], where)
+        seen |= {array_key(name, boundary, flow.blocks): array for name, array in kept.items()}
+    arrays = images.conditioning(chosen).arrays
+    given_by = {name: np.array(arrays[name], np.float32) for name in network.given_by}
     for i, sample in enumerate(batch):
         own = slice(i, None, len(batch))  # the prompt's row, then the negative's
         facts = {
-            "pooled": pooled[own],
+            **{name: array[own] for name, array in given_by.items()},
             "timestep": timestep,
             "sigma": sigma,
             "step_index": np.int32(step),
             "image_id": np.int32(sample[0]),
         }
         yield sample, {**{key: array[own] for key, array in seen.items()}, **facts}
+
+
+def stored(arrays: BlockState, boundary: int, dtype: str, where: str) -> dict[str, np.ndarray]:
+    """The arrays of a boundary as they go to disk; evaluates them.
+
+    Raises UserError, with block, name and `where`, for values that `dtype` cannot hold.
+    """
+    kept = {name: array.astype(DTYPES[dtype]) for name, array in arrays.items()}
+    mx.eval(kept)
+    for name, array in kept.items():
+        if not mx.isfinite(array).all().item():
+            raise _overflow(name, arrays[name], boundary, dtype, where)
+    return {name: np.array(array) for name, array in kept.items()}
+
+
+def _overflow(name: str, array: mx.array, boundary: int, dtype: str, where: str) -> UserError:
+    place = f"input of block {boundary}" if boundary == 0 else f"output of block {boundary - 1}"
+    what = f"{place}, {name} stream, {where}"
+    if not mx.isfinite(array).all().item():
+        return UserError(
+            what,
+            got=f"values that are not finite: the network overflowed {array.dtype}",
+            remedy="use --dtype bfloat16 or float32",
+        )
+    greatest = np.abs(np.array(array.astype(mx.float32))).max()
+    return UserError(
+        what, got=f"{greatest:,.0f}, beyond the range of {dtype}", remedy="use --storage-dtype float32"
+    )

@@ -1,7 +1,7 @@
 """Reading a folder of calibration pictures back: every recorded latent, with what the model was given beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from ditq.calibration.images import read_manifest
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz
-from ditq.models.base import Conditioning, TextToImage
-from ditq.models.mmdit import MMDiT
+from ditq.models.base import Conditioning, Network, TextToImage
+from ditq.sampling.schedules import noise_of
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,8 @@ class ImageSet:
 
     folder: Path
     manifest: dict[str, Any]
-    tokens: Float32[np.ndarray, "prompts text_tokens text_dim"]
+    prompts: Conditioning
     """One row per prompt that was given, in the pictures' order; the last is the negative."""
-    pooled: Float32[np.ndarray, "prompts pooled_dim"]
 
     @property
     def sigmas(self) -> list[float]:
@@ -40,7 +39,13 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """What stands for the folder in plans and manifests: its settings and its conditioning."""
-        return plan.digest(repr(sorted(self.manifest.items())), self.tokens.tobytes(), self.pooled.tobytes())
+        arrays = [np.array(array).tobytes() for array in self.prompts.arrays.values()]
+        return plan.digest(repr(sorted(self.manifest.items())), *arrays)
+
+    def timesteps(self, steps: Sequence[int]) -> Float32[np.ndarray, "steps"]:
+        """What the network was told of the noise levels of these steps."""
+        sigmas = np.array([self.sigmas[step] for step in steps], np.float64)
+        return noise_of(self.manifest).timesteps(sigmas).astype(np.float32)
 
     def latents(
         self, images: Sequence[int], step: int
@@ -50,11 +55,11 @@ class ImageSet:
 
     def conditioning(self, images: Sequence[int]) -> Conditioning:
         """Rows [prompts, negatives] of these pictures, or the prompts alone where no guidance was used."""
-        negative = len(self.tokens) - 1
+        negative = len(self.prompts) - 1
         rows = [image % negative for image in images]
         if self.guided:
             rows += [negative] * len(images)
-        return Conditioning(mx.array(self.tokens[rows]), mx.array(self.pooled[rows]))
+        return self.prompts.rows(rows)
 
     def _latent(self, image: int, step: int) -> np.ndarray:
         path = self.folder / "samples" / f"{image:04d}_{step:03d}.npz"
@@ -72,11 +77,13 @@ def read_images(folder: Path) -> ImageSet:
     manifest = read_manifest(folder)
     path = folder / "conditioning.npz"
     arrays = read_npz(path)
-    for name in ("tokens", "pooled"):
-        if name not in arrays:
-            raise UserError(
-                str(path), got=f"no {name}", expected="the conditioning of generate_calibration_data"
-            )
+    known = [field.name for field in fields(Conditioning)]
+    if "tokens" not in arrays or not set(arrays) <= set(known):
+        raise UserError(
+            str(path),
+            got=", ".join(arrays) or "no arrays",
+            expected=f"tokens, and no others than {', '.join(known)}, as generate_calibration_data writes",
+        )
     prompts, given = manifest["prompts"], len(arrays["tokens"]) - 1
     if not 1 <= given <= len(prompts) or prompts[given:] != prompts[:-given]:
         raise UserError(
@@ -84,7 +91,8 @@ def read_images(folder: Path) -> ImageSet:
             got=f"{given + 1} rows",
             expected="one per prompt that the pictures repeat, and the negative",
         )
-    return ImageSet(folder, manifest, arrays["tokens"], arrays["pooled"])
+    ordered = {name: mx.array(arrays[name]) for name in known if name in arrays}
+    return ImageSet(folder, manifest, Conditioning(**ordered))
 
 
 def check_model(images: ImageSet, model: TextToImage) -> None:
@@ -95,12 +103,20 @@ def check_model(images: ImageSet, model: TextToImage) -> None:
         )
 
 
-def replay(mmdit: MMDiT, images: ImageSet, chosen: Sequence[int], step: int) -> mx.array:
-    """The velocities of the chosen pictures at one step, rows [prompts, negatives]; not evaluated."""
+def replay_inputs(
+    network: Network, images: ImageSet, chosen: Sequence[int], step: int
+) -> tuple[mx.array, dict[str, mx.array]]:
+    """What the network was given for the chosen pictures at one step, rows [prompts, negatives]: latents and the rest.
+
+    The latents are in the network's dtype; nothing is evaluated.
+    """
     conditioning = images.conditioning(chosen)
-    x = mx.array(images.latents(chosen, step)).astype(mmdit.dtype)
-    modulation = mmdit.modulation(
-        conditioning.pooled, mx.array([1000 * images.sigmas[step]], dtype=mx.float32)
-    )
-    latents = mx.concatenate([x] * (len(conditioning) // len(chosen)))
-    return mmdit(latents, conditioning.tokens.astype(mmdit.dtype), modulation[0])
+    x = mx.array(images.latents(chosen, step)).astype(network.dtype)
+    inputs = network.prepare(conditioning, mx.array(images.timesteps([step])))
+    return mx.concatenate([x] * (len(conditioning) // len(chosen))), inputs.at(0)
+
+
+def replay(network: Network, images: ImageSet, chosen: Sequence[int], step: int) -> mx.array:
+    """The predictions for the chosen pictures at one step, rows [prompts, negatives]; not evaluated."""
+    latents, inputs = replay_inputs(network, images, chosen, step)
+    return network(latents, **inputs)

@@ -1,7 +1,8 @@
 """A folder of whole trajectories, one per picture: what the weight and the activation track replay.
 
 manifest.json                     kind, version, model, sampler settings, sigmas, one prompt and seed per image
-conditioning.npz                  tokens, pooled (distinct prompts + 1, ...) float32: the last row is the negative
+conditioning.npz                  tokens and, where the model has them, pooled and mask (distinct prompts + 1, ...)
+                                  float32: the last row is the negative
 samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, timestep, sigma, step_index, image_id
 images/{image:04d}.png            the picture, for the eye
 latents/{image:04d}.npy           the final latents, float16
@@ -19,7 +20,7 @@ import ditq
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, write_npy, write_npz, write_png
+from ditq.core.files import read_stored_json, write_npy, write_npz, write_png
 from ditq.models.base import TextToImage
 from ditq.sampling.generate import Settings
 
@@ -67,17 +68,15 @@ def collect_images(
     if not todo:
         return 0
     conditioning = model.encode([*distinct, settings.negative])
-    arrays = {"tokens": conditioning.tokens, "pooled": conditioning.pooled}
-    write_npz(folder / "conditioning.npz", {name: np.array(a, np.float32) for name, a in arrays.items()})
-    shape = (settings.height // model.factor, settings.width // model.factor, model.config.vae_latent_dim)
+    arrays = {name: np.array(array, np.float32) for name, array in conditioning.arrays.items()}
+    write_npz(folder / "conditioning.npz", arrays)
     batches = record(
-        model.transformer(),
+        model,
         conditioning.rows([rows[i] for i in todo]),
         conditioning[-1:],
         [recipe.seed + i for i in todo],
         settings,
         np.arange(settings.steps),
-        shape,
         recipe.batch_size,
         lambda: on_step(recipe.batch_size),
     )
@@ -92,11 +91,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         remedy = f"record it: python -m src.generate_calibration_data --calib-dir {folder}"
         raise UserError(str(path), got="no such file", expected="a folder of calibration data", remedy=remedy)
-    manifest = read_json(path)
-    found = (manifest.get("kind"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
-    return manifest
+    return read_stored_json(path, KIND, VERSION, "generate_calibration_data")
 
 
 def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:
@@ -108,7 +103,7 @@ def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, setti
         **asdict(recipe),
         "num_steps": settings.steps,
         "cfg_weight": settings.guidance,
-        **{key: value for key, value in asdict(settings).items() if key not in ("steps", "guidance")},
+        **{key: value for key, value in settings.recorded().items() if key not in ("steps", "guidance")},
         "prompts": prompts,
         "seeds": [recipe.seed + i for i in range(recipe.num_images)],
         "sigmas": settings.sigmas.tolist(),
@@ -129,13 +124,14 @@ def _write_batch(
     model: TextToImage, folder: Path, images: list[int], batch: Trajectories, settings: Settings
 ) -> None:
     pictures = model.decode(mx.array(batch.final))
+    sigmas = settings.sigmas.astype(np.float32)
+    timesteps = settings.process.timesteps(sigmas)
     for image, xs, final, picture in zip(images, batch.x, batch.final, pictures, strict=True):
         for step, x in enumerate(xs):
-            sigma = np.float32(settings.sigmas[step])
             sample = {
                 "x": x[None].astype(np.float16),
-                "timestep": np.float32(1000) * sigma,
-                "sigma": sigma,
+                "timestep": timesteps[step],
+                "sigma": sigmas[step],
                 "step_index": np.int32(step),
                 "image_id": np.int32(image),
             }

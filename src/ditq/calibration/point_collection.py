@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Int
 
 from ditq.calibration import defaults
-from ditq.calibration.points import PointSet, write_points
+from ditq.calibration.points import CONDITIONING, PointSet, write_points
 from ditq.calibration.trajectories import record, selected_steps
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -48,7 +48,7 @@ class PointRecipe:
 
     def settings(self, model: TextToImage) -> Settings:
         """The sampler's settings for `model`."""
-        side = self.latent_size * model.factor
+        side = self.latent_size * model.geometry.factor
         return settings_for(model, height=side, width=side, steps=self.steps, guidance=self.cfg_scale)
 
 
@@ -70,7 +70,7 @@ def collect_points(
     settings = recipe.settings(model)
     prompts = list(prompts)[: recipe.trajectories]
     parts = parts_of(output)
-    meta = {"model": model.name, **asdict(recipe), **asdict(settings), "prompts": prompts}
+    meta = {"model": model.name, **asdict(recipe), **settings.recorded(), "prompts": prompts}
     plan.begin(parts / "plan.json", meta, resume)
     todo = _unfinished(parts, recipe)
     on_step((recipe.trajectories - len(todo)) * recipe.steps)
@@ -116,15 +116,13 @@ def _record_parts(
 ) -> None:
     rows = [i % (len(conditioning) - 1) for i in todo]
     seeds = [recipe.seed + i for i in todo]
-    shape = (recipe.latent_size, recipe.latent_size, model.config.vae_latent_dim)
     batches = record(
-        model.transformer(),
+        model,
         conditioning.rows(rows),
         conditioning[-1:],
         seeds,
         settings,
         recipe.keep,
-        shape,
         recipe.batch_size,
         lambda: on_step(recipe.batch_size),
     )
@@ -144,16 +142,18 @@ def _shuffled(
 ) -> PointSet:
     order = np.random.default_rng(recipe.seed).permutation(recipe.points)
     trajectories, steps = order // recipe.selected, recipe.keep[order % recipe.selected]
-    tokens, pooled = np.array(conditioning.tokens, np.float32), np.array(conditioning.pooled, np.float32)
-    both = [np.stack([a[:-1], np.broadcast_to(a[-1:], a[:-1].shape)], axis=1) for a in (tokens, pooled)]
+    arrays = {name: np.array(array, np.float32) for name, array in conditioning.arrays.items()}
+    both = {
+        CONDITIONING[name]: np.stack([a[:-1], np.broadcast_to(a[-1:], a[:-1].shape)], axis=1)
+        for name, a in arrays.items()
+    }
     return PointSet(
         xs=xs.reshape(-1, *xs.shape[2:])[order],
-        ts=(1000 * settings.sigmas[steps]).astype(np.float32),
+        ts=settings.process.timesteps(settings.sigmas[steps]).astype(np.float32),
         prompt_indices=(trajectories % len(prompts)).astype(np.int32),
         step_indices=steps.astype(np.int32),
         trajectory_indices=trajectories.astype(np.int32),
-        cs=both[0],
-        cs_pooled=both[1],
+        **both,
         prompts=prompts,
         cfg_scale=recipe.cfg_scale,
         meta=meta,

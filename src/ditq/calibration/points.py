@@ -1,8 +1,9 @@
 """The Phase 1 calibration file: shuffled (x, timestep) points of many trajectories, with their prompts' conditioning.
 
-xs (points, height, width, channels) float16      ts (points,) float32, 1000 sigma
+xs (points, height, width, channels) float16      ts (points,) float32, timesteps
 prompt_indices (points,) int32                    step_indices, trajectory_indices (points,) int32
-cs (prompts, 2, text_tokens, text_dim) float32    cs_pooled (prompts, 2, pooled_dim) float32; rows: prompt, negative
+cs (prompts, 2, text_tokens, text_dim) float32; rows: prompt, negative
+cs_pooled (prompts, 2, pooled_dim) float32        cs_mask (prompts, 2, text_tokens) float32, where the model has them
 prompts (prompts,) text                           cfg_scale () float32
 __meta__ JSON text: kind, version, producer, model, sampler settings, seed
 """
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int32
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, write_npz
+from ditq.core.files import read_npz, stored_meta, write_npz
 from ditq.models.base import Conditioning
 
 KIND, VERSION = "ditq.calibration_points", 1
@@ -33,39 +34,48 @@ class PointSet:
     step_indices: Int32[np.ndarray, "points"]
     trajectory_indices: Int32[np.ndarray, "points"]
     cs: Float32[np.ndarray, "prompts 2 text_tokens text_dim"]
-    cs_pooled: Float32[np.ndarray, "prompts 2 pooled_dim"]
     prompts: list[str]
     cfg_scale: float
     meta: dict[str, Any]
     """What made the points: `model`, the sampler's settings, `seed`."""
+    cs_pooled: Float32[np.ndarray, "prompts 2 pooled_dim"] | None = None
+    cs_mask: Float32[np.ndarray, "prompts 2 text_tokens"] | None = None
 
     def __len__(self) -> int:
         return len(self.ts)
 
     def conditioning(self, prompt: int) -> Conditioning:
         """Two rows, the prompt's and the negative's: what guidance needs."""
-        return Conditioning(mx.array(self.cs[prompt]), mx.array(self.cs_pooled[prompt]))
+        arrays = {name: getattr(self, stored) for name, stored in CONDITIONING.items()}
+        rows = {name: mx.array(array[prompt]) for name, array in arrays.items() if array is not None}
+        return Conditioning(**rows)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The numeric arrays that the file holds, by name."""
+        every = {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name, array in every.items() if array is not None}
 
 
 def write_points(path: str | Path, points: PointSet) -> None:
     """Writes the file that this module describes, atomically and without pickling."""
     meta = {"kind": KIND, "version": VERSION, **points.meta}
-    arrays = {name: getattr(points, name) for name in _ARRAYS}
     text = {"prompts": np.array(points.prompts), "__meta__": np.array(json.dumps(meta))}
-    write_npz(path, {**arrays, **text, "cfg_scale": np.array(points.cfg_scale, np.float32)})
+    write_npz(path, {**points.arrays, **text, "cfg_scale": np.array(points.cfg_scale, np.float32)})
 
 
 def read_points(path: str | Path) -> PointSet:
     """The points of a Phase 1 file. Raises UserError when it is another kind of file, or its arrays do not agree."""
     arrays = read_npz(path)
-    absent = [name for name in (*_ARRAYS, "prompts", "cfg_scale", "__meta__") if name not in arrays]
+    numeric = [name for name in _ARRAYS if name in arrays or name not in OPTIONAL]
+    absent = [name for name in (*numeric, "prompts", "cfg_scale", "__meta__") if name not in arrays]
     if absent:
         raise UserError(
             str(path), got=f"no {', '.join(absent)}", expected="a calibration file of sample_cali_data"
         )
-    meta = _meta(path, arrays["__meta__"])
+    meta = stored_meta(arrays, path, KIND, VERSION, "sample_cali_data")
     points, prompts = len(arrays["ts"]), len(arrays["prompts"])
-    for name in _ARRAYS:
+    for name in numeric:
         array, length = arrays[name], prompts if name.startswith("cs") else points
         dtype, axes = _ARRAYS[name]
         if array.dtype != dtype or array.ndim != axes or len(array) != length:
@@ -75,21 +85,10 @@ def read_points(path: str | Path) -> PointSet:
         raise UserError(
             str(path), got=f"prompt index {arrays['prompt_indices'].max()}", expected=f"below {prompts}"
         )
-    rest = {name: arrays[name] for name in _ARRAYS}
+    rest = {name: arrays[name] for name in numeric}
     return PointSet(
         **rest, prompts=arrays["prompts"].tolist(), cfg_scale=float(arrays["cfg_scale"]), meta=meta
     )
-
-
-def _meta(path: str | Path, text: np.ndarray) -> dict[str, Any]:
-    try:
-        meta = json.loads(str(text))
-    except json.JSONDecodeError as error:
-        raise UserError(str(path), got="a __meta__ that is not JSON", expected=KIND) from error
-    found = (meta.pop("kind", None), meta.pop("version", None))
-    if found != (KIND, VERSION):
-        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
-    return meta
 
 
 _ARRAYS = {
@@ -100,5 +99,9 @@ _ARRAYS = {
     "trajectory_indices": (np.int32, 1),
     "cs": (np.float32, 4),
     "cs_pooled": (np.float32, 3),
+    "cs_mask": (np.float32, 3),
 }
 """Name, dtype and number of axes of each numeric array."""
+CONDITIONING = {"tokens": "cs", "pooled": "cs_pooled", "mask": "cs_mask"}
+"""The fields of a Conditioning, as this file calls them."""
+OPTIONAL = ("cs_pooled", "cs_mask")

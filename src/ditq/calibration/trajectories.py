@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ditq.core.errors import DitqError, UserError
-from ditq.models.base import Conditioning
-from ditq.models.mmdit import MMDiT
+from ditq.models.base import Conditioning, TextToImage
 from ditq.sampling.generate import Settings
 from ditq.sampling.guidance import Denoiser
-from ditq.sampling.steppers import euler, noise
+from ditq.sampling.steppers import noise, sample
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,12 @@ def selected_steps(steps: int, selected: int) -> Int[np.ndarray, "selected"]:
 
 
 def record(
-    mmdit: MMDiT,
+    model: TextToImage,
     prompts: Conditioning,
     negative: Conditioning,
     seeds: Sequence[int],
     settings: Settings,
     keep: Int[np.ndarray, "selected"],
-    latent_shape: tuple[int, int, int],
     batch_size: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[Trajectories]:
@@ -54,18 +52,30 @@ def record(
     share a batch; a trajectory depends on the others only through the rounding of larger matrix products. Raises
     DitqError when latents overflow.
     """
-    denoiser, wanted = Denoiser(mmdit), set(keep.tolist())
+    denoiser, wanted = Denoiser(model.network(), settings.process), set(keep.tolist())
+    shape = settings.latent_shape(model.geometry)
     for start in range(0, len(seeds), batch_size):
         rows = slice(start, start + batch_size)
         denoise = denoiser.run(prompts[rows], negative, settings.sigmas, settings.guidance)
         kept: list[Float32[np.ndarray, "trajectories height width channels"]] = []
 
-        def on_euler_step(step: int, x: mx.array, velocity: mx.array, kept: list = kept) -> None:
+        def on_each_step(step: int, x: mx.array, predicted: mx.array, kept: list = kept) -> None:
             if step in wanted:
                 kept.append(np.array(x))
             on_step()
 
-        final = np.array(euler(denoise, noise(seeds[rows], *latent_shape), settings.sigmas, on_euler_step))
+        x = noise(seeds[rows], *shape)
+        final = np.array(
+            sample(
+                denoise,
+                x,
+                settings.sigmas,
+                settings.sampler,
+                settings.process,
+                on_each_step,
+                model.prediction,
+            )
+        )
         if not np.isfinite(final).all():
             raise DitqError(
                 "the latents are not finite: the model's dtype overflowed; use bfloat16 or float32"

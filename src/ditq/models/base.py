@@ -107,10 +107,10 @@ class Network(nn.Module):
         """Everything that depends on prompts and timesteps alone, for all steps of a run."""
         raise NotImplementedError
 
-    def given(self, conditioning: Conditioning, timesteps: Float[mx.array, "prompts"]) -> BlockState:
+    def given(self, timesteps: Float[mx.array, "rows"], **conditioning: mx.array) -> BlockState:
         """What the blocks and `finish` read and nothing carries, row by row: prompt i at timestep i.
 
-        Only the fields `given_by` of the conditioning are looked at. Arrays are lazy: what nobody reads costs nothing.
+        `conditioning` are the fields `given_by` of a Conditioning. Arrays are lazy: what nobody reads costs nothing.
         """
         raise NotImplementedError
 

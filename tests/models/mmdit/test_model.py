@@ -67,7 +67,7 @@ def test_modulation_of_a_run_is_that_of_its_steps():
     for i, timestep in enumerate((1000.0, 602.15, 9.0)):
         alone = mmdit.prepare(conditioning, mx.array([timestep])).at(0)["modulation"]
         assert np.allclose(run[i], alone, atol=1e-5)
-        rows = mmdit.given(conditioning, mx.array([timestep] * 2))
+        rows = mmdit.given(mx.array([timestep] * 2), pooled=pooled)
         assert np.allclose(run[i], mx.concatenate(list(rows.values()), axis=-1), atol=1e-5)
 
 

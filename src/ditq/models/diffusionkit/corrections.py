@@ -139,7 +139,8 @@ class CorrectedDenoiser(DK.CFGDenoiser):
         """
         if self._clock is not None:
             now = np.array(self.model.sampler.timestep(sigma)).reshape(-1)[:1]
-            self._clock.set(int(self._clock.follow(now)[0]))
+            self._clock.follow(now)
+            self._clock.set(0)
         guided = conditioning.shape[0] > 1
         doubled = mx.concatenate([x_t, x_t]) if guided else x_t
         velocity = self.model.mmdit(

@@ -75,9 +75,11 @@ class MMDiT(Network):
         modulation = mx.concatenate(list(self._modulations(condition).values()), axis=-1)
         return RunInputs({"text": conditioning.tokens.astype(self.dtype)}, {"modulation": modulation})
 
-    def given(self, conditioning: Conditioning, timesteps: Float[mx.array, "prompts"]) -> BlockState:
+    def given(
+        self, timesteps: Float[mx.array, "rows"], pooled: Float[mx.array, "rows pooled_dim"]
+    ) -> BlockState:
         """The modulation of every block and of the last layer, row by row."""
-        return self._modulations(self.condition(_pooled(conditioning), timesteps))
+        return self._modulations(self.condition(pooled, timesteps))
 
     def condition(
         self, pooled: Float[mx.array, "*prompts pooled_dim"], timesteps: Float[mx.array, "*steps"]
