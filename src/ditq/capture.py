@@ -50,7 +50,7 @@ def patches(layer: Layer, x: Float[mx.array, "*rows channels"]) -> Float[mx.arra
     """
     if not isinstance(layer, nn.Conv2d):
         return x
-    _refuse_unusual(layer)
+    refuse_unusual(layer)
     _, kernel_rows, kernel_columns, _ = layer.weight.shape
     (up, left), (down, across) = layer.padding, layer.stride
     padded = mx.pad(x, [(0, 0), (up, up), (left, left), (0, 0)])
@@ -73,7 +73,7 @@ def apply(
     """What the layer would return for x with this matrix and bias (one, or one for each row) in place of its own."""
     if not isinstance(layer, nn.Conv2d):
         return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
-    _refuse_unusual(layer)
+    refuse_unusual(layer)
     y = mx.conv2d(x, weight.reshape(layer.weight.shape), layer.stride, layer.padding)
     return y if bias is None else y + bias
 
@@ -151,7 +151,7 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     return _get(*_place(model, path))
 
 
-def _refuse_unusual(layer: nn.Conv2d) -> None:
+def refuse_unusual(layer: nn.Conv2d) -> None:
     """Raises DitqError for a convolution with dilation or channel groups, which no family here has."""
     dilation, groups = getattr(layer, "dilation", 1), getattr(layer, "groups", 1)
     if dilation not in (1, (1, 1)) or groups != 1:

@@ -35,6 +35,31 @@ def test_the_effective_weight_undoes_the_smoothing():
     assert mx.allclose(x @ weight.effective().T, smoothed, atol=1e-5)
 
 
+def test_the_effective_convolution_undoes_the_smoothing_of_its_input_channels():
+    """Channel j of kernel pixel i stands in column 16 i + j."""
+    smooth = np.linspace(0.5, 4, 16).astype(np.float32)
+    weight = rounded(Spec(4), mx.array(smooth))
+    expected = np.array(weight.values()) / np.tile(smooth, 4)
+    assert np.array_equal(np.array(weight.effective()), expected)
+    weight.check("conv", channels=16)
+    with pytest.raises(UserError, match=r"conv: shape of smooth: got \(16,\); expected \(32,\)"):
+        weight.check("conv", channels=32)
+    with pytest.raises(UserError, match=r"layer: shape of smooth: got \(7,\); expected \(64,\)"):
+        replace(weight, smooth=mx.ones((7,))).check("layer")
+
+
+def test_groups_of_a_convolution_divide_its_input_channels():
+    assert Spec(4, True, 32).groups(9 * 64, "conv", channels=64) == 18
+    with pytest.raises(
+        UserError, match="conv: in_features 48 is not divisible: got group size 32; quantize it per channel"
+    ):
+        Spec(4, True, 32).groups(2 * 48, "conv", channels=48)  # 96 columns would do
+    weight = rounded(Spec(4, True, 32))
+    weight.check("layer")
+    with pytest.raises(UserError, match="conv: in_features 16 is not divisible"):
+        weight.check("conv", channels=16)
+
+
 @pytest.mark.parametrize(("spec", "bits"), [(Spec(4), 4 + 32 / 64), (Spec(4, False, 32), 4 + 2 * 36 / 64)])
 def test_bits_per_weight_count_scales_and_zero_points(spec, bits):
     assert rounded(spec).bits_per_weight == bits

@@ -24,7 +24,8 @@ StoredScales = Float[mx.array, "rows stored_groups"]
 def storage_group(spec: Spec, columns: int, name: str = "layer") -> int:
     """The group size under which a matrix is stored: its own, or for one scale a row the largest that divides it.
 
-    Raises UserError when MLX has no storage for these bits or columns.
+    A convolution's matrix, its unfolded kernel, is stored like any other. Raises UserError when MLX has no storage for
+    these bits or columns.
     """
     if spec.bits not in BITS:
         widths = ", ".join(map(str, BITS))

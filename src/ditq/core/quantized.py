@@ -15,29 +15,32 @@ from ditq.core.spec import Spec
 class QuantizedWeight:
     """Integer codes with the scale and the zero point of each of their groups: value = scale (code - zero)."""
 
-    codes: Integer[mx.array, "out in"]
-    """int8 on a symmetric grid, else uint8: `affine.code_dtype`."""
+    codes: Integer[mx.array, "out columns"]
+    """int8 on a symmetric grid, else uint8: `affine.code_dtype`. Of a convolution, those of its unfolded kernel."""
     scale: Float[mx.array, "out groups"]
     """Steps, never maxima."""
     zero: Float[mx.array, "out groups"]
     """Whole numbers; zeros on a symmetric grid."""
     spec: Spec
     smooth: Float[mx.array, "in"] | None = None
-    """Channel factors: the weight's columns were multiplied by them before it was put on the grid, so that the layer's
-    input is to be divided by them (SmoothQuant, arXiv 2211.10438)."""
+    """Factors of the input channels: the weight was multiplied by them before it was put on the grid, so that the
+    layer's input is to be divided by them (SmoothQuant, arXiv 2211.10438)."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """(out, columns): a linear layer has a column per input, a convolution per kernel pixel and input channel."""
         return self.codes.shape[0], self.codes.shape[1]
 
-    def values(self) -> Float[mx.array, "out in"]:
-        """What stands on the grid, float32; it expects the smoothed input."""
+    def values(self) -> Float[mx.array, "out columns"]:
+        """The values of the codes, float32; they multiply the smoothed input."""
         return affine.dequantize(self.codes, self.scale, self.zero)
 
-    def effective(self) -> Float[mx.array, "out in"]:
+    def effective(self) -> Float[mx.array, "out columns"]:
         """The weight that multiplies the plain input, float32."""
-        return self.values() if self.smooth is None else self.values() / self.smooth
+        if self.smooth is None:
+            return self.values()
+        by_channel = self.values().reshape(len(self.codes), -1, len(self.smooth))
+        return (by_channel / self.smooth).reshape(self.shape)
 
     @property
     def bits_per_weight(self) -> float:
@@ -45,17 +48,22 @@ class QuantizedWeight:
         overhead = 32 if self.spec.symmetric else 32 + self.spec.bits
         return self.spec.bits + overhead * self.scale.size / self.codes.size
 
-    def check(self, name: str) -> None:
-        """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or not finite."""
+    def check(self, name: str, channels: int | None = None) -> None:
+        """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or not finite.
+
+        `channels` are the layer's input channels. None where only the file is known: of a convolution they are some
+        part of the columns.
+        """
         rows, columns = self.shape
-        expected = rows, self.spec.groups(columns, name)
+        expected = rows, self.spec.groups(columns, name, channels)
         for part, array in (("scale", self.scale), ("zero", self.zero)):
             if array.shape != expected:
                 raise UserError(f"{name}: shape of {part}", got=array.shape, expected=str(expected))
             if not np.isfinite(np.array(array)).all():
                 raise UserError(f"{name}: {part}", got="values that are not finite", expected="numbers")
-        if self.smooth is not None and self.smooth.shape != (columns,):
-            raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=f"({columns},)")
+        if self.smooth is not None and not fits_channels(self.smooth.shape, columns, channels):
+            expected = f"({columns if channels is None else channels},)"
+            raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=expected)
         if self.codes.size:
             codes = np.array(self.codes)
             least, greatest = codes.min(), codes.max()
@@ -65,3 +73,13 @@ class QuantizedWeight:
                     got=f"from {least} to {greatest}",
                     expected=f"from {self.spec.qmin} to {self.spec.qmax} at {self.spec.bits} bits",
                 )
+
+
+def fits_channels(shape: tuple[int, ...], columns: int, channels: int | None = None) -> bool:
+    """Whether an array of this shape has one value per input channel of a weight with `columns`.
+
+    Where the channels are not known, any part of the columns may be: a convolution's are several times its channels.
+    """
+    if channels is not None:
+        return shape == (channels,)
+    return len(shape) == 1 and shape[0] > 0 and columns % shape[0] == 0

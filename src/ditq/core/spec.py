@@ -37,13 +37,18 @@ class Spec:
         """The greatest code."""
         return self.qmin + 2**self.bits - 1
 
-    def groups(self, columns: int, name: str = "layer") -> int:
-        """Groups in a row of `columns`. Raises UserError, with the layer's `name`, when they do not divide evenly."""
+    def groups(self, columns: int, name: str = "layer", channels: int | None = None) -> int:
+        """Groups in a row of `columns`. Raises UserError, with the layer's `name`, when they do not divide evenly.
+
+        `channels` are the input channels where `columns` are those of an unfolded convolution kernel: its groups must
+        not reach from one of the kernel's pixels into the next.
+        """
         if self.group_size is None:
             return 1
-        if columns % self.group_size:
-            fitting = [str(size) for size in GROUP_SIZES if columns % size == 0]
+        divided = columns if channels is None else channels
+        if divided % self.group_size:
+            fitting = [str(size) for size in GROUP_SIZES if divided % size == 0]
             remedy = f"use {' or '.join(fitting)}" if fitting else "quantize it per channel"
-            what = f"{name}: in_features {columns} is not divisible"
+            what = f"{name}: in_features {divided} is not divisible"
             raise UserError(what, got=f"group size {self.group_size}", remedy=remedy)
         return columns // self.group_size

@@ -1,15 +1,19 @@
 """Layers that compute on quantization grids."""
 
-from ditq.nn.clock import StepClock, clock_of, nearest_rows
-from ditq.nn.quantized_linear import ActivationGrid, Backend, QuantizedLinear
-from ditq.nn.weight_only import WeightOnlyLinear
+from ditq.core.activation_grid import ActivationGrid as ActivationGrid  # TEMPORARY
+from ditq.core.activation_grid import nearest_rows as nearest_rows  # TEMPORARY
+from ditq.nn.clock import StepClock, clock_of
+from ditq.nn.quantized_conv import QuantizedConv2d
+from ditq.nn.quantized_layer import Backend
+from ditq.nn.quantized_linear import QuantizedLinear
+from ditq.nn.weight_only import WeightOnlyConv2d, WeightOnlyLinear
 
 __all__ = [
-    "ActivationGrid",
     "Backend",
+    "QuantizedConv2d",
     "QuantizedLinear",
     "StepClock",
+    "WeightOnlyConv2d",
     "WeightOnlyLinear",
     "clock_of",
-    "nearest_rows",
 ]

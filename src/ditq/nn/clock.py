@@ -1,69 +1,94 @@
-"""The denoising step as layers see it: one row of a table, put in place before each step."""
+"""The denoising step as layers see it: one row of numbers per step, put in place before each step."""
+
+from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
+from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid, Timesteps, nearest_rows
 from ditq.core.errors import DitqError
+
+RowsAt = Callable[[Timesteps], mx.array]
+"""Gives a row of numbers, float32, for each of some timesteps: (rows, columns)."""
 
 
 class StepClock:
-    """Holds, for the current step, what every quantized layer needs of it.
+    """Holds, for the current step of a run, the numbers that every quantized layer needs at its timestep.
 
-    Layers register tables with a row per calibrated timestep. All tables lie side by side in one array, so that a step
-    costs one slice and no gather per layer; `state` is the current row, to be named in `mx.compile(inputs=...)`: a new
-    step changes its values and never retraces.
+    Layers register sources of rows. `follow` asks all of them for the rows of a run's timesteps, and lays these side by
+    side in one array, so that a step costs one slice and no gather per layer; `set` makes one row the current one.
+    `state` holds that row, to be named in `mx.compile(inputs=...)`: a new step, or a run of other timesteps, changes
+    its values and never retraces.
     """
 
-    def __init__(self, timesteps: Float[np.ndarray, "steps"]):
-        """`timesteps` are those of the rows, 1000 * sigma."""
-        self.timesteps = timesteps
-        self.steps = len(timesteps)
+    def __init__(self) -> None:
         self.state: list[mx.array] = []
-        self.tables: list[mx.array] = []
-        """Side by side in one array, once a step was set."""
-        self._width = self._step = 0
+        self._sources: list[RowsAt] = []
+        self._columns = 0
+        self._timesteps: Timesteps | None = None
+        self._table = mx.zeros((0, 0))
 
-    def register(self, table: Float[mx.array, "steps columns"]) -> slice:
-        """Where the rows of `table` will be in the current row. Raises ValueError for another number of steps."""
-        if table.shape[0] != self.steps:
-            raise ValueError(f"a table of {table.shape[0]} steps on a clock of {self.steps}")
-        self.tables.append(table.astype(mx.float32))
-        start, self._width = self._width, self._width + table.shape[1]
+    def register(self, rows_at: RowsAt, columns: int) -> slice:
+        """Where this source's `columns` will be in the current row. The clock then wants `follow` again."""
+        self._sources.append(rows_at)
+        start, self._columns = self._columns, self._columns + columns
+        self._timesteps = None
         self.state.clear()
-        return slice(start, self._width)
+        return slice(start, self._columns)
 
-    def follow(self, timesteps: Float[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
-        """The row of each timestep of a sampler."""
-        return nearest_rows(self.timesteps, timesteps)
+    def follow(self, timesteps: Timesteps) -> None:
+        """Tabulates all sources, so that row i belongs to step i of a run over these timesteps.
 
-    def set(self, row: int) -> None:
-        """Makes `row` the current one. Raises IndexError beyond the last: MLX itself would wrap around in silence."""
-        if not 0 <= row < self.steps:
-            raise IndexError(f"step {row} on a clock of {self.steps} steps")
-        self._step = row
-        if self.tables:
-            self._put()
+        Evaluates the table; does nothing when the clock follows these timesteps already. The current row is that of
+        step 0 until `set` is called.
+        """
+        if self._timesteps is not None and np.array_equal(self._timesteps, timesteps):
+            return
+        self._timesteps = np.array(timesteps)
+        if self._sources:
+            rows = [rows_at(self._timesteps).astype(mx.float32) for rows_at in self._sources]
+            self._table = mx.concatenate(rows, axis=1)
+            mx.eval(self._table)
+            self.state[:] = [self._table[0]]
+
+    def set(self, step: int) -> None:
+        """Makes the row of `step` the current one.
+
+        Raises DitqError before `follow`, and IndexError beyond the run: MLX itself would wrap around in silence.
+        """
+        steps = len(self._followed())
+        if not 0 <= step < steps:
+            raise IndexError(f"step {step} on a clock of {steps} steps")
+        if self._sources:
+            self.state[:] = [self._table[step]]
 
     def row(self, columns: slice) -> Float[mx.array, "columns"]:
-        """The current row of a registered table."""
-        if not self.state:
-            self._put()
+        """The current row of a source. Raises DitqError before `follow`."""
+        self._followed()
         return self.state[0][columns]
 
-    def _put(self) -> None:
-        if len(self.tables) > 1:
-            self.tables = [mx.concatenate(self.tables, axis=1)]
-            mx.eval(self.tables)
-        self.state[:] = [self.tables[0][self._step]]
+    def _followed(self) -> Timesteps:
+        if self._timesteps is None:
+            raise DitqError(
+                "the step clock of the quantized layers does not know the run's timesteps: "
+                "call clock.follow(timesteps), then clock.set(step) before each step"
+            )
+        return self._timesteps
 
 
-def nearest_rows(
-    calibrated: Float[np.ndarray, "steps"], wanted: Float[np.ndarray, "wanted"]
-) -> Int64[np.ndarray, "wanted"]:
-    """For each timestep the number of the one calibrated nearest to it, the earlier of two equally near."""
-    return np.abs(calibrated[None] - wanted[:, None]).argmin(axis=1)
+def rows_source(grid: ActivationGrid, tabulate: Callable[[GridRows], mx.array]) -> tuple[RowsAt, int]:
+    """A source of `tabulate(grid.at(timesteps))`, and its columns.
+
+    Calibrated rows are tabulated once, when a run first asks for some of them; rows that a grid computes, for each run.
+    """
+    if isinstance(grid, TimestepGrid):
+        calibrated, table = grid.timesteps, tabulate(grid.rows)
+        return lambda timesteps: table[mx.array(nearest_rows(calibrated, timesteps))], table.shape[1]
+    # One row, never evaluated, shows the shape.
+    columns = tabulate(grid.at(np.array([500.0], np.float32))).shape[1]
+    return lambda timesteps: tabulate(grid.at(timesteps)), columns
 
 
 def clock_of(module: nn.Module) -> StepClock | None:
