@@ -4,13 +4,33 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ditq.evaluation.metrics import METRICS, Samples, psnr, relative_error, ssim
+from ditq.core.errors import UserError
+from ditq.evaluation.metrics import (
+    DEFAULT_METRICS,
+    METRICS,
+    Metric,
+    Samples,
+    metrics_named,
+    psnr,
+    relative_error,
+    ssim,
+)
 
 RNG = np.random.default_rng(0)
 
 
 def picture(height=24, width=32):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def samples(count=2):
+    pictures = np.stack([picture() for _ in range(count)])
+    latents = RNG.standard_normal((count, 3, 4, 5)).astype(np.float32)
+    return Samples([str(i) for i in range(count)], pictures, latents)
+
+
+def cut(whole, rows):
+    return Samples(whole.prompts[rows], whole.pictures[rows], whole.latents[rows])
 
 
 @pytest.mark.parametrize("step", [1, 7, 200])
@@ -20,11 +40,12 @@ def test_psnr_of_a_constant_difference_is_the_closed_form(step):
     assert psnr(black + np.uint8(step), black) == pytest.approx(20 * np.log10(255 / step))
 
 
-def test_equal_pictures_are_no_better_than_one_level_in_one_place():
+def test_identical_pictures_score_just_above_one_level_in_one_place():
     one = picture()
     other = one.copy()
     other[3, 4, 1] ^= 1
-    assert psnr(one, one) == psnr(one, other) == pytest.approx(10 * np.log10(255**2 * one.size))
+    assert psnr(one, other) == pytest.approx(10 * np.log10(255**2 * one.size))
+    assert psnr(one, one) == np.nextafter(psnr(one, other), np.inf)
 
 
 def test_relative_error_is_that_of_a_scaled_vector():
@@ -49,13 +70,29 @@ def test_ssim_equals_that_of_scipys_filter():
     assert ssim(one, one) == pytest.approx(1.0)
 
 
-def test_every_metric_gives_a_value_per_picture():
-    def samples():
-        pictures = np.stack([picture(), picture()])
-        return Samples(["a", "b"], pictures, RNG.standard_normal((2, 3, 4, 5)).astype(np.float32))
+@pytest.mark.parametrize("name", METRICS)
+def test_batches_score_as_the_pictures_one_by_one(name):
+    (metric,) = metrics_named([name])
+    assert isinstance(metric, Metric) and metric.name == name
+    one, other = samples(3), samples(3)
+    wanted = []
+    for row in range(3):
+        metric.begin()
+        metric.add(cut(one, slice(row, row + 1)), cut(other, slice(row, row + 1)))
+        wanted += metric.value().tolist()
+    metric.begin()
+    for rows in (slice(0, 2), slice(2, 3)):
+        metric.add(cut(one, rows), cut(other, rows))
+    assert metric.value().tolist() == wanted and len(set(wanted)) == 3
+    metric.begin()
+    metric.add(one, one)
+    best, worse = metric.value(), np.array(wanted)
+    assert ((best > worse) if metric.better == "higher" else (best < worse)).all()
 
-    one, other = samples(), samples()
-    for metric in METRICS:
-        assert metric(one, other).shape == (2,)
-        worse, best = metric(one, other), metric(one, one)
-        assert ((best > worse) if metric.better == "higher" else (best < worse)).all()
+
+def test_metrics_are_known_by_name_and_made_anew():
+    assert set(DEFAULT_METRICS) <= set(METRICS)
+    assert [metric.name for metric in metrics_named(["ssim", "psnr", "ssim"])] == ["ssim", "psnr"]
+    assert metrics_named(["psnr"])[0] is not metrics_named(["psnr"])[0]
+    with pytest.raises(UserError, match="metrics: got fid2; expected psnr or latent_error or ssim"):
+        metrics_named(["psnr", "fid2"])

@@ -1,51 +1,55 @@
-"""Quantized variants: what stands for them, and what sentences say of them."""
+"""Quantized variants: their sizes, what stands for them, and that more bits are nearer."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from ditq import capture
 from ditq.activations import ActivationTable
 from ditq.core import affine
+from ditq.core.activation_grid import GridRows, TimestepGrid
+from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.diagnostics.names import block_linears
 from ditq.evaluation import (
-    compared,
     evaluate,
     fingerprint_of,
     float_variant,
-    floor_told,
-    made_variant,
+    lazy_variant,
     quantized_variant,
     rounded,
     size_of,
     size_on,
-    smaller,
 )
-from ditq.nn import ActivationGrid
 from ditq.sampling.generate import settings_for
-from tests.evaluation.test_drawing import LAYER, PROMPTS, SEEDS, Kept
+from tests.evaluation.toy import LAYER, PROMPTS, SEEDS, ConvToy, Toy
 
 
-def table_of(model, smooth=None) -> ActivationTable:
+def block_layers(model) -> list[str]:
+    return model.network().anatomy.paths("block")
+
+
+def table_of(model, smooth=None, of=LAYER) -> ActivationTable:
     """Wide 8-bit grids for every layer, so that they hardly show; one layer smoothed."""
+    one, timesteps = mx.ones((1,)), np.array([500.0], np.float32)
 
     def grid(path):
-        factors = smooth if path == LAYER else None
-        one = mx.ones((1,))
-        return ActivationGrid(0.05 * one, -128 * one, 127 * one, smooth=factors)
+        return TimestepGrid(
+            timesteps, GridRows(0.05 * one, -128 * one, 127 * one), smooth if path == of else None
+        )
 
-    paths = block_linears(model.transformer())
-    return ActivationTable(np.array([500.0], np.float32), {path: grid(path) for path in paths})
+    return ActivationTable(timesteps, {path: grid(path) for path in block_layers(model)})
 
 
 def test_rounding_is_that_of_the_smoothed_weight():
-    model = Kept()
-    layer = model.transformer().multimodal_transformer_blocks[0].image_transformer_block.mlp.fc2
+    model = Toy()
+    layer = model.network().multimodal_transformer_blocks[0].image_transformer_block.mlp.fc2
     smooth = mx.array(np.random.default_rng(0).uniform(0.5, 2, layer.weight.shape[1]).astype(np.float32))
     checkpoint = rounded(model, Spec(4), table_of(model, smooth), search=False)
-    assert set(checkpoint.weights) == set(block_linears(model.transformer()))
+    assert list(checkpoint.weights) == block_layers(model) and LAYER in checkpoint.weights
+    assert not any("adaLN" in path or "embedder" in path for path in checkpoint.weights)
     codes, scale, _ = affine.round_to_nearest(layer.weight * smooth, Spec(4))
     weight = checkpoint.weights[LAYER]
     assert mx.array_equal(weight.codes, codes).item() and mx.array_equal(weight.scale, scale).item()
@@ -54,21 +58,63 @@ def test_rounding_is_that_of_the_smoothed_weight():
     assert checkpoint.weights[other].smooth is None
 
 
+def test_convolutions_are_rounded_as_their_unfolded_matrix():
+    model, path = ConvToy(), "parts.0.conv"
+    smooth = np.random.default_rng(0).uniform(0.5, 2, 32).astype(np.float32)
+    checkpoint = rounded(model, Spec(4, group_size=32), table_of(model, mx.array(smooth), path), search=False)
+    assert set(checkpoint.weights) == {"parts.0.conv", "parts.0.mix", "parts.1.conv"}
+    kernel = np.array(capture.layers(model.network())[path].weight)
+    matrix = np.stack([(kernel[out] * smooth).reshape(-1) for out in range(32)])
+    codes, scale, _ = affine.round_to_nearest(mx.array(matrix), Spec(4, group_size=32))
+    weight = checkpoint.weights[path]
+    assert weight.shape == (32, 9 * 32) and weight.scale.shape == (32, 9)
+    assert mx.array_equal(weight.codes, codes).item() and mx.array_equal(weight.scale, scale).item()
+
+
+def test_groups_that_cross_a_kernels_pixels_are_refused():
+    for what in (
+        lambda: size_on(ConvToy(), Spec(4, group_size=64)),
+        lambda: rounded(ConvToy(), Spec(4, group_size=64)),
+    ):
+        with pytest.raises(
+            UserError, match=r"parts.0.conv: in_features 32 is not divisible: got group size 64"
+        ):
+            what()
+
+
+@dataclass(frozen=True, eq=False)
+class Ramp:
+    """A grid whose step size is a function of the timestep."""
+
+    slope: float
+    smooth: mx.array | None = None
+
+    def at(self, timesteps):
+        scale = mx.array(1 + self.slope * np.maximum(np.asarray(timesteps) - 500, 0))
+        one = mx.ones(scale.shape)
+        return GridRows(scale, -128 * one, 127 * one)
+
+
 def test_fingerprint_sees_every_part():
-    model = Kept()
-    one = rounded(model, Spec(4), table_of(model))
-    assert fingerprint_of(one) == fingerprint_of(rounded(model, Spec(4), table_of(model)))
+    model = Toy()
+    one = rounded(model, Spec(4), table_of(model), search=False)
+    assert fingerprint_of(one) == fingerprint_of(rounded(model, Spec(4), table_of(model), search=False))
     weight = one.weights[LAYER]
-    moved = replace(one, weights={**one.weights, LAYER: replace(weight, codes=mx.maximum(weight.codes, -7))})
+    moved = replace(one, weights={**one.weights, LAYER: replace(weight, codes=mx.zeros_like(weight.codes))})
     table = one.activations
-    grid = replace(table.grids[LAYER], scale=table.grids[LAYER].scale * 2)
-    regridded = replace(one, activations=replace(table, grids={**table.grids, LAYER: grid}))
-    prints = [fingerprint_of(c) for c in (one, moved, regridded, replace(one, activations=None))]
-    assert len(set(prints)) == 4
+
+    def with_grid(grid):
+        return replace(one, activations=replace(table, grids={**table.grids, LAYER: grid}))
+
+    grid = table.grids[LAYER]
+    regridded = with_grid(replace(grid, rows=replace(grid.rows, scale=grid.rows.scale * 2)))
+    functions = [with_grid(Ramp(slope)) for slope in (0.0, 0.001)]  # alike at the table's one timestep
+    every = (one, moved, regridded, replace(one, activations=None), *functions)
+    assert len({fingerprint_of(checkpoint) for checkpoint in every}) == 6
 
 
-def test_more_bits_are_nearer_and_the_sentences_say_so(tmp_path):
-    model = Kept()
+def test_more_bits_are_nearer(tmp_path):
+    model = Toy()
     variants = [
         float_variant(model),
         quantized_variant("W3", model, rounded(model, Spec(3)), activations=False),
@@ -76,34 +122,42 @@ def test_more_bits_are_nearer_and_the_sentences_say_so(tmp_path):
         quantized_variant("W8A8", model, rounded(model, Spec(8), table_of(model))),
     ]
     report = evaluate(model, variants, PROMPTS, SEEDS, settings_for(model), tmp_path, 2)
-    median = {entry.name: entry.spread("psnr").median for entry in report.variants}
-    assert median["W3"] < median["W8A8"] < median["W8"]
-    gain = report.gain("W8", "W3").spread.median
-    told = compared(report, "W8", "W3", "Eight bits", "three")
-    nearer = f"Eight bits is {gain:.1f} dB nearer to the float pictures than three"
-    assert told == f"{nearer} (median of 3 pictures; nearer on 3)."
-    assert "farther" in compared(report, "W3", "W8", "W3", "W8")
-    assert "as near" in compared(report, "W8", "W8", "W8", "itself")
-    share = report.variant("W8").size.bytes / report.reference.size.bytes
-    assert f"{share:.0%}" in smaller(report, "W8")
-    assert f"{report.floor.spread('psnr').median:.1f} dB" in floor_told(report)
+    median = {entry.name: entry.spread("latent_error").median for entry in report.variants}
+    assert median["W3"] > median["W8A8"] > median["W8"]
+    assert report.gain("W8", "W3").wins == 3
     assert report.variant("W3").size.bits_per_weight == pytest.approx(3, abs=1)
 
 
 @pytest.mark.parametrize("spec", [Spec(4), Spec(3, symmetric=False), Spec(4, group_size=32)])
-def test_size_is_known_before_anything_is_quantized(spec):
-    model = Kept()
-    assert size_on(model, spec) == size_of(model, rounded(model, spec).weights)
+@pytest.mark.parametrize("kind", [Toy, ConvToy])
+def test_size_is_known_before_anything_is_quantized(spec, kind):
+    model = kind()
+    assert size_on(model, spec) == size_of(model, rounded(model, spec, search=False).weights)
+
+
+@pytest.mark.parametrize(("kind", "path"), [(Toy, LAYER), (ConvToy, "parts.0.conv")])
+def test_size_counts_codes_scales_and_the_rest_in_sixteen_bits(kind, path):
+    model = kind()
+    weight = capture.matrix(capture.layers(model.kept)[path])
+    spec = Spec(4)
+    codes, scale, zero = affine.round_to_nearest(weight, spec)
+    quantized = {path: QuantizedWeight(codes, scale, zero, spec)}
+    whole, small = size_of(model, {}), size_of(model, quantized)
+    assert whole.bits_per_weight == 16
+    rows_of_weight = weight.shape[0]
+    assert small.bits_per_weight == pytest.approx(4 + 32 * rows_of_weight / weight.size)
+    assert whole.bytes - small.bytes == weight.size * 2 - (weight.size // 2 + rows_of_weight * 4)
+    assert mx.all(codes <= 7).item()
 
 
 def test_a_checkpoint_is_made_when_it_is_drawn_with(tmp_path):
-    model, made = Kept(), []
+    model, made = Toy(), []
 
     def make():
         made.append(1)
         return rounded(model, Spec(8))
 
-    variant = made_variant("W8", make, "rounding", size_on(model, Spec(8)), activations=False)
+    variant = lazy_variant("W8", make, "rounding", size_on(model, Spec(8)), activations=False)
     assert not made
     one = evaluate(model, [float_variant(model), variant], PROMPTS, SEEDS, settings_for(model), tmp_path, 2)
     other = evaluate(model, [float_variant(model), variant], PROMPTS, SEEDS, settings_for(model), tmp_path, 2)

@@ -1,13 +1,10 @@
-"""Weight methods against each other: one calibration, grid, set of prompts and seeds; a row per method and bits."""
+"""Weight methods compared on one calibration, grid, set of prompts and seeds: an entry per method and bits."""
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import mlx.core as mx
 
 from ditq.checkpoint import QuantizedCheckpoint
 from ditq.core import plan
@@ -15,9 +12,10 @@ from ditq.core.errors import UserError
 from ditq.core.files import read_json, write_json
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
-from ditq.evaluation.drawing import evaluate
 from ditq.evaluation.layer_errors import Errors, errors_of, spread_samples
 from ditq.evaluation.report import EvalReport, Spread
+from ditq.evaluation.same_seed import evaluate
+from ditq.evaluation.stopwatch import Stopwatch
 from ditq.evaluation.variants import Variant, float_variant, quantized_variant
 from ditq.models.base import TextToImage
 from ditq.quantization import Calibration, quantize
@@ -29,18 +27,18 @@ HELD_OUT_STEPS = 4
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to put weights on a grid."""
+    """A weight method with its fields."""
 
     name: str
-    """As tables and figures call it."""
+    """What tables and figures call it."""
     method: str
-    """As recipes call it."""
+    """What recipes call its method."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Of the method, where they are not its defaults."""
+    """Of the method, where they differ from its defaults."""
 
     @property
     def slug(self) -> str:
-        """The name as a command and a folder have it."""
+        """The name in a command's flags and as a folder's."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
 
 
@@ -56,7 +54,7 @@ CONTENDERS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """What one contender made of one grid, and what it took."""
+    """The errors, time and memory of one contender on one grid."""
 
     contender: str
     bits: int
@@ -64,16 +62,16 @@ class Entry:
     layer_error: float
     """Mean over the layers of the relative error of their outputs, for the float model's inputs; held-out pictures."""
     block_error: float
-    """Mean over the blocks of the relative error of the image stream behind them, all blocks quantized."""
+    """Mean over the blocks of the relative error behind them, all blocks quantized: of the image stream of an MMDiT."""
     latent_error: Spread
     """Of the final latents, in %."""
     psnr: Spread
     """Of the pictures, in dB."""
     seconds: float
-    """Of quantizing, the calibration's cache not counted."""
+    """Of quantizing, without the cache of block inputs."""
     peak_memory: int
-    """Bytes that MLX held at most while quantizing a block, beside the model and what was quantized before; what NumPy
-    holds (the Hessians) is not in it."""
+    """Bytes that MLX held at most while quantizing a block, beside the model and what was quantized before. Memory of
+    NumPy (the Hessians) is not counted."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,13 @@ class Comparison:
     report: EvalReport
 
     def entry(self, contender: str, bits: int) -> Entry:
-        """The entry of a contender at so many bits. Raises KeyError when there is none."""
+        """The entry of a contender at this many bits. Raises KeyError when there is none."""
         return {(one.contender, one.bits): one for one in self.entries}[contender, bits]
 
 
 @dataclass(frozen=True)
 class Arena:
-    """What all contenders share."""
+    """What all contenders share: model, calibration, folder and kind of grid."""
 
     model: TextToImage
     calibration: Calibration
@@ -104,12 +102,12 @@ class Arena:
     on_block: Callable[[], None] = lambda: None
 
     def quantized(self, contender: Contender, bits: int) -> tuple[QuantizedCheckpoint, float, int]:
-        """The contender's checkpoint on the grid of so many bits, the seconds and the bytes that it took.
+        """The contender's checkpoint on the grid of this many bits, with the seconds and bytes that it took.
 
-        Time is kept after every block, so that a resumed run counts it all (but what a killed block had taken).
+        Times are kept block by block: a resumed run counts all but what an interrupted block had taken.
         """
         own = self.folder / contender.slug / f"w{bits}"
-        clock = _Stopwatch(own / "cost.json")
+        clock = Stopwatch(own / "cost.json")
         spec = Spec(bits, self.symmetric, self.group_size)
         recipe = plain_recipe(f"{contender.name} W{bits}", contender.method, spec, dict(contender.fields))
 
@@ -119,38 +117,6 @@ class Arena:
 
         made = quantize(self.model, recipe, self.calibration, own, True, self.seed, on_block=on_block)
         return made, clock.seconds, clock.peak
-
-
-class _Stopwatch:
-    """Seconds and peak memory of each block of a run, kept on disk; a block that was done before keeps its own."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._laps: dict[str, dict[str, float]] = read_json(path) if path.exists() else {}
-        self._begin()
-
-    @property
-    def seconds(self) -> float:
-        """Of all blocks."""
-        return sum(lap["seconds"] for lap in self._laps.values())
-
-    @property
-    def peak(self) -> int:
-        """The most of all blocks."""
-        return max((int(lap["peak"]) for lap in self._laps.values()), default=0)
-
-    def lap(self, number: int) -> None:
-        """A block is over."""
-        if str(number) not in self._laps:
-            seconds = time.perf_counter() - self._started
-            peak = mx.get_peak_memory() - self._held
-            self._laps[str(number)] = {"seconds": round(seconds, 3), "peak": peak}
-            write_json(self._path, self._laps)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._started, self._held = time.perf_counter(), mx.get_active_memory()
-        mx.reset_peak_memory()
 
 
 def compare(
@@ -166,8 +132,8 @@ def compare(
 ) -> Comparison:
     """Every contender at every number of bits. `held_out` are recorded pictures that the calibration left out.
 
-    Everything that is finished lies in `arena.folder` and is passed over by the next run. Raises UserError for a folder
-    begun with something else.
+    What is finished lies in `arena.folder` and is not computed again. Raises UserError for a folder that was begun with
+    something else.
     """
     if not held_out:
         raise UserError(
@@ -208,7 +174,7 @@ def compare(
         "calibration_pictures": len({image for image, _ in arena.calibration.cache.samples}),
         "held_out_pictures": len(held_out),
         "pictures": len(prompts),
-        "settings": asdict(settings),
+        "settings": settings.recorded(),
         "contenders": [{**asdict(one), "fields": dict(one.fields)} for one in contenders],
     }
     return Comparison(arena.model.name, entries, facts, report)
@@ -224,7 +190,7 @@ def _errors(
         return Errors(**read_json(path))
     images = arena.calibration.images
     samples = spread_samples(images, held_out, HELD_OUT_STEPS)
-    errors = errors_of(arena.model.transformer(), checkpoint, images, samples)
+    errors = errors_of(arena.model.network(), checkpoint, images, samples)
     write_json(path, asdict(errors))
     return errors
 

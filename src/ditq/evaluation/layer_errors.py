@@ -1,23 +1,22 @@
 """How far quantized layers and blocks are from the float ones, on pictures that calibration did not use.
 
-One measure for all weight methods, none of which minimises exactly this: every method has errors of its own that it
-looks at, and they cannot be compared.
+One measure for all weight methods, and the objective of none of them: each method has an error of its own that it
+minimises, and those cannot be compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
-from ditq.calibration import ImageSet, replay
-from ditq.calibration.block_cache import Streams
-from ditq.calibration.recording import recorded
-from ditq.capture import linears, swapped
+from ditq.calibration import ImageSet, replay_inputs
+from ditq.capture import swapped, traced
 from ditq.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import quantized_layers
-from ditq.diagnostics.tracing import traced
-from ditq.models.mmdit import MMDiT
+from ditq.models.base import Network
+from ditq.models.state import BlockState, Flow
 
 Sample = tuple[int, int]
 """Picture and step."""
@@ -32,7 +31,7 @@ class Errors:
     layers: dict[str, float]
     """Of each layer's output for the float model's input."""
     blocks: list[float]
-    """Of the image stream behind each block, all blocks up to there quantized."""
+    """Of what leads to the prediction behind each block, all blocks up to there quantized: `measured`."""
 
     @property
     def layer(self) -> float:
@@ -46,25 +45,33 @@ class Errors:
 
 
 def errors_of(
-    mmdit: MMDiT, checkpoint: QuantizedCheckpoint, images: ImageSet, samples: Sequence[Sample]
+    network: Network, checkpoint: QuantizedCheckpoint, images: ImageSet, samples: Sequence[Sample]
 ) -> Errors:
-    """The errors of a checkpoint's weights in the float model `mmdit`; activations stay as they are."""
-    layers = quantized_layers(mmdit, checkpoint, activations=False)
+    """The errors of a checkpoint's weights in the float model's `network`; activations stay as they are."""
+    layers = quantized_layers(network, checkpoint, activations=False)
+    flow = network.flow
     of_layers: dict[str, Sums] = {}
     of_blocks: dict[int, Sums] = {}
     for image, step in samples:
-        floats: dict[int, mx.array] = {}
-        with traced(mmdit, list(layers), _comparing(mmdit, layers, of_layers)):
-            _boundaries(mmdit, images, image, step, floats)
-        there: dict[int, mx.array] = {}
-        with swapped(mmdit, layers):
-            _boundaries(mmdit, images, image, step, there)
-        for boundary in sorted(floats)[1:]:
-            _add(of_blocks, boundary - 1, there[boundary], floats[boundary])
+        with traced(network, list(layers), _comparing(network, layers, of_layers)):
+            float_states = _block_outputs(network, flow, images, image, step)
+        with swapped(network, layers):
+            quantized_states = _block_outputs(network, flow, images, image, step)
+        for block, (ours, reference) in enumerate(zip(quantized_states, float_states, strict=True)):
+            for name in reference:
+                _add(of_blocks, block, ours[name], reference[name])
     return Errors(
         {path: _relative(sums) for path, sums in of_layers.items()},
         [_relative(of_blocks[block]) for block in sorted(of_blocks)],
     )
+
+
+def measured(flow: Flow, block: int) -> tuple[str, ...]:
+    """The arrays behind a block that its error is taken of: those that become the prediction (an MMDiT's image stream).
+
+    For a block that writes none of these, all that it writes and something later reads.
+    """
+    return tuple(name for name in flow.writes[block] if name in flow.results) or flow.read_later(block)
 
 
 def spread_samples(images: ImageSet, pictures: Sequence[int], steps: int) -> list[Sample]:
@@ -73,9 +80,11 @@ def spread_samples(images: ImageSet, pictures: Sequence[int], steps: int) -> lis
     return [(picture, step) for picture in pictures for step in at]
 
 
-def _comparing(mmdit: MMDiT, layers: Mapping, sums: dict[str, Sums]):
-    """What `traced` calls: compares the layer's output with the quantized one's for the same input."""
-    modules = linears(mmdit)
+def _comparing(
+    network: Network, layers: Mapping[str, nn.Module], sums: dict[str, Sums]
+) -> Callable[[str, mx.array], None]:
+    """An observer for `traced` that compares the layer's output with the quantized one's for the same input."""
+    modules = network.anatomy.modules(network)
 
     def observe(path: str, x: mx.array) -> None:
         _add(sums, path, layers[path](x), modules[path](x))
@@ -83,14 +92,14 @@ def _comparing(mmdit: MMDiT, layers: Mapping, sums: dict[str, Sums]):
     return observe
 
 
-def _boundaries(mmdit: MMDiT, images: ImageSet, image: int, step: int, seen: dict[int, mx.array]) -> None:
-    """Fills `seen` with the image stream at every boundary of one pass."""
-
-    def observe(boundary: int, streams: Streams) -> None:
-        seen[boundary] = streams.image
-
-    with recorded(mmdit, observe):
-        mx.eval(replay(mmdit, images, [image], step), *seen.values())
+def _block_outputs(network: Network, flow: Flow, images: ImageSet, image: int, step: int) -> list[BlockState]:
+    """What is `measured` behind every block of one pass through the whole network."""
+    latents, inputs = replay_inputs(network, images, [image], step)
+    state, *states = network.boundaries(latents, **inputs)
+    prediction = network.finish(states[-1] if states else state, *latents.shape[1:3])
+    outputs = [{name: behind[name] for name in measured(flow, block)} for block, behind in enumerate(states)]
+    mx.eval(prediction, outputs)
+    return outputs
 
 
 def _add(sums: dict, key: str | int, value: mx.array, reference: mx.array) -> None:

@@ -1,10 +1,11 @@
-"""A comparison of methods told: the table, the sentence that heads the figure, the page of docs/results, and JSON."""
+"""A comparison of methods as a table, as a page of docs/results, as JSON, and as the sentence above its figure."""
 
 from dataclasses import asdict
 from typing import Any
 
 from ditq.evaluation.compare_methods import Comparison, Entry
-from ditq.evaluation.report import Spread, markdown
+from ditq.evaluation.report import Spread
+from ditq.evaluation.report_table import markdown
 
 KIND, VERSION = "ditq.method_comparison", 1
 HEADING = [
@@ -21,12 +22,12 @@ HEADING = [
 
 
 def rows(comparison: Comparison) -> list[list[str]]:
-    """The heading, then an entry each: errors in percent, medians with quartiles in parentheses."""
+    """The table, its heading first: a row per entry, errors in percent, medians with quartiles in parentheses."""
     return [HEADING, *(_row(entry) for entry in comparison.entries)]
 
 
 def by_bits(comparison: Comparison) -> dict[int, list[Entry]]:
-    """The entries by their number of bits, as they were run."""
+    """The entries by their number of bits, in the order in which they were run."""
     found: dict[int, list[Entry]] = {}
     for entry in comparison.entries:
         found.setdefault(entry.bits, []).append(entry)
@@ -34,17 +35,17 @@ def by_bits(comparison: Comparison) -> dict[int, list[Entry]]:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """What the figure's reader should take away: at each number of bits, the method that gains most over rounding.
+    """The sentence above the figure: at each number of bits, the method that gains most over rounding.
 
-    A gain is the median over the pictures of the difference to the better of the roundings.
+    A gain is the median over the pictures of the difference in PSNR to the better of the two roundings.
     """
     floor = comparison.report.floor.spread("psnr").median
-    told, compared = [], False
+    gains_by_bits, has_baseline = [], False
     for bits, entries in sorted(by_bits(comparison).items()):
         if len(entries) < 2:
             continue
         plain = [entry for entry in entries if entry.contender.startswith("rounding")]
-        compared |= bool(plain)
+        has_baseline |= bool(plain)
         if not plain:
             continue
         base = max(plain, key=lambda entry: entry.psnr.median)
@@ -57,18 +58,16 @@ def conclusion(comparison: Comparison) -> str:
         }
         best = max(gains, key=lambda name: gains[name], default=None)
         if best is not None and gains[best] > 0:
-            told.append(f"{gains[best]:+.1f} dB at {bits} bits ({best})")
-    if not compared:
+            gains_by_bits.append(f"{gains[best]:+.1f} dB at {bits} bits ({best})")
+    if not has_baseline:
         return f"Weight methods on {comparison.model}"
-    if not told:
+    if not gains_by_bits:
         return f"No method is nearer to the float pictures than rounding on {comparison.model}"
-    return (
-        f"{comparison.model}: the best method over rounding, {', '.join(told)}; other seeds: {floor:.1f} dB"
-    )
+    return f"{comparison.model}: the best method over rounding, {', '.join(gains_by_bits)}; other seeds: {floor:.1f} dB"
 
 
 def page(comparison: Comparison, figure: str, commands: str) -> str:
-    """The page of docs/results; `figure` is the picture's name beside it, `commands` what made both."""
+    """The page of docs/results; `figure` is the file name of its figure, `commands` are those that wrote both."""
     facts = comparison.facts
     grid = (
         "one scale per output channel" if facts["group_size"] is None else f"groups of {facts['group_size']}"

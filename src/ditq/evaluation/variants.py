@@ -8,23 +8,24 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ditq.capture import linears
+from ditq import capture
 from ditq.checkpoint import QuantizedCheckpoint, QuantizedModel
 from ditq.core import plan
+from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.diagnostics.names import block_linears
 from ditq.models.base import TextToImage
 from ditq.models.cost import parameter_count
-from ditq.models.mmdit import MMDiT
 
 Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
 FLOAT = "float"
+BETWEEN = 101
+"""Timesteps at which a grid that is a function of the timestep is fingerprinted, beside the calibrated ones."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What a transformer's weights take."""
+    """What a network's weights take."""
 
     bytes: int
     """All of them: quantized layers as their codes, scales and zero points, the rest in 16 bits."""
@@ -34,7 +35,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to be drawn with: `opened(float model)` is a context that gives it, and undoes what it did."""
+    """A model that pictures are drawn with.
+
+    `opened(float model)` is a context that gives the model, and undoes on leaving what it did to the float one.
+    """
 
     name: str
     opened: Opener
@@ -45,7 +49,12 @@ class Variant:
     @property
     def slug(self) -> str:
         """The name as a folder's."""
-        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_")
+        return slug_of(self.name)
+
+
+def slug_of(name: str) -> str:
+    """A variant's name as the name of its folder."""
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
 def float_variant(model: TextToImage, name: str = FLOAT) -> Variant:
@@ -56,19 +65,19 @@ def float_variant(model: TextToImage, name: str = FLOAT) -> Variant:
 def quantized_variant(
     name: str, model: TextToImage, checkpoint: QuantizedCheckpoint, activations: bool = True
 ) -> Variant:
-    """The model with a checkpoint in it, on integer activations too or with its weights alone."""
+    """The model with a checkpoint in it, with quantized activations or with its weights alone."""
     size = size_of(model, checkpoint.weights)
-    return made_variant(name, lambda: checkpoint, fingerprint_of(checkpoint), size, activations)
+    return lazy_variant(name, lambda: checkpoint, fingerprint_of(checkpoint), size, activations)
 
 
-def made_variant(
+def lazy_variant(
     name: str,
     make: Callable[[], QuantizedCheckpoint],
     fingerprint: str,
     size: Size,
     activations: bool = True,
 ) -> Variant:
-    """The same with a checkpoint that is made, or read, when it is drawn with: one at a time is in memory.
+    """The same with a checkpoint that `make` reads or computes when pictures are drawn: one at a time is in memory.
 
     `fingerprint` stands for what `make` gives.
     """
@@ -77,19 +86,18 @@ def made_variant(
     def opened(encoded: TextToImage) -> Iterator[TextToImage]:
         yield QuantizedModel(encoded, make(), activations)
 
-    told = f"{fingerprint}, activations {'quantized' if activations else 'as they are'}"
-    return Variant(name, opened, told, size)
+    own = f"{fingerprint}, activations {'quantized' if activations else 'as they are'}"
+    return Variant(name, opened, own, size)
 
 
 def size_on(model: TextToImage, spec: Spec) -> Size:
-    """The size of the transformer with every linear layer of its blocks on this grid; nothing is quantized."""
-    mmdit, weights = MMDiT(model.config), {}
-    modules = linears(mmdit)
-    for path in block_linears(mmdit):
-        rows, columns = modules[path].weight.shape
-        scales = mx.zeros(
-            (rows, spec.groups(columns, path))
-        )  # lazy, never computed, like the weights themselves
+    """The size of the network with every layer of its blocks on this grid; nothing is quantized."""
+    network, weights = model.skeleton(), {}
+    modules = network.anatomy.modules(network)
+    for path in network.anatomy.paths("block"):
+        rows, columns = capture.matrix(modules[path]).shape
+        groups = spec.groups(columns, path, capture.channels(modules[path]))
+        scales = mx.zeros((rows, groups))  # lazy and never computed, like the network's weights
         weights[path] = QuantizedWeight(mx.zeros((rows, columns), mx.int8), scales, scales, spec)
     return size_of(model, weights)
 
@@ -99,18 +107,23 @@ def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
     parts: list[str | bytes] = [checkpoint.model]
     for path, weight in sorted(checkpoint.weights.items()):
         parts += [path, *_bytes(weight.codes, weight.scale, weight.zero, weight.smooth)]
-    if checkpoint.activations is not None:
-        parts.append(checkpoint.activations.timesteps.tobytes())
-        for path, grid in sorted(checkpoint.activations.grids.items()):
-            parts += [path, *_bytes(grid.scale, grid.qmin, grid.qmax, grid.shift, grid.smooth)]
+    table = checkpoint.activations
+    if table is not None:
+        parts.append(table.timesteps.tobytes())
+        for path, grid in sorted(table.grids.items()):
+            rows = grid.at(table.timesteps)
+            parts += [path, *_bytes(rows.scale, rows.qmin, rows.qmax, rows.shift, grid.smooth)]
+            if not isinstance(grid, TimestepGrid):  # the rows between these do not follow from them
+                rows = grid.at(np.linspace(0, 1000, BETWEEN))
+                parts += _bytes(rows.scale, rows.qmin, rows.qmax, rows.shift)
     return plan.digest(*parts)
 
 
 def size_of(model: TextToImage, weights: dict[str, QuantizedWeight]) -> Size:
-    """The size of the transformer with these layers on their grids."""
+    """The size of the network with these layers on their grids."""
     codes = sum(weight.codes.size for weight in weights.values())
     bits = sum(weight.codes.size * weight.bits_per_weight for weight in weights.values())
-    rest = 16 * (parameter_count(model.config) - codes)
+    rest = 16 * (parameter_count(model.skeleton()) - codes)
     return Size(round((bits + rest) / 8), bits / codes if codes else 16.0)
 
 

@@ -1,0 +1,45 @@
+"""The metrics of an evaluation, by name."""
+
+from collections.abc import Callable, Sequence
+
+from ditq.core.errors import UserError
+from ditq.evaluation.metrics.base import Better, Metric, PairMetric, Picture, Samples, Values
+from ditq.evaluation.metrics.latent_error import LatentError, relative_error
+from ditq.evaluation.metrics.peak_signal_to_noise import PSNR, psnr
+from ditq.evaluation.metrics.structural_similarity import SSIM, ssim
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "PSNR",
+    "SSIM",
+    "Better",
+    "LatentError",
+    "Metric",
+    "PairMetric",
+    "Picture",
+    "Samples",
+    "Values",
+    "metrics_named",
+    "psnr",
+    "relative_error",
+    "ssim",
+]
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "psnr": PSNR,
+    "latent_error": LatentError,
+    "ssim": SSIM,
+}
+"""Each name's factory. A metric that needs a model or a heavy library loads it when the factory is called."""
+
+DEFAULT_METRICS = ("psnr", "latent_error", "ssim")
+"""What an evaluation computes unless it is told otherwise."""
+
+
+def metrics_named(names: Sequence[str]) -> list[Metric]:
+    """The metrics of these names, built. Raises UserError for a name that is not in `METRICS`."""
+    for name in names:
+        if name not in METRICS:
+            raise UserError("metrics", got=name, expected=" or ".join(METRICS))
+    return [METRICS[name]() for name in dict.fromkeys(names)]
