@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ditq.core.errors import UserError
-from ditq.weights.problem import Method
+
+M = TypeVar("M")
 
 
-def built(methods: Mapping[str, type], name: str, given: Any, where: str) -> Method:
+def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> M:
     """The method called `name` with these of its fields; the others keep their defaults.
 
     Raises UserError, beginning with `where`, for a name or a field that is not there, and for a value of another kind

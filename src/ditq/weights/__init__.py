@@ -3,9 +3,10 @@
 from ditq.core.methods import built
 from ditq.weights.adaround import AdaRound
 from ditq.weights.arrays import Solution, solve
+from ditq.weights.cost import Cost, LayerWork, Work, block_work
 from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
 from ditq.weights.mixed import Mixed
-from ditq.weights.problem import BlockProblem, BlockResult, Method, block_specs
+from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, LayerSolver, Method, block_specs
 from ditq.weights.rtn import RTN
 
 __all__ = [
@@ -14,10 +15,16 @@ __all__ = [
     "AdaRound",
     "BlockProblem",
     "BlockResult",
+    "Cost",
+    "InputsUsed",
+    "LayerSolver",
+    "LayerWork",
     "Method",
     "Mixed",
     "Solution",
+    "Work",
     "block_specs",
+    "block_work",
     "built",
     "solve",
 ]

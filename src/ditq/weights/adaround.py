@@ -7,15 +7,18 @@ differs, and why.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+import mlx.core as mx
 import numpy as np
 
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
+from ditq.weights.cost import Cost, Work
 from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
-from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
+from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 from ditq.weights.reconstruction import Learned, Reconstruction
 from ditq.weights.soft_rounding import Parts, Rounding, start
 
@@ -33,11 +36,15 @@ BOUNDS = (
     ("flip_pull", 0, np.inf),
 )
 """Of AdaRound's fields: the least and the greatest value."""
+PER_WEIGHT = {"cpu": 6e-8, "gpu": 3e-10}
+"""Seconds that one iteration spends on a weight besides matrix products: rounding, its gradient, Adam."""
+COPIES = 7
+"""Float32 arrays as large as a block's weights: the float weight, its two codes, parts, their gradient, Adam's two."""
 
 
 @dataclass(frozen=True)
 class AdaRound:
-    """Learned rounding; `quantize` never returns a block that is worse than rounding to nearest."""
+    """Learned rounding; `quantize` never returns a block that is worse than round-to-nearest."""
 
     iterations: int = field(default=1000, metadata={"help": "optimiser steps per block"})
     batch_size: int = field(default=16, metadata={"help": "calibration rows per step"})
@@ -55,6 +62,9 @@ class AdaRound:
         default=0.3, metadata={"help": "how strongly these keep to the float weights, by their inputs"}
     )
 
+    streams: ClassVar[InputsUsed] = "both"
+    by_layer: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         for name, least, most in BOUNDS:
             value = getattr(self, name)
@@ -71,7 +81,6 @@ class AdaRound:
         used, held_out = held_out_rows(problem.rows, problem.seed)
         powers = stream_powers(problem)
         before = block_error(problem, rounded, inputs, held_out, powers)
-
         unit = block_error(problem, rounded, inputs, used, powers)
         reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
 
@@ -82,14 +91,13 @@ class AdaRound:
             return block_error(problem, *whole(learned), used, powers)
 
         learned, losses = reconstruction.run(parts, used, on_iteration, error_of)
-
-        told = {}
+        flip_report = {}
         if self.flips:
             parts, errors = flipped(
                 problem, roundings, learned["parts"], reconstruction.inputs(learned),
                 used, powers, self.flips, self.flip_pull,
             )  # fmt: skip
-            learned, told = {**learned, "parts": parts}, {"error_flips": errors}
+            learned, flip_report = {**learned, "parts": parts}, {"error_flips": errors}
         candidate = whole(learned)
         after = block_error(problem, *candidate, held_out, powers)
         kept = not after < before  # a NaN keeps rounding too
@@ -103,9 +111,19 @@ class AdaRound:
             "rows_optimised": len(used),
             "rows_judged": len(held_out),
             "losses": losses,
-            **told,
+            **flip_report,
         }
         return BlockResult(weights, static_grids(chosen, weights), report)
+
+    def cost(self, work: Work) -> Cost:
+        """An iteration is a run of the block on a batch, and twice its products again for the gradients."""
+        batch = min(self.batch_size, work.rows)
+        device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
+        return Cost(
+            3 * self.iterations * work.flops * batch / work.rows,
+            self.iterations * work.weights * PER_WEIGHT[device],
+            4 * COPIES * work.weights,
+        )
 
 
 def hardened(

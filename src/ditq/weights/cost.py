@@ -1,77 +1,95 @@
-"""What a run of AdaRound will take, told before anything is loaded."""
+"""What quantizing one block takes: the work that it is, told by shapes alone, and what a method says of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
-import mlx.core as mx
-
-from ditq.core.spec import Spec
-from ditq.models.cost import matmul_rate, step_flops
-from ditq.models.mmdit.config import MMDiTConfig
-
-PER_WEIGHT = {"cpu": 6e-8, "gpu": 3e-10}
-"""Seconds that one iteration spends on a weight besides matrix products: rounding, its gradient, Adam."""
-COPIES = 7
-"""Float32 arrays as large as a block's weights: the float weight, its two codes, parts, their gradient, Adam's two."""
+from ditq import capture
+from ditq.models.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Time, memory and disk of a run."""
+class LayerWork:
+    """One layer to quantize."""
 
-    blocks: int
-    iterations: int
-    seconds: float
-    memory: float
-    disk: float
+    out: int
+    columns: int
+    """Of its matrix: input channels times the kernel's places."""
+    rows: int
+    """Rows that its matrix multiplies, per calibration sample: tokens or output pixels."""
+    input: str
+    """The name of its input; layers of one name share one Hessian."""
+    stage: int
+    """Place in the order of execution."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """The same for JSON."""
-        return {
-            "blocks": self.blocks,
-            "iterations": self.iterations,
-            "seconds": round(self.seconds, 1),
-            "memory_bytes": round(self.memory),
-            "disk_bytes": round(self.disk),
-        }
-
-    def __str__(self) -> str:
-        minutes = self.seconds / 60
-        time = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-        return (
-            f"blocks to quantize: {self.blocks}, {self.iterations:,} iterations each; about {time} by this device's "
-            f"speed; memory: {self.memory / 1e9:.2f} GB beside the model; disk: {self.disk / 1e6:.1f} MB"
-        )
+    def weights(self) -> int:
+        """Their number."""
+        return self.out * self.columns
 
 
-def forecast(
-    config: MMDiTConfig,
-    cache: Mapping[str, Any],
+@dataclass(frozen=True)
+class Work:
+    """The layers of one block to quantize, and its calibration."""
+
+    rows: int
+    """Calibration samples."""
+    flops: float
+    """Operations of one run of the block over all samples."""
+    layers: Mapping[str, LayerWork]
+    """By path."""
+
+    @property
+    def weights(self) -> int:
+        """Of all layers."""
+        return sum(layer.weights for layer in self.layers.values())
+
+    def only(self, paths: Iterable[str]) -> "Work":
+        """The same block with fewer layers to quantize."""
+        return replace(self, layers={path: self.layers[path] for path in paths})
+
+    def by_input(self) -> list[list[LayerWork]]:
+        """The layers grouped by the input that they share."""
+        found: dict[str, list[LayerWork]] = {}
+        for layer in self.layers.values():
+            found.setdefault(layer.input, []).append(layer)
+        return list(found.values())
+
+    def by_stage(self) -> list["Work"]:
+        """The layers in the order of execution, those that do not see each other together."""
+        stages = sorted({layer.stage for layer in self.layers.values()})
+        return [
+            self.only(path for path, layer in self.layers.items() if layer.stage == stage) for stage in stages
+        ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method takes for one block."""
+
+    flops: float = 0.0
+    """Of matrix products."""
+    seconds: float = 0.0
+    """Besides these."""
+    memory: float = 0.0
+    """Bytes, beside the model and the streams."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.seconds + other.seconds, self.memory + other.memory)
+
+
+def block_work(
+    anatomy: Anatomy,
+    layers: Mapping[str, capture.Layer],
     rows: int,
-    blocks: int,
-    iterations: int,
-    batch_size: int,
-    spec: Spec,
-) -> Forecast:
-    """What `blocks` blocks of a model of this shape take, with a cache of so many rows."""
-    hidden, batch = config.hidden_size, min(batch_size, rows)
-    weights = 2 * (4 + 2 * config.mlp_ratio) * hidden**2
-    tokens = cache["image_tokens"] + cache["text_tokens"]
-    # a forward, and twice its products again for the gradients
-    flops = (
-        3 * step_flops(config, batch, cache["image_tokens"], cache["text_tokens"]) / config.depth_multimodal
-    )
-    device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
-    step = flops / matmul_rate() + weights * PER_WEIGHT[device]
-    streams = 4 * rows * tokens * hidden * 4
-    activations = batch * tokens * hidden * (14 + 4 * config.mlp_ratio) * 4
-    scales = 4 * weights / (spec.group_size or hidden)
-    return Forecast(
-        blocks,
-        iterations,
-        blocks * iterations * step,
-        weights * 4 * COPIES + streams + activations,
-        blocks * (weights + scales),
-    )
+    flops: float,
+    rows_per_sample: Callable[[str], int],
+) -> Work:
+    """The work of quantizing these layers of one block; no weight is looked at.
+
+    `rows_per_sample` says how many rows a layer's matrix multiplies for one calibration sample; for the rest see `Work`.
+    """
+    found = {}
+    for path, layer in layers.items():
+        site, out = anatomy.site(path), layer.weight.shape[0]
+        found[path] = LayerWork(out, layer.weight.size // out, rows_per_sample(path), site.input, site.stage)
+    return Work(rows, flops, found)

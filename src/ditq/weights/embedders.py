@@ -1,208 +1,144 @@
-"""The linear layers outside attention and MLP: embedders, the adaLN of every block, the final layer.
+"""The layers outside the blocks: embedders, modulation that runs once a step, and the layers behind the last block.
 
-They run once a prompt or once a step, on few rows. Their inputs need no block: the conditioning comes from pooled text
-and timestep alone, and all adaLN layers receive silu of it, so that they share one Hessian.
+They are solved phase by phase of a pass (prepare, begin, finish) and, within a phase, stage by stage: each layer sees
+what those before it have become. Layers that share an input and a method share one Hessian, as all adaLN layers of an
+MMDiT do.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from ditq.capture import linears, swapped
-from ditq.core import affine
-from ditq.core.errors import UserError
+from ditq import capture
+from ditq.core.errors import DitqError, UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.diagnostics.tracing import traced
-from ditq.models.mmdit import MMDiT
+from ditq.models.anatomy import Phase
+from ditq.models.base import Network
 from ditq.weights.columns.hessian import Moments
-from ditq.weights.columns.layer import solve_layer
-from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos, told
 from ditq.weights.mixed import dequantized
-from ditq.weights.problem import Method
-from ditq.weights.rtn import RTN
+from ditq.weights.problem import LayerSolver, Method
 
 Solved = dict[str, QuantizedWeight]
-Values = Float[mx.array, "*rows channels"]
 Asked = Mapping[str, tuple[Method, Spec]]
 """Method and grid of each layer."""
-CONDITION = (
-    ("t_embedder.mlp.layers.0", "y_embedder.mlp.layers.0"),
-    ("t_embedder.mlp.layers.2", "y_embedder.mlp.layers.2"),
-)
-"""The embedders' layers in the order of execution."""
-TEXT, LAST = "context_embedder", "final_layer.linear"
+Run = Callable[[], Any]
+"""Runs a phase of the network, as it then is, on one batch; its result is lazy and never evaluated as a whole."""
+Runs = Callable[[], Iterable[Run]]
+"""The batches of a phase, anew at each call."""
+InputBatch = Float[mx.array, "*rows columns"]
 
 
 def check(asked: Asked) -> None:
-    """Raises UserError, naming the layer, for a method that works on whole blocks alone, and for a group that does
-    not divide."""
+    """Raises UserError, naming the layer, for a method that works on whole blocks alone."""
     for path, (method, _) in asked.items():
-        if not isinstance(method, RTN | ParallelGPTQ | SequentialGPTQ | SequentialQronos):
-            name = type(method).__name__
+        if not method.by_layer:
             raise UserError(
                 path,
-                got=f"method {name}, which works on the layers of blocks",
+                got=f"method {type(method).__name__}, which works on the layers of blocks",
                 remedy="give it a line of its own with rtn, gptq or qronos, or float",
             )
 
 
-def condition_layers(
-    mmdit: MMDiT, asked: Asked, pooled: Values, timesteps: Float[mx.array, "rows"]
-) -> tuple[Solved, dict[str, Any]]:
-    """The embedders of timestep and pooled text, then every adaLN layer; and a report of each.
-
-    `pooled` and `timesteps` are those of the calibration's rows.
-    """
-    solved: Solved = {}
-    reports: dict[str, Any] = {}
-
-    def run(model: MMDiT) -> mx.array:
-        return model.condition(pooled, timesteps)
-
-    for stage in CONDITION:
-        paths = [path for path in stage if path in asked]
-        for path in paths:
-            _solve_group(mmdit, {path: asked[path]}, solved, reports, path, run)
-    adaptive = {path: own for path, own in asked.items() if ".adaLN_modulation." in path}
-    for group in _same(adaptive):
-        first = next(iter(group))
-        seen = partial(_adaptive, path=first, run=run)
-        _solve_group(mmdit, group, solved, reports, first, seen)
-    return solved, reports
-
-
-def text_layer(mmdit: MMDiT, asked: Asked, tokens: Values) -> tuple[Solved, dict[str, Any]]:
-    """The context embedder, from the text encoders' tokens, if it is asked for."""
-    solved: Solved = {}
-    reports: dict[str, Any] = {}
-    if TEXT in asked:
-        _solve_group(
-            mmdit, {TEXT: asked[TEXT]}, solved, reports, TEXT, lambda model: model.context_embedder(tokens)
-        )
-    return solved, reports
-
-
-def last_layer(
-    mmdit: MMDiT,
+def solve_phase(
+    network: Network,
+    phase: Phase,
     asked: Asked,
-    before: Solved,
-    floats: Callable[[], Iterable[tuple[mx.array, mx.array]]],
-    quantized: Callable[[], Iterable[tuple[mx.array, mx.array]]],
+    before: Mapping[str, QuantizedWeight],
+    run_float: Runs,
+    run_quantized: Runs | None = None,
 ) -> tuple[Solved, dict[str, Any]]:
-    """The projection to patches, if it is asked for.
+    """Those layers of `asked` that run in this phase on their grids, and a report of each; both by path.
 
-    `floats()` and `quantized()` give, batch by batch, the image stream behind the last block and its conditioning in
-    the float and in the quantized model; `before` are the layers outside the blocks that are quantized already.
+    `before` are the layers outside the blocks that earlier phases have solved. `run_float()` yields, batch after batch,
+    a closure that runs this phase of `network` on what enters it in the float model:
+
+        prepare  lambda: network.given(conditioning, timesteps)
+        begin    lambda: network.begin(latents, **inputs)
+        finish   lambda: network.finish({**carried, **network.given(conditioning, timesteps)}, height, width)
+
+    `run_quantized()` yields the same batches as they enter it in the quantized model; None: they are the same. To see
+    what a layer receives in the quantized model, the closures run while the layers of `before`, and those of earlier
+    stages, are quantized in `network`. What they return is lazy: only what the observed layer receives is evaluated.
+    Raises DitqError for a layer that the phase does not call.
     """
-    solved: Solved = {}
-    reports: dict[str, Any] = {}
-    if LAST not in asked:
-        return solved, reports
-    method, spec = asked[LAST]
-    weight = _weight(mmdit, LAST)
-    moments = Moments(weight.shape[1], LAST, {LAST: weight} if getattr(method, "corrects", False) else None)
-    for (image, condition), (image_q, condition_q) in zip(floats(), quantized(), strict=True):
-        x = _received(mmdit, LAST, partial(_final, image=image, condition=condition))
-        with swapped(mmdit, dequantized(mmdit, before)):
-            xq = _received(mmdit, LAST, partial(_final, image=image_q, condition=condition_q))
-        _add(moments, method, x, xq)
-    if not isinstance(method, RTN):
-        moments.finish()
-    _solve(LAST, weight, moments, method, spec, solved, reports)
+    known = set(network.anatomy.paths(phase=phase))
+    layers = capture.layers(network)
+    solved, reports = Solved(), dict[str, Any]()
+    for stage in network.anatomy.stages(path for path in asked if path in known):
+        for group in _groups(network, stage, asked):
+            first, method = group[0], asked[group[0]][0]
+            assert isinstance(method, LayerSolver), f"{first}: `check` refuses it"
+            weights = {path: np.array(capture.matrix(layers[path]).astype(mx.float32)) for path in group}
+            moments = None
+            if method.streams != "none":
+                batches = _batches(network, method, first, {**before, **solved}, run_float, run_quantized)
+                moments = _moments(method, first, weights, batches)
+            for path in group:
+                solved[path], reports[path] = method.solve(weights[path], moments, asked[path][1], path)
     return solved, reports
 
 
-def _solve_group(
-    mmdit: MMDiT,
-    group: Asked,
-    solved: Solved,
-    reports: dict[str, Any],
-    seen_at: str,
-    run: Callable[[MMDiT], mx.array],
-) -> None:
-    """Solves layers that share the input which `run` brings to the layer `seen_at`, and one method and grid."""
-    method = next(iter(group.values()))[0]
-    weights = {path: _weight(mmdit, path) for path in group}
-    columns = weights[seen_at].shape[1]
-    moments = Moments(columns, seen_at, weights if getattr(method, "corrects", False) else None)
-    if not isinstance(method, RTN):
-        x = _received(mmdit, seen_at, run)
-        xq = None
-        if solved:
-            with swapped(mmdit, dequantized(mmdit, solved)):
-                xq = _received(mmdit, seen_at, run)
-        _add(moments, method, x, xq)
-        moments.finish()
-    for path, (own, spec) in group.items():
-        _solve(path, weights[path], moments, own, spec, solved, reports)
+def _groups(network: Network, stage: Iterable[str], asked: Asked) -> list[list[str]]:
+    """The layers grouped by input and method: those of one group share a Hessian, whatever their grids."""
+    found: dict[tuple[str, Method], list[str]] = {}
+    for path in stage:
+        found.setdefault((network.anatomy.site(path).input, asked[path][0]), []).append(path)
+    return list(found.values())
 
 
-def _add(moments: Moments, method: Method, x: mx.array, xq: mx.array | None) -> None:
-    """Gives the moments the streams that the method looks at."""
-    if isinstance(method, SequentialGPTQ):
-        moments.add(x if xq is None else xq)
-    elif isinstance(method, ParallelGPTQ):
-        moments.add(x)
-    elif isinstance(method, SequentialQronos):
-        moments.add(x, xq)
-
-
-def _solve(
-    path: str,
-    weight: np.ndarray,
-    moments: Moments,
+def _moments(
     method: Method,
-    spec: Spec,
-    solved: Solved,
-    reports: dict[str, Any],
-) -> None:
-    if isinstance(method, RTN):
-        solved[path] = QuantizedWeight(*affine.round_to_nearest(mx.array(weight), spec, method.search), spec)
-        difference = np.linalg.norm(np.array(solved[path].values()) - weight)
-        reports[path] = {
-            "method": "RTN",
-            "weight_error": float(difference / max(np.linalg.norm(weight), 1e-30)),
-        }
-        return
-    assert isinstance(method, ParallelGPTQ | SequentialGPTQ | SequentialQronos)  # `check` saw to it
-    solved[path], report = solve_layer(weight, moments, spec, method, path, path)
-    reports[path] = told(report)
+    name: str,
+    weights: Mapping[str, Float32[np.ndarray, "_ columns"]],
+    batches: Iterable[tuple[InputBatch, InputBatch | None]],
+) -> Moments:
+    """The finished moments of the input that these layers share."""
+    moments = Moments(weights[name].shape[1], name, weights if method.streams == "both" else None)
+    for inputs, quantized in batches:
+        moments.add(inputs, quantized)
+    return moments.finish()
 
 
-def _same(asked: Asked) -> list[dict[str, tuple[Method, Spec]]]:
-    """The layers grouped by method: those of one share a Hessian, whatever their grids."""
-    groups: dict[Method, dict[str, tuple[Method, Spec]]] = {}
-    for path, (method, spec) in asked.items():
-        groups.setdefault(method, {})[path] = (method, spec)
-    return list(groups.values())
+def _batches(
+    network: Network,
+    method: Method,
+    path: str,
+    quantized: Mapping[str, QuantizedWeight],
+    run_float: Runs,
+    run_quantized: Runs | None,
+) -> Iterator[tuple[InputBatch, InputBatch | None]]:
+    """What the layer's matrix multiplies, batch by batch, in those models that the method looks at."""
+    made = dequantized(network, quantized)
+    if method.streams == "float" or not (made or run_quantized):
+        for run in run_float():
+            yield _received(network, path, run, {}), None
+    elif method.streams == "quantized":
+        for run in (run_quantized or run_float)():
+            yield _received(network, path, run, made), None
+    else:
+        for run, other in zip(run_float(), (run_quantized or run_float)(), strict=True):
+            yield _received(network, path, run, {}), _received(network, path, other, made)
 
 
-def _weight(mmdit: MMDiT, path: str) -> np.ndarray:
-    return np.array(linears(mmdit)[path].weight.astype(mx.float32))
-
-
-def _received(mmdit: MMDiT, path: str, run: Callable[[MMDiT], mx.array]) -> mx.array:
-    """What the layer receives when `run` runs the model."""
+def _received(
+    network: Network, path: str, run: Run, quantized: Mapping[str, nn.Module]
+) -> Float[mx.array, "*rows columns"]:
+    """What the layer's matrix multiplies when `run` runs, with these layers in the network; float32, evaluated."""
     seen: list[mx.array] = []
-    with traced(mmdit, [path], lambda _, x: seen.append(x.astype(mx.float32))):
-        run(mmdit)
+
+    def observe(path: str, x: mx.array) -> None:
+        seen.append(capture.patches(layer, x.astype(mx.float32)))
+
+    with capture.swapped(network, quantized):
+        layer = capture.layers(network)[path]
+        with capture.traced(network, [path], observe):
+            run()
+    if not seen:
+        raise DitqError(f"{path}: not called in its phase {network.anatomy.site(path).phase!r}")
     mx.eval(seen)
-    return seen[0]
-
-
-def _adaptive(mmdit: MMDiT, path: str, run: Callable[[MMDiT], mx.array]) -> mx.array:
-    """The output of one adaLN layer for the conditioning that `run` computes."""
-    parts, condition = path.split("."), run(mmdit)
-    if parts[0] == "final_layer":
-        return mmdit.final_layer.adaLN_modulation(condition)
-    return mmdit.multimodal_transformer_blocks[int(parts[1])][parts[2]].adaLN_modulation(condition)
-
-
-def _final(mmdit: MMDiT, image: mx.array, condition: mx.array) -> mx.array:
-    modulation = mmdit.final_layer.adaLN_modulation(condition)
-    return mmdit.final_layer(image, list(mx.split(modulation[:, None], 2, axis=-1)))
+    return seen[0] if len(seen) == 1 else mx.concatenate([x.reshape(-1, x.shape[-1]) for x in seen])

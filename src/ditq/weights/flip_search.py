@@ -24,8 +24,8 @@ LEAST = 1e-5
 
 Matrix = Float32[np.ndarray, "out in"]
 PerRow = Float32[np.ndarray, "out"]
-Some = Float32[np.ndarray, "some in"]
-Rows = Int[np.ndarray, "some"]
+RowsOfMatrix = Float32[np.ndarray, "some in"]
+RowNumbers = Int[np.ndarray, "some"]
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class _State:
         self.least = LEAST * np.abs(self.alone(np.arange(len(delta)))).max(axis=1, initial=0)
         self.free = delta != 0
 
-    def alone(self, rows: Rows) -> Some:
+    def alone(self, rows: RowNumbers) -> RowsOfMatrix:
         """What each single flip of these rows adds."""
         step, bend = self.step[rows], self.bend[rows, None]
         return step * (self.slope[rows] + 0.5 * bend * step * np.diagonal(self.second))
 
-    def flip(self, rows: Rows, at: Rows) -> None:
+    def flip(self, rows: RowNumbers, at: RowNumbers) -> None:
         """Flips one weight in each of these rows; their values are left to the caller."""
         step = self.step[rows, at]
         self.slope[rows] += (self.bend[rows] * step)[:, None] * self.second[at]
@@ -119,7 +119,7 @@ class _State:
             self.flip(rows[sure], at[sure])
             rows = np.concatenate([rows[sure], self._pair(rows[~sure], alone[~sure])])
 
-    def _pair(self, rows: Rows, alone: Some) -> Int[np.ndarray, "gained"]:
+    def _pair(self, rows: RowNumbers, alone: RowsOfMatrix) -> Int[np.ndarray, "gained"]:
         """Flips the best pair of each row where it gains; those rows."""
         if not len(rows):
             return rows
@@ -153,7 +153,7 @@ class _State:
             other.flip(rows, at)
         return other
 
-    def take(self, other: "_State", rows: Rows) -> None:
+    def take(self, other: "_State", rows: RowNumbers) -> None:
         """Puts these rows of another state in place of its own."""
         for name in CHANGING:
             getattr(self, name)[rows] = getattr(other, name)[rows]

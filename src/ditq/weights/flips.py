@@ -11,20 +11,21 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ditq.calibration.block_cache import Streams
+from ditq.capture import patches
 from ditq.core.quantized import QuantizedWeight
-from ditq.weights.block_error import Rows, block_error, squared_error
+from ditq.models.state import BlockState, SomeRows, row_batches, take_rows
+from ditq.weights.block_error import block_error, squared_error
 from ditq.weights.flip_search import Quadratic, best_flips
 from ditq.weights.input_grids import InputGrids
 from ditq.weights.problem import BlockProblem
-from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, batches, run_on_grids, take_rows
+from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_grids
 from ditq.weights.soft_rounding import Parts, Rounding
 
 CAUTIONS = (1.0, 4.0, 16.0, 64.0)
 """What the curvature is multiplied by, one after the other, until the error has fallen and falls no further."""
 NOISE = 3.0
 """Standard deviations of a probe's noise that an entry of the curvature must exceed."""
-Tokens = Float[mx.array, "batch tokens out"]
+LayerOutput = Float[mx.array, "batch *inner out"]
 
 
 def flipped(
@@ -32,7 +33,7 @@ def flipped(
     roundings: Mapping[str, Rounding],
     parts: Mapping[str, Parts],
     inputs: InputGrids,
-    rows: Rows,
+    rows: SomeRows,
     powers: Mapping[str, float],
     sweeps: int,
     pull: float = 0.0,
@@ -97,7 +98,7 @@ def expansion(
     weights: Mapping[str, QuantizedWeight],
     inputs: InputGrids,
     path: str,
-    rows: Rows,
+    rows: SomeRows,
     powers: Mapping[str, float],
     rng: np.random.Generator,
 ) -> Quadratic:
@@ -111,22 +112,22 @@ def expansion(
     """
     gradient, second = mx.array(0.0), mx.array(0.0)
     curvature, total, count = mx.array(0.0), mx.array(0.0), 0
-    for some in batches(rows):
+    for some in row_batches(rows):
         layer = _Nudged(problem, weights, inputs, path, some)
         targets = take_rows(problem.targets, some)
         share = len(some) / len(rows)
         signs = {
-            stream: mx.array(rng.choice(np.array([-1, 1], np.float32), getattr(targets, stream).shape))
-            * (2 * share / (getattr(targets, stream).size * power * len(powers))) ** 0.5
-            for stream, power in powers.items()
+            name: mx.array(rng.choice(np.array([-1, 1], np.float32), targets[name].shape))
+            * (2 * share / (targets[name].size * power * len(powers))) ** 0.5
+            for name, power in powers.items()
         }
 
-        def error(nudge: Tokens) -> Float[mx.array, ""]:
+        def error(nudge: LayerOutput) -> Float[mx.array, ""]:
             return share * squared_error(layer.output(nudge), targets, powers)  # noqa: B023 (used at once)
 
-        def probe(nudge: Tokens) -> Float[mx.array, ""]:
+        def probe(nudge: LayerOutput) -> Float[mx.array, ""]:
             output = layer.output(nudge)  # noqa: B023
-            return sum(((getattr(output, s) * sign).sum() for s, sign in signs.items()), mx.array(0.0))  # noqa: B023
+            return sum(((output[name] * sign).sum() for name, sign in signs.items()), mx.array(0.0))  # noqa: B023
 
         slope, bent = (mx.grad(f)(mx.zeros(layer.shape)).reshape(-1, layer.shape[-1]) for f in (error, probe))
         x, each = layer.input.reshape(-1, layer.input.shape[-1]), mx.square(bent).sum(axis=1)
@@ -157,8 +158,7 @@ def execution_order(problem: BlockProblem, weights: Mapping[str, QuantizedWeight
         problem.inside(path): GridLayer(weight.values(), problem.bias(path), noting(path))
         for path, weight in weights.items()
     }
-    one = np.arange(1)
-    run_on_grids(problem.block, layers, take_rows(problem.quantized_inputs, one), problem.modulation[:1])
+    run_on_grids(problem.block, layers, take_rows(problem.quantized_inputs, np.arange(1)))
     return order
 
 
@@ -171,23 +171,22 @@ class _Nudged:
         weights: Mapping[str, QuantizedWeight],
         inputs: InputGrids,
         path: str,
-        rows: Rows,
+        rows: SomeRows,
     ):
-        self._problem, self._streams = problem, take_rows(problem.quantized_inputs, rows)
-        self._modulation, at = problem.modulation[mx.array(rows)], mx.array(rows)
-        self._grids: dict[str, InputGrid] = inputs.of(weights, at)
+        self._problem, self._state = problem, take_rows(problem.quantized_inputs, rows)
+        self._grids: dict[str, InputGrid] = inputs.of(weights, mx.array(rows))
         self._values = {name: weight.values() for name, weight in weights.items()}
         self._path, self._seen = path, list[mx.array]()
         self._run(None)
-        self.input = self._seen[0]
-        """What the layer multiplies: smoothed and on its grid."""
+        self.input = patches(problem.layer(path), self._seen[0])
+        """What the layer's matrix multiplies: smoothed and on its grid."""
         self.shape = (*self.input.shape[:-1], self._values[path].shape[0])
 
-    def output(self, nudge: Tokens) -> Streams:
-        """What the block returns with `nudge` added to the layer's output."""
+    def output(self, nudge: LayerOutput) -> BlockState:
+        """What the block writes with `nudge` added to the layer's output."""
         return self._run(nudge)
 
-    def _run(self, nudge: Tokens | None) -> Streams:
+    def _run(self, nudge: LayerOutput | None) -> BlockState:
         layers = {}
         for path, values in self._values.items():
             bias, grid = self._problem.bias(path), self._grids.get(path)
@@ -195,7 +194,7 @@ class _Nudged:
                 bias = bias if nudge is None else nudge if bias is None else nudge + bias
                 grid = self._noting(grid)
             layers[self._problem.inside(path)] = GridLayer(values, bias, grid)
-        return run_on_grids(self._problem.block, layers, self._streams, self._modulation)
+        return run_on_grids(self._problem.block, layers, self._state)
 
     def _noting(self, grid: InputGrid | None) -> Quantize:
         def quantize(x: mx.array) -> mx.array:

@@ -1,4 +1,4 @@
-"""The grids that layers' inputs stand on while a block is quantized: static ones, or given ones per timestep."""
+"""The grids that layers' inputs stand on while a block is quantized: learned static ones, or those of a table."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -6,136 +6,157 @@ from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int
 
-from ditq.activations import ActivationTable
-from ditq.calibration.block_cache import run_block
+from ditq.capture import traced
 from ditq.core import affine
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.spec import Spec
-from ditq.diagnostics.tracing import traced
-from ditq.nn import ActivationGrid
+from ditq.models.state import run_block, row_batches, take_rows
 from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
-from ditq.weights.quantized_block import InputGrid, batches, take_rows
+from ditq.weights.quantized_block import InputGrid
 
-Rows = Int[mx.array, "batch"]
+BatchRows = Int[mx.array, "batch"]
+"""The numbers of the calibration samples in a batch."""
 Scalar = Float[mx.array, ""]
+StaticGrid = tuple[Scalar, Scalar]
+"""Step and centre: what AdaRound trains."""
 SAMPLE = 1 << 15
 """Values of an input that the search for its range looks at, besides the extremes of every batch."""
 SHRINKS = np.linspace(1.0, 0.2, 41)
 CENTRED_PAYS = 0.9
 """A grid gets a centre of its own where that brings its squared error below this part of the symmetric grid's."""
+ANY_TIMESTEP = np.array([500.0], np.float32)
+"""Where the one row of a static grid stands; it is the nearest row to every timestep."""
 
 
 @runtime_checkable
 class InputGrids(Protocol):
     """What the layers of a block do to their inputs."""
 
-    def of(self, paths: Iterable[str], rows: Rows) -> dict[str, InputGrid]:
-        """The layers' grids for a batch of these calibration samples; a layer that keeps its input has none."""
+    def of(self, paths: Iterable[str], rows: BatchRows) -> dict[str, InputGrid]:
+        """The layers' grids for a batch of these calibration samples; a layer that keeps its input has none.
+
+        Layers that share their input share their grid where it is the same, so that the input is rounded once.
+        """
         ...
-
-
-def input_name(path: str) -> str:
-    """The name of what the layer at `path` receives: q, k and v of an attention share one input."""
-    stem, _, name = path.rpartition(".")
-    return f"{stem}.qkv" if name in ("q_proj", "k_proj", "v_proj") else path
 
 
 @dataclass(frozen=True)
 class StaticInputs:
-    """One grid of `bits` bits around a centre per input, for all timesteps."""
+    """One grid of `bits` bits around a centre per input, for all timesteps; none where `grids` is empty."""
 
     bits: int
-    grids: Mapping[str, tuple[Scalar, Scalar]]
-    """Step and centre, by input name."""
+    grids: Mapping[str, StaticGrid]
+    """By input name."""
+    names: Mapping[str, str]
+    """The name of each layer's input, by path."""
 
-    def of(self, paths: Iterable[str], rows: Rows) -> dict[str, InputGrid]:
-        """The same for all rows; one and the same grid for layers that share their input."""
+    def of(self, paths: Iterable[str], rows: BatchRows) -> dict[str, InputGrid]:
+        """The same for all rows."""
         if not self.grids:
             return {}
         spec = Spec(self.bits)
         made = {name: InputGrid(*grid, spec.qmin, spec.qmax) for name, grid in self.grids.items()}
-        return {path: made[input_name(path)] for path in paths}
+        return {path: made[self.names[path]] for path in paths}
+
+
+@dataclass(frozen=True, eq=False)
+class SampleGrid:
+    """A given grid of one input, at the timestep of each calibration sample."""
+
+    rows: GridRows
+    smooth: Float[mx.array, "channels"] | None
+
+    def of(self, rows: BatchRows) -> InputGrid:
+        """The grid in a batch."""
+        scale, qmin, qmax = (array[rows] for array in (self.rows.scale, self.rows.qmin, self.rows.qmax))
+        shift = mx.zeros_like(scale) if self.rows.shift is None else self.rows.shift[rows]
+        return InputGrid(scale, shift, qmin, qmax, self.smooth)
+
+    def equals(self, other: "SampleGrid") -> bool:
+        """Whether all numbers are the same."""
+        pairs = [(self.smooth, other.smooth)]
+        pairs += [
+            (getattr(self.rows, name), getattr(other.rows, name))
+            for name in ("scale", "qmin", "qmax", "shift")
+        ]
+        return all(
+            one is two if one is None or two is None else np.array_equal(np.array(one), np.array(two))
+            for one, two in pairs
+        )
 
 
 @dataclass(frozen=True)
-class TimedInputs:
-    """The grids of a table: each row of a batch stands on the grid of its own timestep."""
+class TableInputs:
+    """Given grids: each row of a batch stands on the grid of its own timestep."""
 
-    table: ActivationTable
-    steps: Int64[np.ndarray, "rows"]
-    """The table's row for each calibration sample."""
+    grids: Mapping[str, SampleGrid]
+    """By layer path; one and the same object for layers that share their input and its grid."""
 
-    def of(self, paths: Iterable[str], rows: Rows) -> dict[str, InputGrid]:
-        """Layers that share their input share its grid where the table's are the same."""
-        steps = mx.array(self.steps)[rows]
-        made: dict[str, tuple[ActivationGrid, InputGrid]] = {}
-        found: dict[str, InputGrid] = {}
-        for path in paths:
-            grid = self.table.grids.get(path)
-            if grid is None:
-                continue
-            before = made.get(input_name(path))
-            if before is None or not _equal(before[0], grid):
-                before = made[input_name(path)] = grid, _at_steps(grid, steps)
-            found[path] = before[1]
-        return found
+    def of(self, paths: Iterable[str], rows: BatchRows) -> dict[str, InputGrid]:
+        """Those of the layers that have one."""
+        wanted = {path: self.grids[path] for path in paths if path in self.grids}
+        made = {id(grid): grid.of(rows) for grid in wanted.values()}
+        return {path: made[id(grid)] for path, grid in wanted.items()}
 
 
 def inputs_of(problem: BlockProblem) -> InputGrids:
     """The grids of the problem's table, or MSE-optimal static ones, or none."""
     if problem.table is not None:
-        return TimedInputs(problem.table, problem.table.rows(problem.timesteps))
+        return _given(problem)
+    names = {path: problem.input(path) for path in problem.specs}
     if problem.activation_bits >= NO_BITS:
-        return StaticInputs(problem.activation_bits, {})
+        return StaticInputs(problem.activation_bits, {}, names)
     spec = Spec(problem.activation_bits)
-    return StaticInputs(spec.bits, {name: mse_grid(x, spec) for name, x in sampled_inputs(problem).items()})
+    grids = {name: mse_grid(x, spec) for name, x in sampled_inputs(problem).items()}
+    return StaticInputs(spec.bits, grids, names)
 
 
 def inputs_of_result(problem: BlockProblem, result: BlockResult) -> InputGrids:
     """The grids that a result was made for: the table's, its own static ones, or none."""
     if problem.table is not None or not result.activations:
         return inputs_of(replace(problem, activation_bits=NO_BITS))
-    grids = {
-        input_name(path): (mx.array(scale), mx.array(shift))
-        for path, (scale, shift) in result.activations.items()
-    }
-    return StaticInputs(problem.activation_bits, grids)
+    names = {path: problem.input(path) for path in result.activations}
+    grids = {names[path]: _numbers(grid.rows) for path, grid in result.activations.items()}
+    return StaticInputs(problem.activation_bits, grids, names)
 
 
-def static_grids(inputs: InputGrids, paths: Iterable[str]) -> dict[str, tuple[float, float]] | None:
-    """Step and centre of each layer's input as numbers; None where the grids are not static."""
+def static_grids(inputs: InputGrids, paths: Iterable[str]) -> dict[str, TimestepGrid] | None:
+    """Each layer's static input grid, of one row; None where the grids are not static."""
     if not isinstance(inputs, StaticInputs) or not inputs.grids:
         return None
-    numbers = {
-        name: (float(np.array(scale)), float(np.array(shift)))
-        for name, (scale, shift) in inputs.grids.items()
-    }
-    return {path: numbers[input_name(path)] for path in paths}
+    spec = Spec(inputs.bits)
+    qmin, qmax = (mx.array([float(end)]) for end in (spec.qmin, spec.qmax))
+    made = {}
+    for name, grid in inputs.grids.items():
+        scale, shift = (float(np.array(number)) for number in grid)
+        centre = mx.array([[shift]]) if shift else None
+        made[name] = TimestepGrid(ANY_TIMESTEP, GridRows(mx.array([scale]), qmin, qmax, centre))
+    return {path: made[inputs.names[path]] for path in paths}
 
 
 def sampled_inputs(problem: BlockProblem) -> dict[str, Float[mx.array, "values"]]:
     """Some values of every input, its extremes among them, as the float block makes them of its quantized inputs."""
     kept: dict[str, list[mx.array]] = {}
-    names = {input_name(path): problem.inside(path) for path in problem.specs}
-    paths = {inside: name for name, inside in names.items()}
+    seen_at = {problem.input(path): problem.inside(path) for path in problem.specs}
+    names = {inside: name for name, inside in seen_at.items()}
     parts = -(-problem.rows // 16)
 
     def observe(inside: str, x: Float[mx.array, "*rows channels"]) -> None:
         flat = x.astype(mx.float32).reshape(-1)
         ends = mx.stack([flat.min(), flat.max()])
         spread = flat[:: max(1, flat.size * parts // SAMPLE) | 1]  # an odd stride visits every channel
-        kept.setdefault(paths[inside], []).append(mx.concatenate([spread, ends]))
-        mx.eval(kept[paths[inside]][-1])
+        kept.setdefault(names[inside], []).append(mx.concatenate([spread, ends]))
+        mx.eval(kept[names[inside]][-1])
 
-    with traced(problem.block, list(paths), observe):
-        for rows in batches(np.arange(problem.rows), 16):
-            streams = take_rows(problem.quantized_inputs, rows)
-            mx.eval(run_block(problem.block, streams, problem.modulation[mx.array(rows)]))
+    with traced(problem.block, list(names), observe):
+        for rows in row_batches(np.arange(problem.rows), 16):
+            run_block(problem.block, take_rows(problem.quantized_inputs, rows))
     return {name: mx.concatenate(values) for name, values in kept.items()}
 
 
-def mse_grid(x: Float[mx.array, "values"], spec: Spec) -> tuple[Scalar, Scalar]:
+def mse_grid(x: Float[mx.array, "values"], spec: Spec) -> StaticGrid:
     """Step and centre of the grid with the least squared error, among shrunken ranges; the centre is 0 unless it pays.
 
     Both ends of an off-centre range are shrunk in turn, each on the grid of factors, the other held.
@@ -167,15 +188,22 @@ def _grid(low: float, high: float, spec: Spec) -> tuple[float, float]:
     return scale, low - spec.qmin * scale
 
 
-def _at_steps(grid: ActivationGrid, steps: mx.array) -> InputGrid:
-    scale, qmin, qmax = (values[steps][:, None, None] for values in (grid.scale, grid.qmin, grid.qmax))
-    shift = mx.zeros_like(scale) if grid.shift is None else grid.shift[steps][:, None]
-    return InputGrid(scale, shift, qmin, qmax, grid.smooth)
+def _given(problem: BlockProblem) -> TableInputs:
+    """The table's grids at the problem's timesteps."""
+    assert problem.table is not None
+    found: dict[str, SampleGrid] = {}
+    last: dict[str, SampleGrid] = {}
+    for path in problem.specs:
+        grid = problem.table.get(path)
+        if grid is None:
+            continue
+        own, name = SampleGrid(grid.at(problem.timesteps), grid.smooth), problem.input(path)
+        if name not in last or not last[name].equals(own):
+            last[name] = own
+        found[path] = last[name]
+    return TableInputs(found)
 
 
-def _equal(one: ActivationGrid, other: ActivationGrid) -> bool:
-    for name in ("scale", "qmin", "qmax", "shift", "smooth"):
-        a, b = getattr(one, name), getattr(other, name)
-        if (a is None) != (b is None) or (a is not None and not np.array_equal(np.array(a), np.array(b))):
-            return False
-    return True
+def _numbers(rows: GridRows) -> StaticGrid:
+    """Step and centre of a grid of one row."""
+    return rows.scale[0], mx.array(0.0) if rows.shift is None else rows.shift[0, 0]

@@ -1,85 +1,124 @@
-"""GPTQ and Qronos on a block: each input's moments gathered from the streams, each layer solved on its own.
+"""GPTQ and Qronos on a block: each input's moments gathered as samples run through it, each layer solved on its own.
 
-Parallel: one pass of the float stream serves all layers of the block, as GPTQ is usually run. Sequential: layer after
-layer in the order of execution, each from the inputs that it has when all before it are quantized.
+Parallel: one pass of the float model's inputs serves all layers of the block, as GPTQ is usually run. Sequential: layer
+after layer in the order of execution, each from the inputs that it has when all before it are quantized.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32
 
-from ditq.calibration.block_cache import run_block
+from ditq.capture import Layer, patches, traced
 from ditq.core import affine
-from ditq.core.errors import DitqError
 from ditq.core.quantized import QuantizedWeight
-from ditq.diagnostics.tracing import traced
+from ditq.core.spec import Spec
+from ditq.models.state import SomeRows, row_batches, run_block, take_rows
 from ditq.weights.block_error import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
 from ditq.weights.columns.gptq import GPTQ
 from ditq.weights.columns.hessian import Moments
 from ditq.weights.columns.layer import LayerReport, solve_layer
 from ditq.weights.columns.outputs import LayerMethod
 from ditq.weights.columns.qronos import Qronos
-from ditq.weights.input_grids import InputGrids, input_name, inputs_of, static_grids
-from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
-from ditq.weights.quantized_block import GridLayer, Quantize, batches, run_on_grids, take_rows
+from ditq.weights.cost import Cost, LayerWork, Work
+from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
+from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
+from ditq.weights.quantized_block import GridLayer, Quantize, run_on_grids
 
-STAGES = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("fc1",), ("fc2",))
-"""The layers of a block in the order of execution; those of one stage do not see each other."""
 JUDGING_TOKENS = 1024
 """Held-out tokens that judge a layer, over all held-out rows."""
+RUNGS = 4
+"""Of the damping's ladder that are usually tried; each factors the Hessian."""
 Weights = dict[str, QuantizedWeight]
-Rows = Int64[np.ndarray, "batch"]
-Captured = dict[str, Float[mx.array, "batch tokens channels"]]
-"""What the first layer of each group receives."""
+Received = dict[str, Float[mx.array, "batch tokens columns"]]
+"""What the matrix of the first layer of each group multiplies."""
 
 
-@dataclass(frozen=True)
-class ParallelGPTQ(GPTQ):
-    """GPTQ with the float stream's inputs: nothing that is quantized before a layer enters its H."""
+class LayerByLayer:
+    """What the layer solvers have in common, beside a `LayerMethod`'s mathematics."""
+
+    streams: ClassVar[InputsUsed]
+    by_layer: ClassVar[bool] = True
+    sequential: ClassVar[bool]
+    """Whether layers are solved in the order of execution, each seeing those before it quantized."""
+    passes: ClassVar[int]
+    """Runs of a block over all rows, of both models and all stages."""
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
-        """The block's layers on their grids."""
-        return by_layers(problem, self, [list(problem.specs)], True, False, on_iteration)
+        """The block's layers on their grids. `on_iteration` receives each solved layer's number and error."""
+        assert isinstance(self, LayerMethod)
+        order = problem.anatomy.stages(problem.specs) if self.sequential else [list(problem.specs)]
+        return by_layers(problem, self, order, self.streams, on_iteration)
+
+    def solve(
+        self, weight: Float32[np.ndarray, "out columns"], moments: Moments | None, spec: Spec, path: str
+    ) -> tuple[QuantizedWeight, dict[str, Any]]:
+        """One matrix on its grid, and its report, from the finished moments of its input."""
+        assert isinstance(self, LayerMethod) and moments is not None
+        solved, report = solve_layer(weight, moments, spec, self, path, path)
+        return solved, told(report)
+
+    def cost(self, work: Work) -> Cost:
+        """Passes through the block, sums of products of each input, and a factor of H for each rung that is tried."""
+        flops = self.passes * work.flops
+        for group in work.by_input():
+            columns, outputs = group[0].columns, sum(layer.out for layer in group)
+            flops += work.rows * group[0].rows * columns**2 * (3 if self.streams == "both" else 1)
+            flops += RUNGS * (columns**3 / 3 + columns**2 * 256) + 2 * columns**2 * outputs
+        parts = work.by_stage() if self.sequential else [work]
+        held = [sum(self._moments(group[0]) for group in part.by_input()) for part in parts]
+        return Cost(flops, memory=max(held, default=0.0))
+
+    def _moments(self, layer: LayerWork) -> float:
+        """Bytes of one input's moments; with both streams there is a second matrix."""
+        return 4.0 * layer.columns**2 * (2 if self.streams == "both" else 1)
 
 
 @dataclass(frozen=True)
-class SequentialGPTQ(GPTQ):
+class ParallelGPTQ(LayerByLayer, GPTQ):
+    """GPTQ with the float model's inputs: nothing that is quantized before a layer enters its H."""
+
+    streams: ClassVar[InputsUsed] = "float"
+    sequential: ClassVar[bool] = False
+    passes: ClassVar[int] = 1
+
+
+@dataclass(frozen=True)
+class SequentialGPTQ(LayerByLayer, GPTQ):
     """GPTQ whose H is that of the quantized model's inputs, layer after layer in the order of execution."""
 
-    def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
-        """The block's layers on their grids."""
-        return by_layers(problem, self, stages(problem.specs), False, True, on_iteration)
+    streams: ClassVar[InputsUsed] = "quantized"
+    sequential: ClassVar[bool] = True
+    passes: ClassVar[int] = 4
 
 
 @dataclass(frozen=True)
-class SequentialQronos(Qronos):
-    """Qronos in the order of execution, from both streams."""
+class SequentialQronos(LayerByLayer, Qronos):
+    """Qronos in the order of execution, from the inputs of both models."""
 
-    def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
-        """The block's layers on their grids."""
-        return by_layers(problem, self, stages(problem.specs), True, True, on_iteration)
+    streams: ClassVar[InputsUsed] = "both"
+    sequential: ClassVar[bool] = True
+    passes: ClassVar[int] = 8
 
 
 def by_layers(
     problem: BlockProblem,
     method: LayerMethod,
     order: Sequence[Sequence[str]],
-    floats: bool,
-    quantized: bool,
+    streams: InputsUsed,
     on_iteration: OnIteration = silent,
 ) -> BlockResult:
     """Every layer of the problem solved by `method`, one part of `order` after the other.
 
-    Each part is one pass over the rows, through the float stream, the quantized one, or both; layers of the parts
-    before it are on their grids in the quantized one. `on_iteration` is told each solved layer and its error.
+    Each part is one pass over the rows of the float model's inputs, the quantized model's, or both; layers of the parts
+    before it are on their grids in the quantized model. `on_iteration` receives each solved layer's number and error.
     """
     inputs, weights, reports = inputs_of(problem), Weights(), {}
     for paths in order:
-        groups = shared_inputs(paths)
+        groups = problem.anatomy.shared_inputs(paths)
         own = {path: np.array(problem.weight(path)) for path in paths}
         moments = {
             group[0]: Moments(
@@ -89,17 +128,7 @@ def by_layers(
             )
             for group in groups
         }
-        for rows, judges in parts_of(problem.rows):
-            x = float_inputs(problem, list(moments), rows) if floats else {}
-            xq = quantized_inputs(problem, inputs, weights, list(moments), rows) if quantized else {}
-            for first, gathered in moments.items():
-                one, other = (x[first], xq.get(first)) if floats else (xq[first], None)
-                if judges:
-                    one, other = (
-                        _some(one, problem.rows),
-                        None if other is None else _some(other, problem.rows),
-                    )
-                gathered.add(one, other, judges)
+        _gather(problem, inputs, weights, moments, streams)
         for group in groups:
             gathered = moments.pop(group[0]).finish()
             for path in group:
@@ -112,21 +141,42 @@ def by_layers(
     return BlockResult(weights, static_grids(inputs, weights), {**report, "layers": reports})
 
 
-def parts_of(rows: int) -> Iterator[tuple[Rows, bool | None]]:
+def _gather(
+    problem: BlockProblem,
+    inputs: InputGrids,
+    done: Weights,
+    moments: dict[str, Moments],
+    streams: InputsUsed,
+) -> None:
+    """Gives the moments of each input all rows of the streams; layers `done` are quantized in the quantized model."""
+    for rows, held_out in parts_of(problem.rows):
+        x = quantized = Received()
+        if streams != "quantized":
+            x = float_inputs(problem, list(moments), rows)
+        if streams != "float":
+            quantized = quantized_inputs(problem, inputs, done, list(moments), rows)
+        for first, gathered in moments.items():
+            one, other = (x[first], quantized.get(first)) if x else (quantized[first], None)
+            if held_out:
+                one, other = (None if part is None else _some(part, problem.rows) for part in (one, other))
+            gathered.add(one, other, held_out)
+
+
+def parts_of(rows: int) -> Iterator[tuple[SomeRows, bool | None]]:
     """The calibration's rows in batches, and whether a batch is held out to judge the results.
 
-    The last eighth judges: rows come picture by picture, and tokens of a picture that H has seen would call an overfit
-    good. Of few rows some tokens judge (None).
+    The last eighth is held out: rows come picture by picture, and tokens of a picture that H has seen would call an
+    overfit good. Of few rows some tokens are held out (None).
     """
     last = rows - rows // HELD_OUT if rows >= ENOUGH else rows
-    for some in batches(np.arange(last)):
+    for some in row_batches(np.arange(last)):
         yield some, None if last == rows else False
-    for some in batches(np.arange(last, rows)):
+    for some in row_batches(np.arange(last, rows)):
         yield some, True
 
 
-def _some(x: mx.array, rows: int) -> mx.array:
-    """Tokens of a batch that judges, so many that all together stay below `JUDGING_TOKENS`."""
+def _some(x: Float[mx.array, "batch tokens columns"], rows: int) -> mx.array:
+    """Tokens of a held-out batch, so many that those of all held-out rows stay below `JUDGING_TOKENS`."""
     tokens = x.shape[1] * (rows // HELD_OUT)
     return x[:, :: max(1, -(-tokens // JUDGING_TOKENS))]
 
@@ -136,55 +186,35 @@ def told(report: LayerReport) -> dict[str, Any]:
     return {key: value for key, value in asdict(report).items() if key != "seconds"}
 
 
-def stages(paths: Iterable[str]) -> list[list[str]]:
-    """The layers of a block in the order of execution. Raises DitqError for a layer of another name."""
-    found: list[list[str]] = [[] for _ in STAGES]
-    for path in paths:
-        name = path.rpartition(".")[2]
-        at = [i for i, names in enumerate(STAGES) if name in names]
-        if not at:
-            raise DitqError(f"{path}: at no known place in a block")
-        found[at[0]].append(path)
-    return [stage for stage in found if stage]
-
-
-def shared_inputs(paths: Iterable[str]) -> list[list[str]]:
-    """The layers grouped by the input that they share."""
-    groups: dict[str, list[str]] = {}
-    for path in paths:
-        groups.setdefault(input_name(path), []).append(path)
-    return list(groups.values())
-
-
-def float_inputs(problem: BlockProblem, firsts: Sequence[str], rows: Rows) -> Captured:
+def float_inputs(problem: BlockProblem, firsts: Sequence[str], rows: SomeRows) -> Received:
     """What these layers receive in the float model at some rows, divided by their smoothing factors; evaluated."""
-    block, modulation = problem.float_block, problem.float_modulation
-    block = problem.block if block is None else block
-    modulation = problem.modulation if modulation is None else modulation
-    seen: Captured = {}
+    block = problem.block if problem.float_block is None else problem.float_block
+    seen, own = Received(), {path: problem.layer(path) for path in firsts}
     paths = {problem.inside(path): path for path in firsts}
 
     def observe(inside: str, x: mx.array) -> None:
-        smooth = problem.smooth(paths[inside])
-        seen[paths[inside]] = x if smooth is None else x / smooth
+        path = paths[inside]
+        smooth = problem.smooth(path)
+        seen[path] = _multiplied(own[path], x if smooth is None else x / smooth)
 
     with traced(block, list(paths), observe):
-        run_block(block, take_rows(problem.inputs, rows), modulation[mx.array(rows)].astype(mx.float32))
+        run_block(block, take_rows(problem.inputs, rows))
     mx.eval(seen)
     return seen
 
 
 def quantized_inputs(
-    problem: BlockProblem, inputs: InputGrids, done: Weights, firsts: Sequence[str], rows: Rows
-) -> Captured:
+    problem: BlockProblem, inputs: InputGrids, done: Weights, firsts: Sequence[str], rows: SomeRows
+) -> Received:
     """What these layers receive, on its grid, in the quantized model, whose layers `done` are quantized; evaluated."""
-    at, seen = mx.array(rows), Captured()
-    grids = inputs.of(problem.specs, at)
+    seen, own = Received(), {path: problem.layer(path) for path in firsts}
+    grids = inputs.of(problem.specs, mx.array(rows))
 
     def watched(path: str) -> Quantize:
         def call(x: mx.array) -> mx.array:
-            seen[path] = grids[path](x) if path in grids else x
-            return seen[path]
+            x = grids[path](x) if path in grids else x
+            seen[path] = _multiplied(own[path], x)
+            return x
 
         return call
 
@@ -193,13 +223,21 @@ def quantized_inputs(
     }
     layers |= {path: GridLayer(problem.weight(path), problem.bias(path), watched(path)) for path in firsts}
     inside = {problem.inside(path): layer for path, layer in layers.items()}
-    run_on_grids(problem.block, inside, take_rows(problem.quantized_inputs, rows), problem.modulation[at])
+    run_on_grids(problem.block, inside, take_rows(problem.quantized_inputs, rows))
     mx.eval(seen)
     return seen
 
 
+def _multiplied(
+    layer: Layer, x: Float[mx.array, "batch *inner channels"]
+) -> Float[mx.array, "batch tokens columns"]:
+    """What the layer's matrix multiplies when the layer receives x: x itself, or the patches of a convolution."""
+    rows = patches(layer, x)
+    return rows.reshape(len(rows), -1, rows.shape[-1])
+
+
 def judged(problem: BlockProblem, inputs: InputGrids, weights: Weights) -> dict[str, Any]:
-    """The block's error with plain rounding on the same scales, and with these weights, on some of the rows."""
+    """The block's error with plain rounding on the same scales, and with these weights, on the held-out rows."""
     rounded = {
         path: replace(
             weight, codes=affine.quantize(problem.weight(path), weight.scale, weight.zero, weight.spec)

@@ -2,25 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.nn as nn
 
 from ditq import capture
+from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
-from ditq.models.mmdit.model import MultiModalTransformerBlock
+from ditq.weights.cost import Cost, Work
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import judged
-from ditq.weights.problem import BlockProblem, BlockResult, Method, OnIteration, silent
+from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, Method, OnIteration, silent
 
 
 @dataclass(frozen=True)
 class Mixed:
     """The methods of a block's layers; itself a method.
 
-    Methods without calibration come first, whatever the recipe's order, then the others in the order of their first
-    layer: each makes up for those before it, which it sees in their places with their weights quantized (and their
-    inputs as they are).
+    Methods that look at no inputs come first, whatever the recipe's order, then the others in the order of their first
+    layer. Each compensates for those before it: it runs in a block whose layers have their weights already (and receive
+    their inputs unquantized).
     """
 
     methods: Mapping[str, Method]
@@ -28,14 +29,24 @@ class Mixed:
     names: Mapping[str, str]
     """The name of each layer's method, by path."""
 
+    by_layer: ClassVar[bool] = False
+
+    @property
+    def streams(self) -> InputsUsed:
+        """All inputs that one of its methods looks at."""
+        used = {self.methods[name].streams for name in self.names.values()} - {"none"}
+        if not used:
+            return "none"
+        return used.pop() if len(used) == 1 else "both"
+
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids."""
         order = list(dict.fromkeys(self.names[path] for path in problem.specs))
-        order.sort(key=lambda name: name != "rtn")
+        order.sort(key=lambda name: self.methods[name].streams != "none")
         if len(order) == 1:
             return self.methods[order[0]].quantize(problem, on_iteration)
         weights: dict[str, QuantizedWeight] = {}
-        activations: dict[str, tuple[float, float]] = {}
+        activations: dict[str, TimestepGrid] = {}
         reports: dict[str, Any] = {}
         for name in order:
             specs = {path: spec for path, spec in problem.specs.items() if self.names[path] == name}
@@ -50,23 +61,24 @@ class Mixed:
         report = judged(problem, inputs_of(problem), weights)
         return BlockResult(weights, activations or None, {**report, "methods": reports})
 
+    def cost(self, work: Work) -> Cost:
+        """The sum of its methods' costs, each for its own layers."""
+        total = Cost()
+        for name in dict.fromkeys(self.names[path] for path in work.layers):
+            own = [path for path in work.layers if self.names[path] == name]
+            total += self.methods[name].cost(work.only(own))
+        return total
 
-def with_weights(problem: BlockProblem, weights: Mapping[str, QuantizedWeight]) -> MultiModalTransformerBlock:
+
+def with_weights(problem: BlockProblem, weights: Mapping[str, QuantizedWeight]) -> nn.Module:
     """The problem's block with these weights in its layers; the block itself stays as it is."""
-    block = capture.twin(problem.block)
+    block = capture.sharing(problem.block)
     inside = {problem.inside(path): weight for path, weight in weights.items()}
     capture.replace(block, dequantized(problem.block, inside))
     return block
 
 
 def dequantized(model: nn.Module, weights: Mapping[str, QuantizedWeight]) -> dict[str, nn.Module]:
-    """Float linear layers that compute with these weights and the model's own biases."""
-    modules, made = capture.linears(model), {}
-    for path, weight in weights.items():
-        rows, columns = weight.shape
-        layer = nn.Linear(columns, rows, "bias" in modules[path])
-        layer.weight = weight.effective()
-        if "bias" in modules[path]:
-            layer.bias = modules[path].bias
-        made[path] = layer
-    return made
+    """Float layers of the model's own kinds that compute with these weights and the model's own biases."""
+    layers = capture.layers(model)
+    return {path: capture.with_weight(layers[path], weight.effective()) for path, weight in weights.items()}

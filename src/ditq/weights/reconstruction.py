@@ -1,10 +1,11 @@
-"""The optimisation behind AdaRound: parts of steps and input grids that bring a block's output back to the float one's.
+"""The optimisation behind AdaRound: it learns rounding and input grids that bring a block's output to the float one's.
 
 The loss of one step is the block's squared error on a batch, measured in that of rounding to nearest, plus `penalty`
 times the mean indecision of the weights: both are near 1 whatever the model, its width or its activations are.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -12,11 +13,11 @@ import mlx.optimizers as optim
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from ditq.calibration.block_cache import Streams
-from ditq.weights.block_error import Rows, squared_error
+from ditq.models.state import BlockState, SomeRows, take_rows
+from ditq.weights.block_error import squared_error
 from ditq.weights.input_grids import InputGrids, StaticInputs
 from ditq.weights.problem import BlockProblem, OnIteration
-from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_grids, take_rows
+from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_grids
 from ditq.weights.soft_rounding import Parts, Rounding, indecision, settled
 
 Learned = dict[str, dict[str, mx.array]]
@@ -69,7 +70,7 @@ class Reconstruction:
     def run(
         self,
         parts: Mapping[str, Parts],
-        rows: Rows,
+        rows: SomeRows,
         on_iteration: OnIteration,
         error_of: Callable[[Learned], float],
     ) -> tuple[Learned, list[float]]:
@@ -128,7 +129,7 @@ class Reconstruction:
             name: (scale * mx.exp(learned["growths"][name]), shift + scale * learned["moves"].get(name, 0.0))
             for name, (scale, shift) in self.given.grids.items()
         }
-        return StaticInputs(self.given.bits, grids)
+        return replace(self.given, grids=grids)
 
     def pull(self, iteration: int) -> tuple[float, float, float]:
         """What drives the weights to whole codes at an iteration: beta and the weight of the indecision, and the reach
@@ -148,9 +149,8 @@ class Reconstruction:
         self,
         learned: Learned,
         rows: mx.array,
-        inputs: Streams,
-        targets: Streams,
-        modulation: mx.array,
+        inputs: BlockState,
+        targets: BlockState,
         key: Key,
         beta: Float[mx.array, ""],
         penalty: Float[mx.array, ""],
@@ -166,7 +166,7 @@ class Reconstruction:
             )
             for path, rounding in self.roundings.items()
         }
-        output = run_on_grids(self.problem.block, layers, inputs, modulation)
+        output = run_on_grids(self.problem.block, layers, inputs)
         error = squared_error(output, targets, self.powers) / self.unit
         undecided = sum(
             (indecision(part, beta) * (part.size / self._sizes) for part in learned["parts"].values()),
@@ -181,23 +181,22 @@ class Reconstruction:
         made = {id(grid): _dropping(grid, keys[i], self.settings.drop) for i, grid in enumerate(distinct)}
         return {path: made[id(grid)] for path, grid in grids.items()}
 
-    def batch(self, rows: Rows) -> tuple:
-        """What `update` takes of these rows: their numbers, inputs in both models, targets, modulation; float32."""
-        problem, at = self.problem, mx.array(rows)
-        inputs = [take_rows(streams, rows) for streams in (problem.inputs, problem.quantized_inputs)]
-        targets = take_rows(problem.targets, rows)
-        arrays = [array for streams in (*inputs, targets) for array in (streams.image, streams.text)]
-        return at, *arrays, problem.modulation[at]
+    def batch(self, rows: SomeRows) -> tuple[mx.array, BlockState, BlockState, BlockState]:
+        """What `update` takes of these rows: their numbers, what is carried to the block in the float model, all that
+        the block reads in the quantized one, and the targets; float32."""
+        problem = self.problem
+        carried = {name: problem.inputs[name] for name in problem.carried}
+        states = (take_rows(state, rows) for state in (carried, problem.quantized_inputs, problem.targets))
+        return mx.array(rows), *states
 
     def update(self, optimisers: list[optim.Optimizer]) -> Callable:
         """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
         gradient = mx.value_and_grad(self.loss)
 
-        def step(learned, rows, image, text, q_image, q_text, to_image, to_text, modulation, key, *pull):
+        def step(learned, rows, carried, quantized, targets, key, *pull):
             mixing, dropping = mx.random.split(key)
-            mixed = _mixed(Streams(image, text), Streams(q_image, q_text), mixing, self.settings.drop)
-            targets = Streams(to_image, to_text)
-            (_, error), grads = gradient(learned, rows, mixed, targets, modulation, dropping, *pull)
+            mixed = _mixed(carried, quantized, mixing, self.settings.drop)
+            (_, error), grads = gradient(learned, rows, mixed, targets, dropping, *pull)
             fast, slow = (
                 optimiser.apply_gradients(some, now)
                 for optimiser, some, now in zip(optimisers, _split(grads), _split(learned), strict=True)
@@ -215,14 +214,12 @@ def _split(learned: Learned) -> tuple[Learned, Learned]:
     return {"parts": learned["parts"]}, {name: learned[name] for name in ("growths", "moves")}
 
 
-def _mixed(floating: Streams, quantized: Streams, key: Key, share: float) -> Streams:
-    """Each value from the float stream with probability `share`, else from the quantized one."""
-    keys = mx.random.split(key)
-
-    def mix(one: mx.array, other: mx.array, key: Key) -> mx.array:
-        return mx.where(mx.random.bernoulli(share, one.shape, key=key), one, other)
-
-    return Streams(mix(floating.image, quantized.image, keys[0]), mix(floating.text, quantized.text, keys[1]))
+def _mixed(carried: BlockState, quantized: BlockState, key: Key, share: float) -> BlockState:
+    """The quantized state, each value of its `carried` arrays from the float model with probability `share`."""
+    mixed = dict(quantized)
+    for (name, array), own in zip(carried.items(), mx.random.split(key, max(1, len(carried)))):
+        mixed[name] = mx.where(mx.random.bernoulli(share, array.shape, key=own), array, quantized[name])
+    return mixed
 
 
 def _dropping(grid: InputGrid, key: Key, share: float) -> Quantize:

@@ -1,12 +1,20 @@
-"""Rounding to nearest: what every other method is measured by."""
+"""Round-to-nearest: what every other method is measured by."""
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float32
 
 from ditq.core import affine
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
+from ditq.weights.columns.hessian import Moments
+from ditq.weights.cost import Cost, Work
 from ditq.weights.input_grids import inputs_of, static_grids
-from ditq.weights.problem import BlockProblem, BlockResult, OnIteration, silent
+from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 
 
 @dataclass(frozen=True)
@@ -14,6 +22,9 @@ class RTN:
     """Each weight to its nearest code, in the MSE-optimal range or in the least one that holds every weight."""
 
     search: bool = field(default=True, metadata={"help": "look for the range with the least squared error"})
+
+    streams: ClassVar[InputsUsed] = "none"
+    by_layer: ClassVar[bool] = True
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids, and MSE-optimal input grids, if they were not given."""
@@ -24,7 +35,24 @@ class RTN:
             for path, spec in problem.specs.items()
         }
         inputs = inputs_of(problem)
-        _, judged = held_out_rows(problem.rows, problem.seed)
-        error = block_error(problem, weights, inputs, judged, stream_powers(problem))
+        _, held_out = held_out_rows(problem.rows, problem.seed)
+        error = block_error(problem, weights, inputs, held_out, stream_powers(problem))
         report = {"error_rounding": error, "error": error, "kept_rounding": True, "losses": []}
         return BlockResult(weights, static_grids(inputs, weights), report)
+
+    def solve(
+        self,
+        weight: Float32[np.ndarray, "out columns"],
+        moments: Moments | None,
+        spec: Spec,
+        path: str,
+    ) -> tuple[QuantizedWeight, dict[str, Any]]:
+        """One matrix on its grid, and how far that moved it, a norm by a norm; inputs are not looked at."""
+        rounded = QuantizedWeight(*affine.round_to_nearest(mx.array(weight), spec, self.search), spec)
+        difference = np.linalg.norm(np.array(rounded.values()) - weight)
+        moved = float(difference / max(np.linalg.norm(weight), 1e-30))
+        return rounded, {"method": "RTN", "weight_error": moved}
+
+    def cost(self, work: Work) -> Cost:
+        """Nothing beside the passes that fill the cache and hand on."""
+        return Cost()

@@ -1,4 +1,4 @@
-"""How much is added to H's diagonal: a given amount, or the rung of a ladder that held-out rows like best.
+"""How much is added to H's diagonal: a given amount, or the rung of a ladder with the least error on held-out rows.
 
 Too little fits the noise of few rows, and float32 cannot factor H; too much ends at plain rounding. What is best
 depends on rows per column and on the data: no constant serves all layers.
@@ -16,7 +16,7 @@ Square = Float[np.ndarray, "in in"]
 Ladder = float | Sequence[float]
 """One amount, or several to choose from, in the method's unit."""
 Damped = tuple[Factor | None, float, list[str]]
-"""A factor, the amount that it holds, and what had to be done for it, in words."""
+"""A factor, the damping that it holds, and notes on any rescue."""
 RAISE = 10.0
 FLAT = 0.01
 """A step along the ladder that changes the error by less, relative, is near enough to the best: the errors of few
@@ -86,7 +86,7 @@ class DampedHessian:
         return self._matrix
 
     def at(self, amount: float) -> Damped:
-        """The factor of H + amount I, the amount used, and what had to be done for it; valid until the next call.
+        """The factor of H + amount I, the amount used, and notes on any rescue; valid until the next call.
 
         float32 first, then float64, then ten times the damping until it exceeds the mean of the diagonal; None: none
         is positive definite.

@@ -24,6 +24,7 @@ class GPTQ:
         default=True, metadata={"help": "look for the range with the least error, inputs weighed"}
     )
     corrects = False
+    title = "GPTQ"
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
         """The mean of the diagonal."""

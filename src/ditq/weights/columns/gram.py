@@ -1,4 +1,4 @@
-"""Sums of products X'Y of rows that stream by, added up in place."""
+"""Sums of products X'Y over batches of rows, added up in place."""
 
 import numpy as np
 from jaxtyping import Float32
@@ -6,8 +6,8 @@ from scipy.linalg import get_blas_funcs
 
 from ditq.weights.columns.factor import mirror
 
-Rows = Float32[np.ndarray, "rows left"]
-OtherRows = Float32[np.ndarray, "rows right"]
+LeftRows = Float32[np.ndarray, "rows left"]
+RightRows = Float32[np.ndarray, "rows right"]
 
 
 class Gram:
@@ -17,7 +17,7 @@ class Gram:
         self._sum = np.zeros((columns, columns), np.float32)
         (self._multiply,) = get_blas_funcs(("syrk",), (self._sum,))
 
-    def add(self, x: Rows) -> None:
+    def add(self, x: LeftRows) -> None:
         """Takes in some rows."""
         # BLAS counts columns first: transposed, both are as they lie in memory, and nothing is copied
         self._multiply(1.0, x.T, beta=1.0, c=self._sum.T, overwrite_c=True)
@@ -39,7 +39,7 @@ class CrossGram:
         self._sum = np.zeros((left, right), np.float32, order="F")
         (self._multiply,) = get_blas_funcs(("gemm",), (self._sum,))
 
-    def add(self, x: Rows, y: OtherRows) -> None:
+    def add(self, x: LeftRows, y: RightRows) -> None:
         """Takes in some rows of both."""
         self._sum = self._multiply(1.0, x.T, y.T, beta=1.0, c=self._sum, trans_b=True, overwrite_c=True)
 

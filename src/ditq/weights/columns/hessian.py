@@ -1,4 +1,4 @@
-"""The second moments of a layer's inputs, gathered as they stream by: all that GPTQ and Qronos know of the data."""
+"""The second moments of a layer's inputs, gathered batch by batch: all that GPTQ and Qronos know of the data."""
 
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
@@ -17,8 +17,7 @@ CHUNK = 512
 LONG = 200
 """Rows one behind the other from which on they are multiplied where they lie: for BLAS so many are enough."""
 
-Rows = Float32[np.ndarray, "rows in"]
-Some = Float32[np.ndarray, "some in"]
+InputRows = Float32[np.ndarray, "rows in"]
 Given = Float[mx.array, "*rows channels"] | Float[np.ndarray, "*rows channels"]
 SameRows = Float[mx.array, "*same_rows channels"] | Float[np.ndarray, "*same_rows channels"]
 Matrix = Float32[np.ndarray, "out in"]
@@ -28,8 +27,8 @@ class Moments:
     """H = X~'X~ and, with two streams, X~'(X - X~) of one input that one or several layers share.
 
     X (rows, in) is the input in the float model, X~ in the quantized model; they are the same where `add` is given one.
-    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. Some are kept
-    aside, never enter H, and judge the results.
+    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. Some are
+    held out: they never enter H, and judge the result.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
     that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for
@@ -51,13 +50,13 @@ class Moments:
         self._slices = _side_by_side(weights or {}, columns)
         self._stacked = np.concatenate(list((weights or {}).values())) if self._slices else None
         self._gram, self._cross = Gram(columns), None
-        self._short: list[tuple[Rows, Rows | None]] = []
+        self._short: list[tuple[InputRows, InputRows | None]] = []
         self._held = HeldOut()
 
-    def add(self, inputs: Given, quantized: SameRows | None = None, judges: bool | None = None) -> None:
+    def add(self, inputs: Given, quantized: SameRows | None = None, held_out: bool | None = None) -> None:
         """Takes the rows of one batch: of the float model and, if it differs, of the quantized model.
 
-        `judges` says whether these rows are held out, all or none; None: some of them are, evenly spread. Raises
+        `held_out` says whether these rows are held out, all or none; None: some of them are, evenly spread. Raises
         UserError, with the layer's name, when a shape does not fit or a value that is used is not finite; GPTQ uses
         the float model's inputs of held-out rows alone.
         """
@@ -65,7 +64,7 @@ class Moments:
         xq = None if quantized is None else self._as_rows(quantized, "quantized inputs")
         if xq is not None and xq.shape != x.shape:
             raise UserError(f"{self.name}: quantized inputs", got=f"{len(xq)} rows", expected=f"{len(x)}")
-        rest, back = self._held.take((x, xq), judges)
+        rest, back = self._held.take((x, xq), held_out)
         for earlier in back:
             self._sum(*earlier, np.ones(len(earlier[0]), bool))
         self._sum(x, xq, rest)
@@ -83,8 +82,8 @@ class Moments:
         del self._gram, self._short
         return self
 
-    def held_out(self) -> tuple[Rows, Rows]:
-        """The rows that judge, of the float and of the quantized model, one array where these are the same."""
+    def held_out(self) -> tuple[InputRows, InputRows]:
+        """The held-out rows, of the float and of the quantized model, one array where these are the same."""
         return self._held.rows()
 
     def correction(
@@ -102,13 +101,13 @@ class Moments:
         """The sum of squares of each input channel."""
         return self.hessian.diagonal
 
-    def _as_rows(self, given: mx.array | np.ndarray, what: str) -> Rows:
+    def _as_rows(self, given: mx.array | np.ndarray, what: str) -> InputRows:
         if given.shape[-1] != self.columns:
             raise UserError(f"{self.name}: {what}", got=f"{given.shape[-1]} channels", expected=self.columns)
         given = given.astype(mx.float32) if isinstance(given, mx.array) else given
         return np.asarray(given, dtype=np.float32).reshape(-1, self.columns)
 
-    def _check(self, x: Rows, xq: Rows | None, held: np.ndarray) -> None:
+    def _check(self, x: InputRows, xq: InputRows | None, held: np.ndarray) -> None:
         """Raises UserError where a value of a batch that was used is not finite, or its square is not.
 
         The diagonal of H, a sum of squares, tells it of all rows but those that are held out, those that wait, and the
@@ -121,7 +120,7 @@ class Moments:
         if not (self._gram.is_finite() and _finite(summed if waits else summed[held])):
             self._refuse(what, summed)
 
-    def _refuse(self, what: str, batch: Rows | None = None) -> NoReturn:
+    def _refuse(self, what: str, batch: InputRows | None = None) -> NoReturn:
         """Raises UserError for values that are not finite; without a batch, or where it has none, for large ones."""
         bad = 0 if batch is None else int((~np.isfinite(batch).all(axis=1)).sum())
         raise UserError(
@@ -133,7 +132,7 @@ class Moments:
             remedy="compute the activations in float32 or bfloat16, or leave these samples out",
         )
 
-    def _sum(self, x: Rows, xq: Rows | None, which: np.ndarray) -> None:
+    def _sum(self, x: InputRows, xq: InputRows | None, which: np.ndarray) -> None:
         """Adds the rows `which` to the sums; those of a small batch wait until there are enough."""
         small = len(which) < CHUNK
         for run in _runs(which):
@@ -159,7 +158,7 @@ class Moments:
             )
         self._short = []
 
-    def _multiply(self, rows: Rows, x: Rows | None) -> None:
+    def _multiply(self, rows: InputRows, x: InputRows | None) -> None:
         """Adds rows of the quantized model, with those of the float model where they differ, to the sums."""
         self._gram.add(rows)
         self.rows += len(rows)
@@ -171,7 +170,7 @@ class Moments:
         self._cross.add(rows, right)
 
 
-def _finite(rows: Rows) -> bool:
+def _finite(rows: InputRows) -> bool:
     """Whether all values and the sum of their squares are finite, in one pass."""
     return bool(np.isfinite(np.vdot(rows, rows)))
 

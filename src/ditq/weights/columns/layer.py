@@ -22,11 +22,13 @@ SAMPLED_COLUMNS = 768
 takes the third power of the columns."""
 OUTPUTS = 3072
 """Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
+KEPT = "kept round-to-nearest"
+"""How a note begins where the solver's codes are not used."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How a layer fared. Errors are |X W' - X~ Q'| / |X W'| on the rows that judge, Frobenius norms."""
+    """How a layer fared. Errors are |X W' - X~ Q'| / |X W'| on the held-out rows, Frobenius norms."""
 
     name: str
     method: str
@@ -44,14 +46,15 @@ class LayerReport:
     """The dampings that were tried and their errors, on some of the outputs and, for GPTQ, of the columns."""
     dead_columns: int = 0
     fallback: list[str] = field(default_factory=list)
-    """What had to be done besides the plan, in words: float64, a raised damping, rounding."""
+    """Notes on any rescue: float64, a raised damping, round-to-nearest kept."""
     seconds: float = 0.0
 
 
 def solve_layer(
     weight: Weight, moments: Moments, spec: Spec, method: LayerMethod, name: str = "layer", key: str = ""
 ) -> tuple[QuantizedWeight, LayerReport]:
-    """A weight on its grid by GPTQ or Qronos, and how it fared; plain rounding where that is no worse on judging rows.
+    """A weight on its grid by GPTQ or Qronos, and how it fared; round-to-nearest where that is no worse on the held-out
+    rows.
 
     `moments` are finished; `key` is the layer's name among the weights that they were made with. The damping is chosen
     on some of the outputs, then all are solved with it. Raises UserError for a weight that is not finite.
@@ -69,7 +72,7 @@ def solve_layer(
         codes, squared = mx.array(found[0]), found[1]
     else:
         codes, squared = affine.quantize(mx.array(weight), scale, zero, spec), layer.rounding
-        notes = notes if found is None else [*notes, "rounding: no worse on the rows that judge"]
+        notes = notes if found is None else [*notes, f"{KEPT}: {method.title} did not beat it on the held-out rows"]
     solved = QuantizedWeight(codes, scale, zero, spec)
     size = power(layer.target) or 1.0
     return solved, LayerReport(
@@ -98,14 +101,14 @@ def _in_parts(layer: Layer, factor: Factor) -> tuple[Codes, float]:
 def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
     """The factor of H with the damping that suits the layer best, the damping's unit, and all that was tried."""
     if layer.dead == len(layer.order):
-        return (None, 0.0, ["rounding: all inputs are zero"]), 1.0, []
+        return (None, 0.0, [f"{KEPT}: all inputs are zero"]), 1.0, []
     hessian, ladder = layer.moments.hessian, rungs(layer.method.damping)
     hessian.put_in_order(layer.order)
     unit = layer.method.unit(hessian.whole())
     amount, judged = (ladder[0], []) if len(ladder) == 1 else _chosen(layer, ladder)
     factor, lam, notes = hessian.at(amount * unit)
     if factor is None:
-        lam, notes = 0.0, [*notes, "rounding: H cannot be factored"]
+        lam, notes = 0.0, [*notes, f"{KEPT}: H cannot be factored"]
     return (factor, lam, notes), unit, [(rung, found) for rung, found in judged if np.isfinite(found)]
 
 

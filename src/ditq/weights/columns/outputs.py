@@ -1,6 +1,6 @@
-"""A layer on its grid, and some of its outputs at once: rounded, solved, and judged on the rows that are held out."""
+"""A layer on its grid, and some of its outputs at once: rounded, solved, and judged on the held-out rows."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Integer
@@ -15,7 +15,7 @@ from ditq.weights.columns.solver import Grid, round_columns, treatment_order
 Weight = Float32[np.ndarray, "out in"]
 Columns = Float[np.ndarray, "in out"]
 Codes = Integer[np.ndarray, "out in"]
-Rows = Float32[np.ndarray, "some in"]
+WeightRows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
 Room = Float32[np.ndarray, "values"]
 SAMPLED = 64
@@ -26,8 +26,14 @@ STRIP = 16
 """Rows that are transposed at once: a cache line of float32."""
 
 
+@runtime_checkable
 class LayerMethod(Protocol):
     """What GPTQ and Qronos differ in."""
+
+    @property
+    def title(self) -> str:
+        """Its name in notes."""
+        ...
 
     @property
     def damping(self) -> Ladder:
@@ -57,7 +63,7 @@ class LayerMethod(Protocol):
 class Layer:
     """A weight on its grid, rounded to nearest, and its method: what all its outputs share.
 
-    Errors are sums of squares over the rows that judge.
+    Errors are sums of squares over the held-out rows.
     """
 
     def __init__(self, weight: Weight, moments: Moments, spec: Spec, method: LayerMethod, key: str):
@@ -90,7 +96,7 @@ class Layer:
         sample = self.weight[:: max(1, len(self.weight) // SAMPLED)]
         return affine_numpy.sufficient_shrinks(sample, self.spec, self._importance)
 
-    def _rounded(self, weight: Rows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
+    def _rounded(self, weight: WeightRows) -> tuple[Scales, Scales, Float32[np.ndarray, "some rows"]]:
         """Scales and zero points of some rows of the weight, and their outputs when rounded to nearest."""
         scale, zero = affine_numpy.searched_range(weight, self.spec, self._shrinks, self._importance)
         return scale, zero, affine_numpy.rounded(weight, scale, zero, self.spec) @ self.quantized.T

@@ -1,4 +1,4 @@
-"""Qronos (Zhang et al. 2025, arXiv 2505.11695): GPTQ that also makes good what earlier layers did to the input."""
+"""Qronos (Zhang et al. 2025, arXiv 2505.11695): GPTQ that also corrects what earlier layers did to the input."""
 
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ class Qronos:
         default=True, metadata={"help": "look for the range with the least error, inputs weighed"}
     )
     corrects = True
+    title = "Qronos"
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
         """The greatest eigenvalue."""
