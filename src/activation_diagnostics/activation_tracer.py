@@ -1,3 +1,3 @@
+from ditq.capture import Recorder as Recorder
+from ditq.capture import traced as traced
 from ditq.diagnostics import ChannelStatistics as ChannelStatistics
-from ditq.diagnostics import Recorder as Recorder
-from ditq.diagnostics import traced as traced

@@ -21,6 +21,12 @@ def path_of(block: int, stream: str = "image") -> str:
     return f"multimodal_transformer_blocks.{block}.{stream}_transformer_block.mlp.fc2"
 
 
+def named(path: str) -> dict[str, str]:
+    """What a file calls the layer of `path_of`."""
+    block, stream = path.split(".")[1], path.split(".")[2].removesuffix("_transformer_block")
+    return {"label": f"mm_{int(block):02d}_{ {'image': 'img', 'text': 'txt'}[stream] }", "stream": stream}
+
+
 def invented(
     layers: int = 3, timesteps: int = 4, channels: int = 12, tokens: int = 50, scale: float = 1.0
 ) -> ActivationStatistics:
@@ -31,7 +37,7 @@ def invented(
     found = ActivationStatistics(
         {path: {} for path in paths}, dict.fromkeys(paths, ends), np.arange(timesteps)
     )
-    found.meta = {"model": "invented", "layers": paths}
+    found.meta = {"model": "invented", "layers": paths, "sites": {path: named(path) for path in paths}}
     for path in paths:
         for step, t in enumerate(np.linspace(1000, 10, timesteps).astype(np.float32)):
             x = np.maximum(rng.standard_normal((tokens, channels)), -0.17) * scale * 2.0**step

@@ -14,17 +14,14 @@ import numpy as np
 import pytest
 
 from ditq.calibration import ImageRecipe, collect_images, read_images, replay
-from ditq.capture import linears
-from ditq.cli import collect_layer_activations
+from ditq.capture import layers, traced
 from ditq.core.errors import DitqError, UserError
 from ditq.diagnostics import (
     InputRecipe,
-    block_linears,
     collect_inputs,
     merge_inputs,
     moving_shift,
     read_layer_statistics,
-    traced,
 )
 from ditq.diagnostics import collect as collecting_module
 from ditq.diagnostics.histogram import bits_histogram, histograms, slot_counts, upper_halves, wide_edges
@@ -32,7 +29,6 @@ from ditq.diagnostics.layer_files import MANIFEST, step_file
 from ditq.diagnostics.layer_inputs import magnitude
 from ditq.diagnostics.reservoir import Reservoir
 from ditq.sampling.generate import settings_for
-from tests.cli.test_calibration_commands import fails
 from tests.house.checker import ROOT
 from tests.sampling.test_generate import Small
 
@@ -58,19 +54,21 @@ def collected(pictures, tmp_path_factory):
 
 def raw(pictures, images, step) -> dict[str, list[np.ndarray]]:
     """Per layer, one array (guidance * tokens, channels) for each picture, run one by one."""
-    mmdit, kept = Small().transformer(), {}
+    network, kept = Small().network(), {}
 
     def keep(path, x):
         kept.setdefault(path, []).append(np.array(x).reshape(-1, x.shape[-1]))
 
     for image in images:
-        with traced(mmdit, block_linears(mmdit), keep):
-            mx.eval(replay(mmdit, pictures, [image], step))
+        with traced(network, network.anatomy.paths("block"), keep):
+            mx.eval(replay(network, pictures, [image], step))
     return kept
 
 
 def test_statistics_equal_numpys_on_the_raw_inputs(pictures, collected):
-    assert collected.steps == [0, 2, 4] and len(collected.layers) == len(block_linears(Small().transformer()))
+    assert collected.steps == [0, 2, 4] and len(collected.layers) == len(
+        Small().network().anatomy.paths("block")
+    )
     found, kept = collected.at(2), raw(pictures, range(4), 2)
     for path, source in collected.layers.items():
         part, arrays = found[source], kept[path]
@@ -95,10 +93,10 @@ def test_statistics_equal_numpys_on_the_raw_inputs(pictures, collected):
 
 
 def test_column_norms_add_up_over_the_layers_that_share_an_input(collected):
-    mmdit, found = Small().transformer(), collected.at(0)
+    network, found = Small().network(), collected.at(0)
     assert any(len(paths) == 3 for paths in collected.groups.values())
     for source, paths in collected.groups.items():
-        weights = np.concatenate([np.array(linears(mmdit)[path].weight) for path in paths])
+        weights = np.concatenate([np.array(layers(network)[path].weight) for path in paths])
         np.testing.assert_allclose(found[source].column_norms, np.square(weights).sum(axis=0), rtol=1e-5)
 
 
@@ -235,10 +233,10 @@ def test_killed_process_resumes_to_identical_files(tmp_path):
 
 def test_activations_that_are_not_finite_name_their_layer_and_step(pictures, tmp_path):
     model = Small()
-    mmdit = model.transformer()
-    fc1 = mmdit.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc1
+    network = model.network()
+    fc1 = network.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc1
     fc1.bias = mx.where(mx.arange(fc1.bias.size) == 7, mx.array(float("nan")), fc1.bias)
-    model.transformer = lambda: mmdit  # pyright: ignore[reportAttributeAccessIssue]
+    model.network = lambda: network  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(
         DitqError, match=r"blocks\.1\.image.*mlp\.fc2 at step 0: .* are not finite; .*overflowed"
     ):
@@ -281,7 +279,43 @@ def test_damaged_files_are_named(collected, tmp_path):
         read_layer_statistics(tmp_path / "other.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step_keys": []}, r"step_keys: got \[\]; expected a list of steps"),
+        ({"sigma_map": {"0": 1.0}}, "sigma_map: 2: expected a number"),
+        ({"layers": {}}, "layers: got {}; expected an entry for each layer"),
+        ({"layers": {"a": {"channels": 3}}}, "a: got {'channels': 3}; expected input and channels"),
+        ({"noise": "pink"}, "noise: got pink; expected one of rectified-flow, ddpm-linear"),
+    ],
+)
+def test_damaged_manifests_are_named(collected, tmp_path, change, message):
+    (tmp_path / MANIFEST).write_text(json.dumps({**collected.manifest, **change}))
+    with pytest.raises(UserError, match=message):
+        read_layer_statistics(tmp_path / MANIFEST)
+
+
+def test_folders_of_older_releases_are_read(collected, tmp_path):
+    layers = {
+        path: {name: entry[name] for name in ("input", "channels")}
+        for path, entry in collected.manifest["layers"].items()
+    }
+    shutil.copytree(collected.folder, tmp_path / "old")
+    (tmp_path / "old" / MANIFEST).write_text(json.dumps({**collected.manifest, "layers": layers}))
+    old, source = read_layer_statistics(tmp_path / "old" / MANIFEST), next(iter(collected.groups))
+    assert old.layers == collected.layers and old.names[source] == (source, None) and old.role(source) is None
+    np.testing.assert_array_equal(old.at(2)[source].sample.rows, collected.at(2)[source].sample.rows)
+    assert collected.foldable(source) and collected.names[source] == ("mm_00_img.attn.q_proj", "image")
+    with pytest.raises(
+        UserError, match="k_proj: got no word on which layers take factors in .*; collect again"
+    ):
+        old.foldable(source)
+
+
 def test_command_fills_the_folder_of_the_documents(capsys, pictures, tmp_path, monkeypatch):
+    from ditq.cli import collect_layer_activations
+    from tests.cli.test_calibration_commands import fails
+
     monkeypatch.setattr(collect_layer_activations, "load", lambda *_: Small())
     folder = tmp_path / "calibration_data"
     shutil.copytree(pictures.folder, folder)

@@ -1,12 +1,22 @@
 """The profile against NumPy on stored activations; merging, resuming, and outputs that tracing does not change."""
 
+import json
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.capture import linears
+from ditq.capture import layers, traced
 from ditq.core.errors import DitqError, UserError
-from ditq.diagnostics import ProfileRecipe, merge, observed_paths, parts_of, profile, read_statistics, traced
+from ditq.diagnostics import (
+    ProfileRecipe,
+    merge,
+    observed_paths,
+    parts_of,
+    profile,
+    read_statistics,
+    write_statistics,
+)
 from ditq.diagnostics.profiling import observe_batch
 from ditq.diagnostics.statistics import ActivationStatistics
 from ditq.sampling.guidance import Denoiser
@@ -18,7 +28,7 @@ RECIPE = ProfileRecipe(num_samples=10, seed=3, batch_size=2)
 
 def stored(points, rows, inputs="postgelu") -> dict[tuple[str, float], list[np.ndarray]]:
     """Every input of every observed layer, one point and one guidance row at a time."""
-    mmdit, kept = Small().transformer(), {}
+    network, kept = Small().network(), {}
     for row in rows:
         t, conditioning = points.ts[row], points.conditioning(int(points.prompt_indices[row]))
         for i in range(2 if points.cfg_scale > 1 else 1):
@@ -26,10 +36,10 @@ def stored(points, rows, inputs="postgelu") -> dict[tuple[str, float], list[np.n
             def keep(path, x, t=float(t)):
                 kept.setdefault((path, t), []).append(np.array(x).reshape(-1, x.shape[-1]))
 
-            with traced(mmdit, observed_paths(mmdit, inputs), keep):
-                modulation = mmdit.modulation(conditioning.pooled[i : i + 1], mx.array([float(t)]))[0]
+            with traced(network, observed_paths(network, inputs), keep):
+                given = network.prepare(conditioning[i : i + 1], mx.array([float(t)])).at(0)
                 x = mx.array(points.xs[row : row + 1]).astype(mx.float32)
-                mx.eval(mmdit(x, conditioning.tokens[i : i + 1], modulation))
+                mx.eval(network(x, **given))
     return kept
 
 
@@ -41,7 +51,7 @@ def test_statistics_equal_numpys_on_stored_activations(tmp_path, inputs, cfg_sca
     rows = np.concatenate(recipe.batches(points))
     assert len(set(rows.tolist())) == 10 and np.array_equal(found.points, rows)
     kept = stored(points, rows, inputs)
-    assert len(found.layers) == (5 if inputs == "postgelu" else len(linears(Small().transformer())))
+    assert len(found.layers) == (5 if inputs == "postgelu" else len(Small().network().anatomy.paths()))
     for (path, t), arrays in kept.items():
         x = np.concatenate(arrays)
         if path.startswith("t_embedder"):  # the guidance rows share the timestep's embedding: it runs once
@@ -55,21 +65,23 @@ def test_statistics_equal_numpys_on_stored_activations(tmp_path, inputs, cfg_sca
         np.testing.assert_allclose(part.minimum, x.min(axis=0), **close)
         np.testing.assert_allclose(part.maximum, x.max(axis=0), **close)
         assert part.histograms.even.sum() == x.size
-        weight = np.array(linears(Small().transformer())[path].weight)
+        weight = np.array(layers(Small().network())[path].weight)
         assert np.array_equal(found.weights[path][0], weight.min(axis=0))
         assert np.array_equal(found.weights[path][1], weight.max(axis=0))
 
 
 def test_tracing_changes_no_bit_of_the_output(tmp_path):
     points = points_of(tmp_path)
-    mmdit, sizes = Small().transformer(), []
+    network, sizes = Small().network(), []
     conditioning = points.conditioning(0)
-    denoise = Denoiser(mmdit, compiled=False).run(
+    denoise = Denoiser(network, compiled=False).run(
         conditioning[:1], conditioning[1:], np.array([1.0, 0.5, 0.0]), 4.0
     )
     x = mx.array(points.xs[:1]).astype(mx.float32)
     plain = denoise(x, 1)
-    with traced(mmdit, observed_paths(mmdit, "all"), lambda path, value: sizes.append(np.array(value).size)):
+    with traced(
+        network, observed_paths(network, "all"), lambda path, value: sizes.append(np.array(value).size)
+    ):
         assert mx.array_equal(denoise(x, 1), plain)
     assert sizes
     count = len(sizes)
@@ -161,10 +173,10 @@ def test_one_point_at_one_timestep_is_enough(tmp_path):
 
 def test_activations_that_are_not_finite_name_their_layer_and_timestep(tmp_path):
     points, model = points_of(tmp_path), Small()
-    mmdit = model.transformer()
-    fc1 = mmdit.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc1
+    network = model.network()
+    fc1 = network.multimodal_transformer_blocks[1].image_transformer_block.mlp.fc1
     fc1.bias = mx.where(mx.arange(fc1.bias.size) == 7, mx.array(float("nan")), fc1.bias)
-    model.transformer = lambda: mmdit  # pyright: ignore[reportAttributeAccessIssue]
+    model.network = lambda: network  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(
         DitqError, match=r"blocks\.1\.image.*mlp\.fc2 at timestep .* are not finite; .*overflowed"
     ):
@@ -206,6 +218,21 @@ def test_other_and_damaged_files_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", **{k: v for k, v in arrays.items() if k != key + "max"})
     with pytest.raises(UserError, match="t=1000.0::max; expected a file of profile_postgelu"):
         read_statistics(tmp_path / "bad.npz")
+    meta = json.loads(str(arrays["__meta__"]))
+    meta["sites"][path_of(0)]["label"] = 7
+    np.savez(tmp_path / "bad.npz", **{**arrays, "__meta__": np.array(json.dumps(meta))})
+    with pytest.raises(UserError, match="got a wrong label and stream of .*fc2; expected a file of"):
+        read_statistics(tmp_path / "bad.npz")
     np.savez(tmp_path / "bad.npz", **{**arrays, key + "max": arrays[key + "max"] * np.nan})
     with pytest.raises(UserError, match="not finite: .*fc2 at timestep 1000.0; profile the model again"):
         read_statistics(tmp_path / "bad.npz")
+
+
+def test_files_of_older_releases_call_layers_by_their_paths(tmp_path):
+    found = profile(Small(), points_of(tmp_path), RECIPE, tmp_path / "stats.npz")
+    assert found.names[path_of(0)] == ("mm_00_img", "image")
+    del found.meta["sites"]
+    write_statistics(tmp_path / "old.npz", found)
+    old = read_statistics(tmp_path / "old.npz")
+    same(old, found)
+    assert old.names[path_of(0)] == (path_of(0), None)

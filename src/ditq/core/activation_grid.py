@@ -4,12 +4,15 @@ There is one type of it, asked `at(timesteps)`: static grids answer with the sam
 with the row of the nearest calibrated timestep, others compute their rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Int64
+
+from ditq.core.spec import Spec
 
 Timesteps = Float[np.ndarray, "rows"]
 
@@ -25,8 +28,33 @@ class GridRows:
     shift: Float[mx.array, "rows channels"] | None = None
     """Centre of the grid: one value a row (channels = 1) or one per input channel; None: zero."""
 
+    @classmethod
+    def of(
+        cls,
+        bits: Sequence[int],
+        scale: Float[np.ndarray, "rows"],
+        shift: Float[np.ndarray, "rows channels"] | None = None,
+    ) -> "GridRows":
+        """The rows with these bits, in float32."""
+        specs = [Spec(b) for b in bits]
+        ends = np.array([[spec.qmin, spec.qmax] for spec in specs], np.float32)
+        centre = None if shift is None else mx.array(shift.astype(np.float32))
+        return cls(mx.array(scale.astype(np.float32)), mx.array(ends[:, 0]), mx.array(ends[:, 1]), centre)
+
+    @classmethod
+    def joined(cls, parts: Sequence["GridRows"]) -> "GridRows":
+        """The rows of all parts, whose shifts are alike: of all channels, of one, or none."""
+        numbers = (mx.concatenate([getattr(one, name) for one in parts]) for name in ("scale", "qmin", "qmax"))
+        shifts = [one.shift for one in parts if one.shift is not None]
+        return cls(*numbers, mx.concatenate(shifts) if shifts else None)
+
     def __len__(self) -> int:
         return self.scale.shape[0]
+
+    @property
+    def bits(self) -> list[int]:
+        """The bits of each row."""
+        return [round(b) for b in np.log2(np.array(self.qmax) - np.array(self.qmin) + 1).tolist()]
 
     def take(self, rows: Int64[np.ndarray, "wanted"]) -> "GridRows":
         """Some of the rows, in this order."""

@@ -1,4 +1,4 @@
-"""Running statistics of a layer's input, channel by channel: they take in batches, and add up."""
+"""Running statistics of a layer's input, channel by channel; those of two parts add up to those of the whole."""
 
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ class ChannelStatistics:
 
     @staticmethod
     def empty(channels: int) -> "ChannelStatistics":
-        """Of no values yet."""
+        """The statistics of no values."""
         infinite = np.full(channels, np.inf)
         return ChannelStatistics(0, np.zeros(channels), np.zeros(channels), infinite, -infinite)
 
@@ -55,7 +55,7 @@ class ChannelStatistics:
         return ChannelStatistics(len(x), total, squares, minimum, maximum, histograms(slots))
 
     def add(self, other: "ChannelStatistics") -> None:
-        """Takes in the values of `other`."""
+        """Adds the values of `other`."""
         self.count += other.count
         self.total = self.total + other.total
         self.squares = self.squares + other.squares

@@ -10,22 +10,22 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 import ditq
+from ditq import capture
 from ditq.calibration import ImageSet, check_model, replay
-from ditq.capture import linears
+from ditq.capture import Layer, traced
 from ditq.core import plan
 from ditq.core.errors import DitqError, UserError
 from ditq.diagnostics.channels import PerChannel
 from ditq.diagnostics.histogram import wide_edges
-from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, step_file, write_step
+from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, noise_entry, step_file, write_step
 from ditq.diagnostics.layer_inputs import InputStatistics, priorities, sample_rows
-from ditq.diagnostics.names import INPUTS, POSTGELU, block_linears, shared_input, stream
-from ditq.diagnostics.tracing import traced
-from ditq.models.base import TextToImage
+from ditq.diagnostics.profiling import INPUTS
+from ditq.models.anatomy import Anatomy
+from ditq.models.base import Network, TextToImage
 from ditq.models.cost import sampling_seconds
-from ditq.models.mmdit import MMDiT
 
 PENDING_BYTES = 1 << 28
-"""Inputs that wait to be taken in together."""
+"""Inputs that are kept until they are evaluated together."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class InputRecipe:
     batch_size: int = 1
     """Pictures at once; guidance doubles them. The statistics depend on it only through matrix products' rounding."""
     inputs: str = "all"
-    """"all" linear layers of the blocks, or the "postgelu" ones."""
+    """"all" layers of the blocks, or those behind an activation function: "postgelu"."""
     sample_values: int = 65536
     """Values per layer and timestep that are kept whole, in rows drawn at random."""
     shard: tuple[int, int] = (0, 1)
@@ -61,12 +61,16 @@ class InputRecipe:
         return chosen
 
 
-def observed_inputs(mmdit: MMDiT, inputs: str) -> dict[str, str]:
-    """Every layer that will be quantized, by path, with the path of the layer that is observed for it."""
+def observed_inputs(network: Network, inputs: str) -> dict[str, str]:
+    """Every layer of the blocks that can be quantized, by path, with the path of the layer observed for it.
+
+    Raises DitqError for a layer that the network's anatomy does not know.
+    """
+    sites = [network.anatomy.site(path) for path in network.anatomy.modules(network)]
     return {
-        path: shared_input(path)
-        for path in block_linears(mmdit)
-        if inputs == "all" or path.endswith(POSTGELU)
+        site.path: site.input
+        for site in sites
+        if site.phase == "block" and (inputs == "all" or site.post_gelu)
     }
 
 
@@ -80,20 +84,20 @@ def collect_inputs(
 ) -> dict[str, Any]:
     """Fills `folder` as `layer_files` describes it; returns the manifest.
 
-    A timestep's file is written when all its pictures have run: a resumed run goes on at the first missing one, and
-    its files are bit for bit those of an unbroken run. Raises UserError when the pictures are of another model or the
-    folder was begun with other settings, DitqError when an activation is not finite.
+    A timestep's file is written when all its pictures have run: a resumed run continues at the first missing one, and
+    its files are bit for bit those of an uninterrupted run. Raises UserError when the pictures are of another model or
+    the folder was begun with other settings, DitqError when an activation is not finite.
     """
     check_model(images, model)
     chosen = recipe.images(len(images.manifest["prompts"]))
-    mmdit = model.transformer()
-    layers = observed_inputs(mmdit, recipe.inputs)
-    manifest = manifest_of(model, images, recipe, chosen, layers, linears(mmdit), str(mmdit.dtype))
+    network = model.network()
+    layers = observed_inputs(network, recipe.inputs)
+    manifest = manifest_of(model, images, recipe, chosen, layers, network)
     plan.begin(folder / MANIFEST, manifest, resume)
-    norms = column_norms(mmdit, layers)
+    norms = column_norms(network.anatomy.modules(network), layers)
     for step in manifest["step_keys"]:
         if not step_file(folder, step).exists():
-            found = observe_step(mmdit, images, recipe, chosen, step, norms, on_images)
+            found = observe_step(network, images, recipe, chosen, step, norms, on_images)
             write_step(folder, step, found, manifest)
         else:
             on_images(len(chosen))
@@ -101,7 +105,7 @@ def collect_inputs(
 
 
 def observe_step(
-    mmdit: MMDiT,
+    network: Network,
     images: ImageSet,
     recipe: InputRecipe,
     chosen: Sequence[int],
@@ -110,13 +114,13 @@ def observe_step(
     on_images: Callable[[int], None] = lambda count: None,
 ) -> dict[str, InputStatistics]:
     """The statistics of every observed input over the chosen pictures at one step; `norms` are their `column_norms`."""
-    found = nothing_yet(norms, recipe.sample_values)
+    found = nothing_yet(network.anatomy, norms, recipe.sample_values)
     for start in range(0, len(chosen), recipe.batch_size):
         batch = list(chosen[start : start + recipe.batch_size])
         keys = [plan.digest(images.digest, str(image), str(step)) for image in batch]
         observe = Observer(found, keys, 2 if images.guided else 1, f"step {step}")
-        with traced(mmdit, list(found), observe):
-            mx.eval(replay(mmdit, images, batch, step))
+        with traced(network, list(found), observe):
+            mx.eval(replay(network, images, batch, step))
         observe.flush()
         on_images(len(batch))
     for part in found.values():
@@ -124,62 +128,65 @@ def observe_step(
     return found
 
 
-def nothing_yet(norms: dict[str, PerChannel], values: int) -> dict[str, InputStatistics]:
-    """Empty statistics of every observed input."""
+def nothing_yet(anatomy: Anatomy, norms: dict[str, PerChannel], values: int) -> dict[str, InputStatistics]:
+    """Empty statistics of every observed input; the moving shift is kept behind activation functions."""
     return {
-        path: InputStatistics.empty(own, path.endswith(POSTGELU), sample_rows(values, len(own)))
+        path: InputStatistics.empty(own, anatomy.site(path).post_gelu, sample_rows(values, len(own)))
         for path, own in norms.items()
     }
 
 
-def column_norms(mmdit: MMDiT, layers: dict[str, str]) -> dict[str, PerChannel]:
+def column_norms(modules: dict[str, Layer], layers: dict[str, str]) -> dict[str, PerChannel]:
     """For every observed input, each channel's squared weights summed over all layers that receive it."""
-    modules, norms = linears(mmdit), {}
+    norms: dict[str, PerChannel] = {}
     for path, source in layers.items():
-        own = np.array(mx.square(modules[path].weight.astype(mx.float32)).sum(axis=0), np.float64)
+        weight = modules[path].weight.reshape(-1, capture.channels(modules[path]))
+        own = np.array(mx.square(weight.astype(mx.float32)).sum(axis=0), np.float64)
         norms[source] = norms[source] + own if source in norms else own
     return norms
 
 
 class Observer:
-    """What `traced` calls for a batch of pictures, whose random numbers belong to `keys`; `flush` ends the batch.
+    """Receives the inputs of a batch of pictures from `traced`; `flush` ends the batch.
 
-    Inputs wait until `PENDING_BYTES` of them are there, and are then evaluated at once: a model that is stopped at each
-    layer runs much slower.
+    `keys` are the pictures' seeds for drawing rows. Inputs are kept until `PENDING_BYTES` of them are there, and are
+    then evaluated together: a model that is stopped at each layer runs much slower.
     """
 
     def __init__(self, found: dict[str, InputStatistics], keys: Sequence[str], guidance: int, where: str):
         self.found, self.keys, self.guidance, self.where = found, keys, guidance, where
         self._pending: list[tuple[str, mx.array]] = []
         self._bytes = 0
-        self._drawn: dict[str, Float64[np.ndarray, "guidance images tokens"]] = {}
+        self._drawn: dict[int, Float64[np.ndarray, "guidance images tokens"]] = {}
 
     def __call__(self, path: str, x: mx.array) -> None:
-        """Takes note of what the layer at `path` receives."""
+        """Keeps what the layer at `path` receives."""
         self._pending.append((path, x))
         self._bytes += x.nbytes
         if self._bytes > PENDING_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Takes in all that waits. Raises DitqError, naming layer and step, for values that are not finite."""
+        """Evaluates and adds what was kept. Raises DitqError, naming layer and step, for values that are not finite."""
         mx.eval([x for _, x in self._pending])
         for path, x in self._pending:
             values: Float32[np.ndarray, "*shape"] = np.asarray(x.astype(mx.float32))
+            # a convolution's pixels count as tokens
             shaped = values.reshape(self.guidance, len(self.keys), -1, values.shape[-1])
             try:
-                self.found[path].observe(shaped, self._priorities(stream(path) or path, shaped.shape[2]))
+                self.found[path].observe(shaped, self._priorities(shaped.shape[2]))
             except DitqError as error:
                 remedy = "the model's dtype overflowed; use bfloat16 or float32"
                 raise DitqError(f"{path} at {self.where}: {error}; {remedy}") from error
         self._pending.clear()
         self._bytes = 0
 
-    def _priorities(self, name: str, tokens: int) -> Float64[np.ndarray, "guidance images tokens"]:
-        if name not in self._drawn:
+    def _priorities(self, tokens: int) -> Float64[np.ndarray, "guidance images tokens"]:
+        """The same for all inputs with so many rows: the layers of a stream keep the same tokens."""
+        if tokens not in self._drawn:
             own = [priorities(key, self.guidance, tokens) for key in self.keys]
-            self._drawn[name] = np.stack(own, axis=1)
-        return self._drawn[name]
+            self._drawn[tokens] = np.stack(own, axis=1)
+        return self._drawn[tokens]
 
 
 def manifest_of(
@@ -188,17 +195,18 @@ def manifest_of(
     recipe: InputRecipe,
     chosen: Sequence[int],
     layers: dict[str, str],
-    modules: dict,
-    dtype: str,
+    network: Network,
 ) -> dict[str, Any]:
     """All that is known before the run: what is observed, of what, and how."""
     steps = list(range(0, len(images.sigmas), recipe.stride))
+    modules = network.anatomy.modules(network)
     return {
         "kind": KIND,
         "version": VERSION,
         "producer": f"ditq {ditq.__version__}",
         "model": model.name,
-        "dtype": dtype,
+        **noise_entry(model.noise),
+        "dtype": str(network.dtype),
         "guidance": images.manifest["cfg_weight"],
         "inputs": recipe.inputs,
         "sample_values": recipe.sample_values,
@@ -207,19 +215,35 @@ def manifest_of(
         "step_keys": steps,
         "sigma_map": {str(step): images.sigmas[step] for step in steps},
         "layers": {
-            path: {"input": source, "channels": modules[path].weight.shape[1]}
+            path: {
+                "input": source,
+                "channels": capture.channels(modules[path]),
+                **_facts(network.anatomy, path),
+            }
             for path, source in layers.items()
         },
     }
 
 
-def inputs_forecast(model: TextToImage, images: ImageSet, recipe: InputRecipe) -> str:
+def _facts(anatomy: Anatomy, path: str) -> dict[str, Any]:
+    """What readers without a model need of a layer."""
+    site = anatomy.site(path)
+    return {
+        "label": site.label,
+        "stream": site.stream,
+        "role": site.role,
+        "post_gelu": site.post_gelu,
+        "foldable": site.fold is not None,
+    }
+
+
+def collect_forecast(model: TextToImage, images: ImageSet, recipe: InputRecipe) -> str:
     """Pictures, steps, layers, disk and a rough time, as one line; nothing is loaded."""
-    mmdit = MMDiT(model.config)  # its arrays are lazy and never made
-    layers = observed_inputs(mmdit, recipe.inputs)
+    network = model.skeleton()
+    layers, modules = observed_inputs(network, recipe.inputs), network.anatomy.modules(network)
     chosen = recipe.images(len(images.manifest["prompts"]))
     steps = len(range(0, len(images.sigmas), recipe.stride))
-    channels = {source: linears(mmdit)[source].weight.shape[1] for source in layers.values()}
+    channels = {source: capture.channels(modules[source]) for source in layers.values()}
     size = sum(
         (40 + 2 * sample_rows(recipe.sample_values, n)) * n + 8 * len(wide_edges()) for n in channels.values()
     )

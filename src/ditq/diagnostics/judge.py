@@ -10,7 +10,6 @@ from ditq.core.errors import UserError
 from ditq.diagnostics.channels import ChannelStatistics
 from ditq.diagnostics.histogram import quantiles
 from ditq.diagnostics.levels import levels_per_tenth
-from ditq.diagnostics.names import label, stream
 from ditq.diagnostics.statistics import ActivationStatistics
 
 KIND, VERSION = "ditq.activation_verdict", 1
@@ -47,7 +46,10 @@ def verdict(
     statistics: ActivationStatistics, thresholds: Thresholds = Thresholds(), bits: int = 8
 ) -> dict[str, Any]:
     """The judgement of every layer, as JSON values: `layers` by path, a `summary` of counts, and `conclusions`."""
-    layers = {path: _of_layer(statistics, path, thresholds, bits) for path in statistics.layers}
+    layers = {
+        path: {**name._asdict(), **_of_layer(statistics, path, thresholds, bits)}
+        for path, name in statistics.names.items()
+    }
     summary = {
         finding: {level: sum(e[finding]["level"] == level for e in layers.values()) for level in LEVELS}
         for finding in FINDINGS
@@ -75,7 +77,7 @@ def conclusion(layers: dict[str, dict[str, Any]], finding: str) -> str:
     strong = sum(e["level"] == "strong" for e in having.values())
     return (
         f"{finding}: {len(having)} of {len(layers)} layers, {strong} of them strongly; "
-        f"most in {label(worst)}: {having[worst]['meaning']}"
+        f"most in {layers[worst]['label']}: {having[worst]['meaning']}"
     )
 
 
@@ -101,8 +103,6 @@ def _of_layer(
     low, high = float(whole.minimum.min()), float(whole.maximum.max())
     ends = quantiles(whole.histograms.wide, np.array(QUANTILES), low, high)
     return {
-        "label": label(path),
-        "stream": stream(path),
         "channels": whole.channels,
         "min": low,
         "max": high,

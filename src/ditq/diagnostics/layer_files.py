@@ -1,14 +1,16 @@
-"""The folder that step 2A leaves: statistics of what the layers receive, one file per timestep.
+"""The folder that step 2A writes: statistics of what the layers receive, one file per timestep.
 
-layer_statistics.json             kind, version, model, images, step_keys, sigma_map; layers: input and channels of each
+layer_statistics.json             kind, version, model, images, step_keys, sigma_map; noise, where it is not
+                                  rectified flow; layers: input, channels, label, stream, role, post_gelu and foldable
 timestep_stats/step_{K}.npz       {path}::avg_min, avg_max (channels,) float64   ::abs_min, abs_max (channels,) float32
                                   ::hist (1026,) int64   ::images, count () int64   ::sample (rows, channels) float16
                                   ::priorities (rows,) float64   ::shift (channels,) float64, post-GELU layers only
                                   ::column_norms (channels,) float64: squared weights per channel
                                   hist_edges (1027,) float64
 timestep_stats/step_{K}_index.json  per layer: tensor_absmax, hist_p50, hist_p99, hist_p999 and other scalars
-`{path}` is the layer that was observed; the manifest says for each layer which one that is ("input"): queries, keys and
-values of a stream share the one of the queries.
+`{path}` is the layer that was observed; the manifest says for each layer which one that is ("input"): layers that
+receive the same array share the first one's. Files of older releases lack what stands behind "channels": their layers
+are called by their paths, belong to no stream, and say nothing of folding.
 """
 
 from collections.abc import Sequence
@@ -17,19 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_npz, write_json, write_npz
+from ditq.core.files import read_npz, read_stored_json, write_json, write_npz
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
+from ditq.diagnostics.layer_names import Named, names_in
 from ditq.diagnostics.reservoir import Reservoir
+from ditq.sampling.schedules import PROCESSES, NoiseProcess, noise_of
 
-KIND, VERSION = "ditq.layer_statistics", 1
+KIND, VERSION, MADE_BY = "ditq.layer_statistics", 1, "collect_layer_activations"
 MANIFEST, FOLDER = "layer_statistics.json", "timestep_stats"
 CONTENTS = (MANIFEST, FOLDER)
 """What the folder holds: what a forced run removes."""
-SAME = ("model", "dtype", "guidance", "inputs", "sample_values", "step_keys", "sigma_map", "layers")
+SAME = ("model", "noise", "dtype", "guidance", "inputs", "sample_values", "step_keys", "sigma_map", "layers")
 """What folders must share to be merged."""
 PER_CHANNEL = ("avg_min", "avg_max", "abs_min", "abs_max", "column_norms")
 ARRAYS = (*PER_CHANNEL, "hist", "images", "count", "sample", "priorities")
@@ -53,6 +58,16 @@ class LayerStatistics:
         return [self.manifest["sigma_map"][str(step)] for step in self.steps]
 
     @property
+    def noise(self) -> NoiseProcess:
+        """The model's noise process."""
+        return noise_of(self.manifest)
+
+    @property
+    def timesteps(self) -> Float32[np.ndarray, "steps"]:
+        """The timestep of each of them."""
+        return self.noise.timesteps(np.array(self.sigmas, np.float64)).astype(np.float32)
+
+    @property
     def layers(self) -> dict[str, str]:
         """Each layer by path, with the one that was observed for it."""
         return {path: entry["input"] for path, entry in self.manifest["layers"].items()}
@@ -65,6 +80,29 @@ class LayerStatistics:
             found.setdefault(source, []).append(path)
         return found
 
+    @property
+    def names(self) -> dict[str, Named]:
+        """Every layer's label and stream."""
+        entries = self.manifest["layers"]
+        return names_in(entries if "label" in next(iter(entries.values()), {}) else None, entries)
+
+    def role(self, path: str) -> str | None:
+        """What a layer does in its model, as `models.anatomy.Role`; None where an older file does not say."""
+        return self.manifest["layers"][path].get("role")
+
+    def foldable(self, source: str) -> bool:
+        """Whether factors of an observed input can be folded into the layer in front of all that receive it.
+
+        Raises UserError where an older file does not say.
+        """
+        entries = {path: self.manifest["layers"][path] for path in self.groups[source]}
+        for path, entry in entries.items():
+            if "foldable" not in entry:
+                remedy = "collect again, or smooth no layer or all of them (--smooth none, --smooth all)"
+                got = "no word on which layers take factors in (written by an older release)"
+                raise UserError(f"{self.folder / MANIFEST}: {path}", got=got, remedy=remedy)
+        return all(entry["foldable"] for entry in entries.values())
+
     def at(self, step: int) -> dict[str, InputStatistics]:
         """The statistics of every observed layer at one step."""
         return read_step(self.folder, step, self.manifest)
@@ -72,7 +110,7 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class PooledStatistics(LayerStatistics):
-    """A folder as if its timesteps were one, named by the first: for grids that serve every timestep."""
+    """A folder whose timesteps are taken as one, named by the first: for grids that serve every timestep."""
 
     @property
     def steps(self) -> list[int]:
@@ -95,16 +133,38 @@ def step_file(folder: Path, step: int) -> Path:
 
 def read_layer_statistics(path: Path) -> LayerStatistics:
     """The folder of a manifest. Raises UserError for another kind of file, or a run that is not finished."""
-    manifest = read_json(path)
-    found = (manifest.get("kind"), manifest.get("version")) if isinstance(manifest, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    manifest = read_stored_json(path, KIND, VERSION, MADE_BY)
+    _check(path, manifest)
     missing = [step for step in manifest["step_keys"] if not step_file(path.parent, step).exists()]
     if missing:
         got = f"{len(missing)} of {len(manifest['step_keys'])} steps missing, the first: {missing[0]}"
-        remedy = "finish it: collect_layer_activations --resume"
+        remedy = f"finish it: {MADE_BY} --resume"
         raise UserError(str(path), got=got, remedy=remedy)
     return LayerStatistics(path.parent, manifest)
+
+
+def noise_entry(noise: str) -> dict[str, str]:
+    """A model's noise process as manifests keep it: only where it is not the usual one."""
+    return {} if PROCESSES[noise] is noise_of({}) else {"noise": noise}
+
+
+def _check(path: Path, manifest: dict[str, Any]) -> None:
+    """Raises UserError for a manifest that lacks what every reader needs, or has it in another form."""
+    steps, sigmas, layers = (manifest.get(name) for name in ("step_keys", "sigma_map", "layers"))
+    if not isinstance(steps, list) or not steps or not isinstance(sigmas, dict):
+        raise UserError(f"{path}: step_keys", got=steps, expected="a list of steps, and their sigma_map")
+    for step in steps:
+        if not isinstance(sigmas.get(str(step)), float | int):
+            raise UserError(f"{path}: sigma_map: {step}", got=sigmas.get(str(step)), expected="a number")
+    if not isinstance(layers, dict) or not layers:
+        raise UserError(f"{path}: layers", got=layers, expected="an entry for each layer")
+    for layer, entry in layers.items():
+        found = entry if isinstance(entry, dict) else {}
+        if not isinstance(found.get("input"), str) or not isinstance(found.get("channels"), int):
+            raise UserError(f"{path}: {layer}", got=entry, expected="input and channels")
+    if "noise" in manifest and manifest["noise"] not in list(PROCESSES):
+        expected = f"one of {', '.join(PROCESSES)}"
+        raise UserError(f"{path}: noise", got=manifest["noise"], expected=expected)
 
 
 def write_step(folder: Path, step: int, found: dict[str, InputStatistics], manifest: dict[str, Any]) -> None:

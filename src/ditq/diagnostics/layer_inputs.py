@@ -1,4 +1,4 @@
-"""What one linear layer receives at one timestep, kept so that a static activation grid can be chosen from it."""
+"""What one layer receives at one timestep, kept so that an activation grid can be chosen from it."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,7 @@ PERCENTILES = {"hist_p50": 0.5, "hist_p99": 0.99, "hist_p999": 0.999}
 
 @dataclass
 class InputStatistics:
-    """Statistics over the pictures of one timestep; a picture's two guidance rows are one batch.
+    """Statistics over the pictures of one timestep; a picture's two guidance rows are one batch, pixels are tokens.
 
     Averages of each picture's extremes (TaQ-DiT's AvgMinMax) do not depend on how many pictures run at once.
     """
@@ -41,7 +41,7 @@ class InputStatistics:
 
     @staticmethod
     def empty(column_norms: PerChannel, shifted: bool, rows: int) -> "InputStatistics":
-        """Of nothing yet; `shifted` keeps the moving shift, `rows` is the size of the sample."""
+        """Empty statistics; `shifted` keeps the moving shift, `rows` is the size of the sample."""
         channels = len(column_norms)
         zeros, infinite = np.zeros(channels), np.full(channels, np.inf, np.float32)
         shift = zeros.copy() if shifted else None
@@ -55,7 +55,7 @@ class InputStatistics:
         x: Float32[np.ndarray, "guidance images tokens channels"],
         priorities: Float64[np.ndarray, "guidance images tokens"],
     ) -> None:
-        """Takes in what the layer received for some pictures. Raises DitqError for values that are not finite."""
+        """Adds what the layer received for some pictures. Raises DitqError for values that are not finite."""
         least, greatest = x.min(axis=(0, 2)), x.max(axis=(0, 2))
         if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
             raise DitqError(
@@ -89,7 +89,7 @@ class InputStatistics:
         self.sample.pack()
 
     def add(self, other: "InputStatistics") -> None:
-        """Takes in finished statistics of other pictures at the same timestep.
+        """Adds finished statistics of other pictures at the same timestep.
 
         Counts, extremes, the histogram and the sample become those of one run over all pictures, averages up to the
         last bit. The moving shift depends on the order of the pictures: it becomes the mean by number of pictures.

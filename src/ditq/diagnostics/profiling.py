@@ -10,18 +10,24 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from ditq import capture
 from ditq.calibration import PointSet
-from ditq.capture import linears
+from ditq.capture import traced
 from ditq.core import plan
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import remove
 from ditq.diagnostics.channels import ChannelStatistics
-from ditq.diagnostics.names import INPUTS, observed_paths
+from ditq.diagnostics.histogram import BINS, wide_edges
+from ditq.diagnostics.layer_names import names_by
 from ditq.diagnostics.statistics import ActivationStatistics, read_statistics, write_statistics
-from ditq.diagnostics.tracing import traced
-from ditq.models.base import TextToImage
-from ditq.models.mmdit import MMDiT
+from ditq.models.anatomy import Site
+from ditq.models.base import Network, TextToImage
+from ditq.models.cost import sampling_seconds
 
+INPUTS = ("postgelu", "all")
+"""Which inputs can be observed: those behind an activation function, or those of all quantizable layers."""
+PER_CHANNEL = 6
+"""Arrays of the file with one float64 per channel."""
 CHECKPOINT_SECONDS = 60.0
 """What a kill may lose: the state is too large (350 MB for SD3 Medium) to be written after every batch."""
 
@@ -30,7 +36,7 @@ Indices = Int64[np.ndarray, "points"]
 
 @dataclass(frozen=True)
 class ProfileRecipe:
-    """Which points are run, and which inputs are observed."""
+    """Which points are run, and which layers' inputs are observed."""
 
     num_samples: int = 512
     seed: int = 0
@@ -50,9 +56,9 @@ class ProfileRecipe:
             raise UserError("--shard", got=f"{self.shard[0]}/{self.shard[1]}", expected="K/N with 0 <= K < N")
 
     def batches(self, points: PointSet) -> list[Indices]:
-        """The sampled rows of `points`, drawn without replacement, in batches of one prompt each.
+        """The rows of `points` that are run, in batches of one prompt each.
 
-        All of them, when there are fewer than wanted.
+        They are drawn without replacement; all are run when there are fewer than wanted.
         """
         wanted = min(self.num_samples, len(points))
         drawn = np.sort(np.random.default_rng(self.seed).choice(len(points), wanted, replace=False))
@@ -64,6 +70,15 @@ class ProfileRecipe:
         return batches[self.shard[0] :: self.shard[1]]
 
 
+def observed_paths(network: Network, inputs: str) -> list[str]:
+    """The layers whose inputs are observed, by path: "postgelu" or "all".
+
+    Raises DitqError for a layer that the network's anatomy does not know.
+    """
+    anatomy = network.anatomy
+    return [path for path in anatomy.modules(network) if inputs == "all" or anatomy.site(path).post_gelu]
+
+
 def profile(
     model: TextToImage,
     points: PointSet,
@@ -73,22 +88,24 @@ def profile(
     on_points: Callable[[int], None] = lambda count: None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> ActivationStatistics:
-    """The statistics of `recipe`, also written to `output`.
+    """The statistics that `recipe` asks for, also written to `output`.
 
-    Every `checkpoint_seconds` they are kept in `<output>.parts`, which is removed at the end: an interrupted run
-    resumes there, and its result is bit for bit that of an unbroken one. Raises UserError when the points do not fit
-    the model or the parts were made with other settings, DitqError when an activation is not finite.
+    Every `checkpoint_seconds` they are saved in `<output>.parts`, which is removed at the end: an interrupted run
+    resumes there, and its result is bit for bit that of an uninterrupted one. Raises UserError when the points do not
+    fit the model or the parts were made with other settings, DitqError when an activation is not finite.
     """
     _check_fit(model, points)
     batches = recipe.batches(points)
     parts = parts_of(output)
-    mmdit = model.transformer()
+    network = model.network()
     meta = {"model": model.name, "calibration": points_digest(points), **asdict(recipe)}
-    meta |= {"shard": list(recipe.shard), "dtype": str(mmdit.dtype), "guidance": points.cfg_scale}
-    meta["layers"] = observed_paths(mmdit, recipe.inputs)
+    meta |= {"shard": list(recipe.shard), "dtype": str(network.dtype), "guidance": points.cfg_scale}
+    meta["layers"] = observed_paths(network, recipe.inputs)
+    names = names_by(network.anatomy, meta["layers"])
+    meta["sites"] = {path: name._asdict() for path, name in names.items()}
     plan.begin(parts / "plan.json", meta, resume)
     state = parts / "state.npz"
-    statistics = read_statistics(state) if state.exists() else _nothing_yet(mmdit, meta)
+    statistics = read_statistics(state) if state.exists() else _nothing_yet(network, meta)
     done = len(statistics.points)
     on_points(done)
     saved = time.monotonic()
@@ -96,7 +113,7 @@ def profile(
         if done > 0:  # a finished batch of the earlier run
             done -= len(batch)
             continue
-        observe_batch(mmdit, points, batch, statistics)
+        observe_batch(network, points, batch, statistics)
         on_points(len(batch))
         if time.monotonic() - saved >= checkpoint_seconds:
             write_statistics(state, statistics)
@@ -106,35 +123,54 @@ def profile(
     return statistics
 
 
-def observe_batch(mmdit: MMDiT, points: PointSet, batch: Indices, statistics: ActivationStatistics) -> None:
+def profile_forecast(model: TextToImage, points: PointSet, recipe: ProfileRecipe) -> str:
+    """Layers, timesteps, points, size of the statistics and a rough time, as one line; nothing is loaded."""
+    network = model.skeleton()
+    paths, layers = observed_paths(network, recipe.inputs), network.anatomy.modules(network)
+    rows = np.concatenate(recipe.batches(points))
+    steps = len(np.unique(points.ts[rows]))
+    channels = sum(capture.channels(layers[path]) for path in paths)
+    size = 8 * steps * (PER_CHANNEL * channels + len(paths) * (BINS + len(wide_edges())))
+    seconds = sampling_seconds(model, len(rows), 1, points.cfg_scale > 1, *points.xs.shape[1:3])
+    return (
+        f"would run {len(rows):,} of {len(points):,} points and observe {len(paths)} layers x {steps} timesteps; "
+        f"statistics: {size / 1e6:,.1f} MB, in memory and on disk; {seconds:,.0f} s or more"
+    )
+
+
+def observe_batch(
+    network: Network, points: PointSet, batch: Indices, statistics: ActivationStatistics
+) -> None:
     """Runs points of one prompt, each at its own timestep, and adds what the layers received to `statistics`.
 
     With guidance every point runs twice, with its prompt and with the negative one, as when pictures are drawn.
     """
-    ts = points.ts[batch]
+    ts, anatomy = points.ts[batch], network.anatomy
 
     def observe(path: str, x: mx.array) -> None:
         values = np.array(x.astype(mx.float32))
-        if path.startswith(
-            "y_embedder."
-        ):  # the pooled text, once for the batch: every point is modulated by it
+        if _once_a_prompt(anatomy.site(path)):  # every point counts what its layer received
             values = np.broadcast_to(values, (len(ts), *values.shape))
         for timestep, part in _by_timestep(path, values, ts):
             statistics.add(path, timestep, part)
 
-    with traced(mmdit, list(statistics.layers), observe):
-        mx.eval(forward(mmdit, points, batch))
+    with traced(network, list(statistics.layers), observe):
+        mx.eval(forward(network, points, batch))
     statistics.points = np.concatenate([statistics.points, batch])
 
 
-def forward(mmdit: MMDiT, points: PointSet, batch: Indices) -> mx.array:
-    """The velocities of points of one prompt: rows [prompt, negative] or, without guidance, the prompt alone."""
+def forward(network: Network, points: PointSet, batch: Indices) -> mx.array:
+    """The predictions for points of one prompt: rows [prompt, negative] or, without guidance, the prompt alone."""
     rows = 2 if points.cfg_scale > 1 else 1
     conditioning = points.conditioning(int(points.prompt_indices[batch[0]]))[:rows]
-    x = mx.array(points.xs[batch]).astype(mmdit.dtype)
-    modulation = mmdit.modulation(conditioning.pooled, mx.array(points.ts[batch]))
-    tokens = mx.repeat(conditioning.tokens.astype(mmdit.dtype), len(batch), axis=0)
-    return mmdit(mx.concatenate([x] * rows), tokens, modulation.swapaxes(0, 1).flatten(0, 1))
+    x = mx.array(points.xs[batch]).astype(network.dtype)
+    inputs = network.prepare(conditioning, mx.array(points.ts[batch]))
+    return network(mx.concatenate([x] * rows), **inputs.pairs())
+
+
+def _once_a_prompt(site: Site) -> bool:
+    """Whether a layer runs once for all timesteps: its input depends on the prompt alone."""
+    return site.rows == "prompts" or (site.phase == "prepare" and site.rows == "tokens")
 
 
 def _by_timestep(
@@ -151,19 +187,19 @@ def _by_timestep(
             raise DitqError(f"{path} at timestep {timestep}: {error}; {remedy}") from error
 
 
-def _nothing_yet(mmdit: MMDiT, meta: dict[str, Any]) -> ActivationStatistics:
-    layers = linears(mmdit)
+def _nothing_yet(network: Network, meta: dict[str, Any]) -> ActivationStatistics:
+    layers = network.anatomy.modules(network)
     weights = {}
     for path in meta["layers"]:
-        weight = layers[path].weight.astype(mx.float32)
+        weight = layers[path].weight.reshape(-1, capture.channels(layers[path])).astype(mx.float32)
         weights[path] = np.array(weight.min(axis=0), np.float64), np.array(weight.max(axis=0), np.float64)
     return ActivationStatistics({path: {} for path in weights}, weights, np.zeros(0, np.int64), meta)
 
 
 def points_digest(points: PointSet) -> str:
-    """What stands for the calibration points in plans and meta data."""
-    arrays = (points.xs, points.ts, points.prompt_indices, points.cs, points.cs_pooled)
-    return plan.digest(*(np.ascontiguousarray(array).tobytes() for array in arrays))
+    """A digest of the calibration points, for plans and meta data."""
+    arrays = (points.xs, points.ts, points.prompt_indices, points.cs, points.cs_pooled, points.cs_mask)
+    return plan.digest(*(np.ascontiguousarray(array).tobytes() for array in arrays if array is not None))
 
 
 def parts_of(output: Path) -> Path:
@@ -172,11 +208,12 @@ def parts_of(output: Path) -> Path:
 
 
 def _check_fit(model: TextToImage, points: PointSet) -> None:
-    config = model.config
+    geometry, pooled = model.geometry, points.cs_pooled
     for name, found, wanted in (
-        ("latent channels", points.xs.shape[-1], config.vae_latent_dim),
-        ("text features", points.cs.shape[-1], config.token_level_text_embed_dim),
-        ("pooled features", points.cs_pooled.shape[-1], config.pooled_text_embed_dim),
+        ("latent channels", points.xs.shape[-1], geometry.latent_channels),
+        ("text features", points.cs.shape[-1], geometry.text_dim),
+        ("pooled features", None if pooled is None else pooled.shape[-1], geometry.pooled_dim),
+        ("masks", points.cs_mask is not None, geometry.masked),
     ):
         if found != wanted:
             raise UserError(

@@ -22,7 +22,7 @@ class Reservoir:
 
     @staticmethod
     def empty(size: int, channels: int) -> "Reservoir":
-        """No rows yet."""
+        """A reservoir without rows."""
         return Reservoir(size, np.zeros(0), np.zeros((0, channels), np.float16))
 
     def offer(
@@ -47,5 +47,5 @@ class Reservoir:
             self.rows = self.rows.astype(np.float16)
 
     def add(self, other: "Reservoir") -> None:
-        """Takes in the rows of `other`."""
+        """Adds the rows of `other`."""
         self.offer(other.priorities, other.rows)

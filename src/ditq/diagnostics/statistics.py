@@ -5,8 +5,10 @@
 {layer}::t={t}::histogram (512,) int64                  {layer}::t={t}::underflow, overflow () int64: < -8; >= 8
 {layer}::t={t}::wide_histogram (1026,) int64            {layer}::weight_min, weight_max (channels,) float64
 histogram_bin_edges (513,), wide_bin_edges (1027,)      timesteps_unique (timesteps,) float32, ascending
-points (points,) int64: rows of the calibration file    __meta__ JSON text: kind, version, model, layers, recipe
+points (points,) int64: rows of the calibration file    __meta__ JSON text: kind, version, model, layers, recipe,
+                                                        sites: {layer: {label, stream}}
 `{layer}` is the path as MLX prints it; `{t}` the shortest decimal that reads back as the float32 timestep.
+Files of older releases have no `sites`: their layers are called by their paths and belong to no stream.
 """
 
 import json
@@ -20,11 +22,12 @@ from jaxtyping import Int64
 
 import ditq
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, write_npz
+from ditq.core.files import read_npz, stored_meta, write_npz
 from ditq.diagnostics.channels import ChannelStatistics, PerChannel, merged
 from ditq.diagnostics.histogram import Histograms, even_edges, wide_edges
+from ditq.diagnostics.layer_names import Named, names_in
 
-KIND, VERSION = "ditq.activation_statistics", 1
+KIND, VERSION, MADE_BY = "ditq.activation_statistics", 1, "profile_postgelu"
 SAME = ("model", "calibration", "inputs", "layers")
 """Fields of the meta data that files must share to be merged."""
 
@@ -39,9 +42,15 @@ class ActivationStatistics:
     points: Int64[np.ndarray, "points"]
     """The rows of the calibration file that were run."""
     meta: dict[str, Any] = field(default_factory=dict)
+    """`model`, `layers`, the recipe, and `sites`: what each layer is called."""
+
+    @property
+    def names(self) -> dict[str, Named]:
+        """Every layer's label and stream."""
+        return names_in(self.meta.get("sites"), self.layers)
 
     def add(self, layer: str, timestep: float, part: ChannelStatistics) -> None:
-        """Takes in what `layer` received at `timestep`."""
+        """Adds the statistics of what `layer` received at `timestep`."""
         steps = self.layers[layer]
         if timestep not in steps:
             steps[timestep] = ChannelStatistics.empty(part.channels)
@@ -98,7 +107,8 @@ def write_statistics(path: str | Path, statistics: ActivationStatistics) -> None
 def read_statistics(path: str | Path) -> ActivationStatistics:
     """The statistics of a file. Raises UserError when it is another kind of file, incomplete or not finite."""
     arrays = read_npz(path)
-    meta = _meta(path, arrays)
+    meta = stored_meta(arrays, path, KIND, VERSION, MADE_BY)
+    meta.pop("producer", None)
     try:
         steps = {_text(float(t)): float(t) for t in arrays["timesteps_unique"]}
         layers = {
@@ -109,28 +119,17 @@ def read_statistics(path: str | Path) -> ActivationStatistics:
             layer: (arrays[f"{layer}::weight_min"], arrays[f"{layer}::weight_max"]) for layer in layers
         }
         points = arrays["points"]
+        names_in(meta.get("sites"), layers)
     except KeyError as error:
-        raise UserError(
-            str(path), got=f"no {error.args[0]}", expected="a file of profile_postgelu"
-        ) from error
+        raise UserError(str(path), got=f"no {error.args[0]}", expected=f"a file of {MADE_BY}") from error
+    except TypeError as error:
+        raise UserError(str(path), got=f"a wrong {error}", expected=f"a file of {MADE_BY}") from error
     for layer, found in layers.items():
         for t, part in found.items():
             if not all(np.isfinite(a).all() for a in (part.total, part.squares, part.minimum, part.maximum)):
                 got = f"values that are not finite: {layer} at timestep {_text(t)}"
                 raise UserError(str(path), got=got, remedy="profile the model again")
     return ActivationStatistics(layers, weights, points, meta)
-
-
-def _meta(path: str | Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    try:
-        meta = json.loads(str(arrays.get("__meta__", "{}")))
-    except json.JSONDecodeError as error:
-        raise UserError(str(path), got="a __meta__ that is not JSON", expected=KIND) from error
-    found = (meta.pop("kind", None), meta.pop("version", None))
-    if found != (KIND, VERSION):
-        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
-    meta.pop("producer", None)
-    return meta
 
 
 def _arrays(part: ChannelStatistics) -> dict[str, np.ndarray]:
