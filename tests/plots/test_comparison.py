@@ -1,5 +1,7 @@
 """What the comparison's figures say in words and in colours; their looks are judged by eye."""
 
+import math
+
 import numpy as np
 
 from ditq.plots.comparison import picture_grid, scores_by_variant
@@ -16,10 +18,10 @@ def test_grid_labels_every_row_column_and_score():
     grid = picture_grid(
         {"float": pictures, "W4A8 AdaRound, per timestep": pictures + np.uint8(9)},
         ["a fox in the snow", "a large owl at night"],
-        {"W4A8 AdaRound, per timestep": [31.04, 29.0]},
+        {"W4A8 AdaRound, per timestep": [31.04, math.inf]},
     )
     told = words(grid)
-    for wanted in ("float", "W4A8 AdaRound, per timestep", "a fox in the snow", "31.0 dB", "29.0 dB"):
+    for wanted in ("float", "W4A8 AdaRound, per timestep", "a fox in the snow", "31.0 dB", "identical"):
         assert wanted in told
     shown = [axis.images[0].get_array() for axis in grid.axes]
     assert [int(image.max()) for image in shown] == [0, 9, 0, 9]

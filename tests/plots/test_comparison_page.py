@@ -24,6 +24,7 @@ def test_pictures_come_in_rows_of_prompts_with_their_scores():
     assert [int(image[0, 0, 0]) for image in shown(text)] == [10, 20, 11, 21]
     assert "a &lt;fox&gt;" in text and "<fox>" not in text
     assert text.index("31.2 dB") < text.index("29.0 dB")
+    assert "identical</span>" in pictures(drawn, ["a fox", "an owl"], {"W4A8": [31.25, float("inf")]})
 
 
 def test_large_pictures_are_reduced():

@@ -1,4 +1,4 @@
-"""How AdaRound went: each block's loss on its way, and its error beside that of rounding."""
+"""AdaRound's progress: the loss curve of each block, and its error beside that of round-to-nearest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,21 +9,21 @@ from matplotlib.figure import Figure
 from ditq.plots.style import BLUE, GREY, ORANGE, VERMILLION, figure, ramp, tidy
 
 MANY = 6
-"""Blocks up to which each curve has its name at its end; beyond, colours run from the first to the last block."""
+"""With more blocks than this, the legend names the first and the last alone; colours run from one to the other."""
 
 
 def loss_curves(config: Mapping[str, Any]) -> Figure:
-    """One curve per block: the error of its batches in units of rounding's, on a log scale, over the iterations."""
-    blocks = [told for told in config["per_block"] if told["losses"]]
+    """One curve per block: the error of its batches relative to round-to-nearest, by iteration, on a log scale."""
+    blocks = [report for report in config["per_block"] if report["losses"]]
     iterations, warmup = config["iterations"], config["recipe"].get("warmup", 0.0)
-    lost = np.mean([told["error"] / told["error_rounding"] for told in blocks]) if blocks else 1.0
+    lost = np.mean([report["error"] / report["error_rounding"] for report in blocks]) if blocks else 1.0
     made = figure(
-        f"Learned rounding leaves {lost:.0%} of the error of rounding to nearest, on the mean of the blocks"
+        f"Learned rounding leaves {lost:.0%} of the error of round-to-nearest, averaged over the blocks"
     )
     axis = made.subplots()
     colours = ramp(len(blocks))
-    for told, colour in zip(blocks, colours, strict=True):
-        losses = np.array(told["losses"])
+    for report, colour in zip(blocks, colours, strict=True):
+        losses = np.array(report["losses"])
         places = (np.arange(len(losses)) + 0.5) * iterations / len(losses)
         axis.plot(places, losses, color=colour, linewidth=0.8, alpha=0.3)
         width = max(1, len(losses) // 20)
@@ -32,11 +32,11 @@ def loss_curves(config: Mapping[str, Any]) -> Figure:
             places[width // 2 : width // 2 + len(smooth)],
             smooth,
             color=colour,
-            label=f"block {told['block']}",
+            label=f"block {report['block']}",
         )
     axis.axvline(warmup * iterations, color=GREY, linewidth=1, linestyle=":")
     axis.annotate(
-        "from here on weights settle on codes",
+        "regularisation starts: weights settle on codes",
         (warmup * iterations, 0.99),
         xycoords=("data", "axes fraction"),
         xytext=(5, 0),
@@ -46,7 +46,7 @@ def loss_curves(config: Mapping[str, Any]) -> Figure:
         color=GREY,
     )
     axis.set_yscale("log")
-    tidy(axis, xlabel="iteration", ylabel="error of a batch, rounding to nearest = 1")
+    tidy(axis, xlabel="iteration", ylabel="error of a batch, round-to-nearest = 1")
     if len(blocks) <= MANY:
         axis.legend(frameon=False)
     else:
@@ -56,23 +56,28 @@ def loss_curves(config: Mapping[str, Any]) -> Figure:
 
 
 def block_errors(config: Mapping[str, Any]) -> Figure:
-    """Two bars per block: the relative error of rounding to nearest, and what was shipped, with their ratio."""
+    """Two bars per block: the relative error of round-to-nearest and that of the weights kept, with their ratio."""
     blocks = config["per_block"]
-    names = [str(told["block"]) for told in blocks]
-    before = np.array([told["error_rounding"] for told in blocks])
-    after = np.array([told["error"] for told in blocks])
-    won = sum(not told["kept_rounding"] for told in blocks)
+    names = [str(report["block"]) for report in blocks]
+    before = np.array([report["error_rounding"] for report in blocks])
+    after = np.array([report["error"] for report in blocks])
+    won = sum(not report["kept_rounding"] for report in blocks)
     grid = f"W{config['bits_w']}A{config['bits_a']}"
     made = figure(
-        f"{grid}: learned rounding wins on {won} of {len(blocks)} blocks, on rows it was not optimised on"
+        f"{grid}: learned rounding beats round-to-nearest on {won} of {len(blocks)} blocks, on held-out rows"
     )
     axis = made.subplots()
     places = np.arange(len(blocks))
-    axis.bar(places - 0.2, before, 0.38, color=GREY, label="rounding to nearest")
-    colours = [ORANGE if told["kept_rounding"] else BLUE for told in blocks]
-    axis.bar(places + 0.2, after, 0.38, color=colours, label="shipped: learned rounding")
+    axis.bar(places - 0.2, before, 0.38, color=GREY, label="round-to-nearest")
+    colours = [ORANGE if report["kept_rounding"] else BLUE for report in blocks]
+    axis.bar(places + 0.2, after, 0.38, color=colours, label="kept: learned rounding")
     if won < len(blocks):
-        axis.bar([np.nan], [np.nan], color=ORANGE, label="shipped: rounding, which was no worse")
+        axis.bar(
+            [np.nan],
+            [np.nan],
+            color=ORANGE,
+            label="kept: round-to-nearest, which learned rounding did not beat",
+        )
     for place, one, other in zip(places, before, after, strict=True):
         size = 9 if len(blocks) <= 12 else 7
         axis.text(
@@ -85,7 +90,7 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
             color=VERMILLION,
         )
     axis.set_xticks(places, names)
-    tidy(axis, xlabel="block", ylabel="squared error of the block's output by its mean square")
+    tidy(axis, xlabel="block", ylabel="squared error of the block's output / its mean square")
     axis.grid(axis="x", visible=False)
     axis.set_ylim(0, 1.2 * max(before.max(), after.max()))
     axis.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""Same-seed pictures side by side, and how their scores spread."""
+"""Same-seed pictures side by side, and how their scores are distributed."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from ditq.plots.captions import score_caption
 from ditq.plots.style import BLUE, GREY, figure, tidy
 
 INCH = 1.32
-"""Side of a picture in the grid: 200 of its dots."""
+"""Side of a picture in the grid: about 200 pixels."""
 
 
 def picture_grid(
@@ -23,7 +24,8 @@ def picture_grid(
 ) -> Figure:
     """One row per prompt, one column per variant, the score of each picture under it.
 
-    The first of `columns` is the reference and has no score.
+    Variants without scores, such as the reference, have nothing under their pictures. An infinite score is that of a
+    picture identical to the reference's.
     """
     names = [textwrap.fill(name, 16) for name in columns]
     lines = max(name.count("\n") for name in names) + 1
@@ -38,8 +40,8 @@ def picture_grid(
             axis.imshow(pictures[row], interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            told = f"{scores[name][row]:.1f} {unit}" if name in scores else " "
-            axis.set_xlabel(told, fontsize=8, labelpad=2, color="#333333")
+            caption = score_caption(scores[name][row], unit) if name in scores else " "
+            axis.set_xlabel(caption, fontsize=8, labelpad=2, color="#333333")
             if row == 0:
                 axis.set_title(names[column], fontsize=8.5, fontweight="bold", va="bottom")
     for row, prompt in enumerate(prompts):
@@ -78,7 +80,7 @@ def scores_by_variant(
 
 def _strip(axis: Axes, row: int, values: Float[np.ndarray, "pictures"]) -> None:
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    # Spread evenly over the row's height in the order of the pictures: the same drawing in every run.
+    # The dots are spread over the row's height by the golden ratio, not at random: every run draws the same figure.
     offsets = 0.28 * (2 * ((np.arange(len(values)) * 0.618034) % 1) - 1)
     axis.scatter(values, row + offsets, s=9, color=BLUE, alpha=0.28, linewidths=0)
     axis.hlines(row, low, high, color=BLUE, linewidth=3.5)

@@ -1,4 +1,4 @@
-"""The page that shows a quantized model beside its float self: one self-contained file, for light and dark screens."""
+"""The page that shows a quantized model beside the float one: a self-contained file, for light and dark screens."""
 
 import base64
 import html
@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ditq.plots.captions import score_caption
+
 LARGEST = 384
-"""Side of a picture on the page, in its dots; larger ones are reduced, so that the page stays small."""
+"""Longest side of a picture in the page's file, in pixels; larger ones are reduced, so that the file stays small."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -60,7 +62,7 @@ code {{ background: var(--card); padding: .1rem .35rem; border-radius: 4px; font
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences under it, and what follows them as HTML of this module's functions."""
+    """A heading, paragraphs under it, and below them HTML from `pictures`, `table` or `drawing`."""
 
     title: str
     text: Sequence[str]
@@ -70,9 +72,9 @@ class Section:
 def comparison_page(
     title: str, lead: str, tiles: Mapping[str, str], sections: Sequence[Section], shown: int = 128
 ) -> str:
-    """The page as HTML text: a heading, figures on tiles (meaning -> number), then the sections.
+    """The page as HTML text: a heading, a tile for each number of `tiles` (meaning -> number), then the sections.
 
-    Pictures are `shown` pixels wide.
+    Pictures are shown `shown` pixels wide.
     """
     return _PAGE.format(
         title=html.escape(title),
@@ -92,13 +94,16 @@ def pictures(
     scores: Mapping[str, Sequence[float]],
     unit: str = "dB",
 ) -> str:
-    """One row per prompt, one column per variant; under each picture its score, if its variant has scores."""
+    """One row per prompt, one column per variant; under each picture its score, if its variant has scores.
+
+    An infinite score is that of a picture identical to the float model's.
+    """
     heading = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     body = []
     for row, prompt in enumerate(prompts):
         cells = [f"<td>{html.escape(prompt)}</td>"]
         for name, drawn in columns.items():
-            score = f"{scores[name][row]:.1f} {unit}" if name in scores else "&nbsp;"
+            score = score_caption(scores[name][row], unit) if name in scores else "&nbsp;"
             alt = html.escape(f"{prompt}, {name}", quote=True)
             cells.append(
                 f'<td><img alt="{alt}" src="{_source(_png(drawn[row]))}"><span class="score">{score}</span></td>'
@@ -109,7 +114,7 @@ def pictures(
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table, its heading first."""
+    """A table as HTML, its heading first."""
     lines = []
     for number, row in enumerate(rows):
         tag = "td" if number else "th"

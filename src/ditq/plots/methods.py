@@ -22,12 +22,12 @@ STYLES = [
 ]
 SPARE = [(GREEN, "-", "P"), (PURPLE, "-", "X"), ("black", "-", "*")]
 BASE, LEAST_GAIN = "rounding, MSE", -3.0
-"""What gains are measured by, and the least that is drawn, in dB: min-max rounding at 2 bits lies far below."""
+"""The baseline of the gains, and the lowest gain that is drawn, in dB: min-max rounding at 2 bits lies far below."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One method: a value, and where its quartiles are, at each number of bits."""
+    """One method's values at each number of bits, with their quartiles."""
 
     bits: Sequence[float]
     middle: Sequence[float]
@@ -44,8 +44,8 @@ def methods_by_bits(
 ) -> Figure:
     """Error (log scale, left) and picture score (right, called `score`) of each method against bits.
 
-    `errors` and `scores` have the same methods in the same order; quartiles are drawn as bars, side by side. Scores
-    below `least` are left out of the frame.
+    `errors` and `scores` have the same methods in the same order. Quartiles are drawn as vertical bars, those of the
+    methods side by side. The right axis begins at `least` where scores lie below it.
     """
     made = figure(conclusion, width=11.0, height=5.0)
     left, right = made.subplots(1, 2)
@@ -67,7 +67,10 @@ def methods_by_bits(
 
 
 def figure_of(comparison: Comparison) -> Figure:
-    """The figure of a comparison: latent error, and PSNR over that of MSE-optimal rounding, picture by picture."""
+    """The figure of a comparison: the latent error, and the gain in PSNR over MSE-optimal rounding, picture by picture.
+
+    Without that baseline, the PSNR itself is on the right.
+    """
     names = list(dict.fromkeys(entry.contender for entry in comparison.entries))
     own = {name: [entry for entry in comparison.entries if entry.contender == name] for name in names}
     errors = {name: _line(entries, "latent_error") for name, entries in own.items()}
@@ -81,7 +84,7 @@ def figure_of(comparison: Comparison) -> Figure:
 
 
 def _gains(comparison: Comparison, entries: Sequence[Entry]) -> Line:
-    """How much nearer than rounding at the same bits, over the same pictures."""
+    """The gains over the baseline at the same bits, on the same pictures."""
     spreads = [
         comparison.report.gain(f"{entry.contender} W{entry.bits}", f"{BASE} W{entry.bits}").spread
         for entry in entries

@@ -1,10 +1,7 @@
-"""What the model sees along its denoising trajectories."""
+"""The latents along denoising trajectories, decoded."""
 
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files; no window, no display needed
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
