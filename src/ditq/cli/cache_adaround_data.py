@@ -22,12 +22,22 @@ from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, un
 from ditq.calibration.recording import DTYPES as STORED
 from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
-from ditq.cli.flags import DTYPES, add_run_flags, model_forecast, parser
+from ditq.cli.flags import (
+    add_calibration,
+    add_dtype,
+    add_model_choice,
+    add_model_path,
+    add_numbers,
+    add_out,
+    add_run_flags,
+    parser,
+)
+from ditq.cli.given import model_forecast, model_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import free_bytes, remove
-from ditq.models import MODELS, TextToImage, load
+from ditq.models import TextToImage
 from ditq.sampling.generate import Settings
 
 RECIPE = tuple(field.name for field in fields(CacheRecipe))
@@ -39,16 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         "Run the float model once per picture and step, and keep what enters and leaves every block.",
         "python -m src.cache_adaround_data --calib-dir calibration_data --num-images 5 --stride 5",
     )
-    flags.add_argument(
-        "--calib-dir",
-        type=Path,
-        default=Path("calibration_data"),
-        metavar="DIR",
-        help="what generate_calibration_data wrote (default: calibration_data)",
-    )
-    flags.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="default: adaround_cache in the calibration folder"
-    )
+    add_calibration(flags)
+    add_out(flags, meaning="default: adaround_cache in the calibration folder")
     add_recipe_flags(flags)
     group = flags.add_argument_group("stream")
     group.add_argument(
@@ -64,13 +66,9 @@ def main(argv: list[str] | None = None) -> None:
         help="for the quantized stream: what adaround_optimize wrote, or has written so far",
     )
     model = flags.add_argument_group("model (named by the calibration data)")
-    model.add_argument("--model", choices=list(MODELS), help="checked against the calibration data")
-    model.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    model.add_argument(
-        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
-    )
+    add_model_choice(model, None, "checked against the calibration data")
+    add_model_path(model)
+    add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: cache(args))
@@ -84,8 +82,7 @@ def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
         "--stride": (CacheRecipe.stride, "take every so many steps"),
         "--batch-size": (CacheRecipe.batch_size, "pictures at once; guidance doubles them"),
     }
-    for flag, (number, meaning) in numbers.items():
-        group.add_argument(flag, type=int, metavar="N", help=f"{meaning} (default: {number})")
+    add_numbers(group, numbers, unset=True)
     group.add_argument(
         "--storage-dtype",
         choices=list(STORED),
@@ -96,9 +93,8 @@ def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
 def cache(args: argparse.Namespace) -> None:
     """Writes the cache, or adds the quantized stream to it, and prints what is in it."""
     images = read_images(args.calib_dir)
-    dtype = DTYPES[args.dtype] if args.dtype else None
-    model = load(args.model or images.manifest["model"], args.model_path, dtype)
-    folder = args.output_dir or args.calib_dir / "adaround_cache"
+    model = model_from(args, args.model or images.manifest["model"])
+    folder = args.out or args.calib_dir / "adaround_cache"
     job = quantized_job if args.stream == "quantized" else float_job
     meta, samples, old, run_model = job(args, model, images, folder)
     if args.dry_run:

@@ -1,8 +1,14 @@
 """`scripts/01_collect_calibration_data.py`: the GPTQ baseline's first step, under its own flags."""
 
-from pathlib import Path
-
-from ditq.cli.flags import add_model_flags, add_run_flags, add_sampler_flags, parser
+from ditq.cli.flags import (
+    add_batch_size,
+    add_calibration,
+    add_model_flags,
+    add_prompts_file,
+    add_run_flags,
+    add_sampler_flags,
+    parser,
+)
 from ditq.cli.generate_calibration_data import collect
 from ditq.cli.run import run
 
@@ -25,19 +31,9 @@ def main(argv: list[str] | None = None) -> None:
         metavar="N",
         help="trajectories (default: 256; mini: 32)",
     )
-    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
-    flags.add_argument(
-        "--output-dir",
-        "--calib-dir",
-        dest="calib_dir",
-        type=Path,
-        default=Path("calibration_data"),
-        metavar="DIR",
-        help="default: calibration_data",
-    )
-    flags.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
-    )
+    add_batch_size(flags)
+    add_calibration(flags, "the folder to write", "--output-dir")
+    add_prompts_file(flags)
     add_sampler_flags(flags)
     add_model_flags(flags, default="mini")
     add_run_flags(flags)

@@ -7,14 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from ditq.calibration import ImageSet, read_images
-from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.flags import (
+    add_calibration,
+    add_dtype,
+    add_model_choice,
+    add_model_path,
+    add_numbers,
+    add_out,
+    add_run_flags,
+    add_shard,
+    parser,
+    shard,
+)
+from ditq.cli.given import model_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import remove
 from ditq.diagnostics import InputRecipe, collect_inputs, inputs_forecast, merge_inputs
 from ditq.diagnostics.layer_files import CONTENTS, FOLDER
-from ditq.models import MODELS, TextToImage, load
+from ditq.models import TextToImage
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,17 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         "Replay calibration pictures and keep statistics of what every block's linear layers receive.",
         "python -m src.collect_layer_activations --calib-dir calibration_data --num-images 5 --stride 2",
     )
-    default = Path("calibration_data")
-    flags.add_argument(
-        "--calib-dir",
-        type=Path,
-        default=default,
-        metavar="DIR",
-        help=f"what step 1 wrote (default: {default})",
-    )
-    flags.add_argument(
-        "--output-dir", type=Path, metavar="DIR", help="default: the folder activations in --calib-dir"
-    )
+    add_calibration(flags)
+    add_out(flags, meaning="default: the folder activations in --calib-dir")
     flags.add_argument(
         "--merge", type=Path, nargs="+", metavar="DIR", help="instead: add up the folders of several runs"
     )
@@ -44,25 +47,18 @@ def main(argv: list[str] | None = None) -> None:
         "--batch-size": (InputRecipe.batch_size, "pictures at once; guidance doubles them"),
         "--sample-values": (InputRecipe.sample_values, "values kept whole per layer and timestep"),
     }
-    for flag, (number, meaning) in numbers.items():
-        group.add_argument(flag, type=int, default=number, metavar="N", help=f"{meaning} (default: {number})")
+    add_numbers(group, numbers)
     group.add_argument(
         "--inputs",
         default="all",
         choices=["all", "postgelu"],
         help="every linear layer of the blocks, or what every fc2 receives (default: all)",
     )
-    group.add_argument(
-        "--shard", default="0/1", metavar="K/N", help="replay every N-th picture from the K-th on, to merge"
-    )
+    add_shard(group, "replay every N-th picture from the K-th on, to merge")
     model = flags.add_argument_group("model (named by the calibration data)")
-    model.add_argument("--model", choices=list(MODELS), help="refuse calibration data of another one")
-    model.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    model.add_argument(
-        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
-    )
+    add_model_choice(model, None, "refuse calibration data of another one")
+    add_model_path(model)
+    add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: merge_folders(args) if args.merge else collect(args))
@@ -71,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
 def collect(args: argparse.Namespace) -> None:
     """Writes the folder and prints what is in it."""
     recipe = InputRecipe(
-        args.num_images, args.stride, args.batch_size, args.inputs, args.sample_values, shard(args.shard)
+        args.num_images, args.stride, args.batch_size, args.inputs, args.sample_values, shard(args)
     )
-    output = args.output_dir or args.calib_dir / "activations"
+    output = args.out or args.calib_dir / "activations"
     images = read_images(args.calib_dir)
     model = _model(args, images)
     if args.dry_run:
@@ -91,35 +87,25 @@ def collect(args: argparse.Namespace) -> None:
 
 def merge_folders(args: argparse.Namespace) -> None:
     """Writes the sum of several folders and prints what is in it."""
-    if args.output_dir is None:
+    if args.out is None:
         raise UserError("--output-dir", got="none", expected="where the merged statistics go")
     if args.dry_run:
-        print(f"would add up {len(args.merge)} folders: {args.output_dir}")
+        print(f"would add up {len(args.merge)} folders: {args.out}")
         return
-    if args.output_dir.resolve() in [folder.resolve() for folder in args.merge]:
-        raise UserError(
-            "--output-dir", got=args.output_dir, expected="another folder than those that are merged"
-        )
+    if args.out.resolve() in [folder.resolve() for folder in args.merge]:
+        raise UserError("--output-dir", got=args.out, expected="another folder than those that are merged")
     if args.force:
-        remove(*(args.output_dir / name for name in CONTENTS))
+        remove(*(args.out / name for name in CONTENTS))
     started = time.perf_counter()
-    manifest = merge_inputs(args.merge, args.output_dir, args.resume)
-    _report(args, manifest, args.output_dir, time.perf_counter() - started)
-
-
-def shard(text: str) -> tuple[int, int]:
-    """(K, N) of "K/N"."""
-    parts = text.split("/")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise UserError("--shard", got=text, expected="K/N, such as 0/2")
-    return int(parts[0]), int(parts[1])
+    manifest = merge_inputs(args.merge, args.out, args.resume)
+    _report(args, manifest, args.out, time.perf_counter() - started)
 
 
 def _model(args: argparse.Namespace, images: ImageSet) -> TextToImage:
     name = images.manifest["model"]
     if args.model not in (None, name):
         raise UserError(f"--model {args.model}", got=f"calibration data of {name} in {args.calib_dir}")
-    return load(name, args.model_path, DTYPES[args.dtype] if args.dtype else None)
+    return model_from(args, name)
 
 
 def _report(args: argparse.Namespace, manifest: dict[str, Any], output: Path, seconds: float) -> None:

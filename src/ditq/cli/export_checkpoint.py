@@ -8,10 +8,19 @@ from pathlib import Path
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedCheckpoint, outline, write_folder
 from ditq.checkpoint.mlx_folder.folder import SCALES
-from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.flags import (
+    DTYPES,
+    add_dtype,
+    add_model_path,
+    add_out,
+    add_run_flags,
+    add_text_encoders,
+    parser,
+)
+from ditq.cli.given import model_from
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.models import TextToImage, load
+from ditq.models import TextToImage
 from ditq.models.cost import parameter_count
 from ditq.nn import ActivationGrid
 
@@ -24,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         "python -m src.export_checkpoint --adaround-output adaround_output --out mini-w4a8",
     )
     add_source_flags(flags)
-    flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    add_out(flags, meaning="the folder to write", required=True)
     flags.add_argument(
         "--scales",
         choices=list(SCALES),
@@ -45,14 +54,14 @@ def export(args: argparse.Namespace) -> None:
             str(args.out), got="a checkpoint from an earlier run", remedy="use --force or another --out"
         )
     parts = checkpoint.load(args.adaround_output, args.quant_config)
-    model = model_of(args, parts.model)
+    model = model_from(args, parts.model)
     if args.dry_run:
         print(
             f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {outline(parts)}: {args.out}"
         )
         return
     started = time.perf_counter()
-    files = write_folder(args.out, model.transformer(), parts, SCALES[args.scales])
+    files = write_folder(args.out, model.network(), parts, SCALES[args.scales])
     size, seconds = sum(file.stat().st_size for file in files), time.perf_counter() - started
     if args.json:
         facts = {
@@ -91,24 +100,9 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
 def add_model_flags(flags: argparse.ArgumentParser) -> None:
     """--model-path, --dtype, --text-encoders; the model itself is named by the checkpoint."""
     group = flags.add_argument_group("model (named by the checkpoint)")
-    group.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    group.add_argument(
-        "--dtype", choices=list(DTYPES), help="of what is not quantized (default: the model's choice)"
-    )
-    group.add_argument(
-        "--text-encoders",
-        default="all",
-        choices=["all", "clip"],
-        help="clip leaves out T5, which needs 9.5 GB",
-    )
-
-
-def model_of(args: argparse.Namespace, name: str) -> TextToImage:
-    """The float model that the checkpoint was made from, by its name."""
-    dtype = DTYPES[args.dtype] if args.dtype else None
-    return load(name, args.model_path, dtype, args.text_encoders)
+    add_model_path(group)
+    add_dtype(group, "of what is not quantized (default: the model's choice)")
+    add_text_encoders(group)
 
 
 def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextToImage) -> float:
@@ -117,7 +111,7 @@ def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextTo
     bits = sum(weight.codes.size * (weight.spec.bits + 2) for weight in parts.weights.values())
     table = parts.activations
     grids = 0 if table is None else sum(_grid_bytes(grid) for grid in table.grids.values())
-    rest = DTYPES[args.dtype or "float32"].size * (parameter_count(model.config) - codes)
+    rest = DTYPES[args.dtype or "float32"].size * (parameter_count(model.skeleton()) - codes)
     return bits / 8 + grids + rest
 
 

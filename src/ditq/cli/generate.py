@@ -10,16 +10,15 @@ from pathlib import Path
 
 import ditq
 from ditq.cli.flags import (
+    add_batch_size,
     add_model_flags,
+    add_out,
     add_prompt_flags,
     add_run_flags,
     add_sampler_flags,
-    model_forecast,
-    model_from,
     parser,
-    prompts_from,
-    settings_from,
 )
+from ditq.cli.given import batch_size, model_forecast, model_from, prompts_from, settings_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -50,15 +49,8 @@ def main(
     add_prompt_flags(flags)
     add_model_flags(flags, default="mini")
     add_sampler_flags(flags)
-    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
-    flags.add_argument(
-        "--out",
-        "--output-dir",
-        type=Path,
-        default=Path("pictures"),
-        metavar="DIR",
-        help="folder (default: pictures)",
-    )
+    add_batch_size(flags)
+    add_out(flags, "pictures", "folder (default: pictures)")
     group = flags.add_argument_group("comparison")
     group.add_argument(
         "--compare",
@@ -79,7 +71,7 @@ def main(
 
 def compared(args: argparse.Namespace) -> None:
     """Writes the pictures of both models, and their comparison."""
-    from ditq.cli.generate_compared import compare  # matplotlib takes a second
+    from ditq.cli.generate_compared import compare
 
     compare(args)
 
@@ -87,13 +79,12 @@ def compared(args: argparse.Namespace) -> None:
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures that are not there yet, and prints where they are."""
     prompts = prompts_from(args)
-    if args.batch_size < 1:
-        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    batch = batch_size(args)
     model = model_from(args)
     settings = settings_from(args, model)
     jobs = plan(args, model, settings, prompts)
     todo = remaining(jobs, args.force, args.resume)
-    batches = math.ceil(len(todo) / args.batch_size)
+    batches = math.ceil(len(todo) / batch)
     if args.dry_run:
         print(forecast(args, model, settings, todo))
         return
@@ -101,7 +92,7 @@ def draw(args: argparse.Namespace) -> None:
     if todo:
         with Progress(batches * settings.steps, "step", model.name) as bar:
             words, seeds = [job.prompt for job in todo], [job.seed for job in todo]
-            pictures = generate(model, words, seeds, settings, args.batch_size, bar.advance)
+            pictures = generate(model, words, seeds, settings, batch, bar.advance)
             for job, picture in zip(todo, pictures, strict=True):
                 write_png(job.path, picture, job.metadata)
     seconds = time.perf_counter() - started

@@ -2,20 +2,21 @@
 
 import argparse
 import json
+import math
 import time
-from pathlib import Path
 
 from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts, defaults
 from ditq.cli.flags import (
+    add_batch_size,
+    add_calibration,
     add_model_flags,
+    add_numbers,
+    add_prompts_file,
     add_run_flags,
     add_sampler_flags,
-    model_forecast,
-    model_from,
     parser,
-    prompts_in,
-    settings_from,
 )
+from ditq.cli.given import model_forecast, model_from, prompts_in, settings_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.files import remove
@@ -27,18 +28,10 @@ def main(argv: list[str] | None = None) -> None:
         "Draw pictures and keep every latent of their trajectories: the calibration data of both tracks.",
         "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28 --calib-dir data",
     )
-    flags.add_argument(
-        "--calib-dir",
-        type=Path,
-        default=Path("calibration_data"),
-        metavar="DIR",
-        help="default: calibration_data",
-    )
-    flags.add_argument("--num-images", type=int, default=50, metavar="N", help="pictures (default: 50)")
-    flags.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures at once (default: 1)")
-    flags.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
-    )
+    add_calibration(flags, "the folder to write")
+    add_numbers(flags, {"--num-images": (50, "pictures")})
+    add_batch_size(flags, 1)
+    add_prompts_file(flags)
     add_sampler_flags(flags, steps=50, guidance=7.5)
     add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
@@ -54,8 +47,7 @@ def collect(args: argparse.Namespace) -> None:
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
     points = recipe.num_images * settings.steps
     if args.dry_run:
-        cells = settings.height * settings.width // model.factor**2
-        disk = (points + recipe.num_images) * cells * model.config.vae_latent_dim * 2
+        disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
         print(
             f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points"
         )

@@ -11,15 +11,13 @@ from jaxtyping import UInt8
 
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedModel
-from ditq.cli.flags import model_from, prompts_from, settings_from
 from ditq.cli.generate import Job, plan, remaining
+from ditq.cli.given import batch_size, model_from, prompts_from, settings_from
 from ditq.cli.progress import Progress
-from ditq.core.errors import UserError
 from ditq.core.files import read_image, write_figure, write_png
 from ditq.evaluation import fingerprint_of
 from ditq.evaluation.metrics import psnr
 from ditq.models import TextToImage
-from ditq.plots.comparison import picture_grid
 from ditq.sampling.generate import Settings, generate
 
 FLOAT, QUANTIZED = "float", "quantized"
@@ -30,8 +28,7 @@ ROWS = 12
 def compare(args: argparse.Namespace) -> None:
     """Writes float/ and quantized/, a picture per prompt, and comparison_01.png and on with both and their PSNR."""
     prompts = prompts_from(args)
-    if args.batch_size < 1:
-        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    batch = batch_size(args)
     model = model_from(args)
     settings = settings_from(args, model)
     made = checkpoint.load(args.checkpoint)
@@ -44,10 +41,10 @@ def compare(args: argparse.Namespace) -> None:
         print(f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}")
         return
     started = time.perf_counter()
-    batches = sum(math.ceil(len(own) / args.batch_size) for own in todo.values())
+    batches = sum(math.ceil(len(own) / batch) for own in todo.values())
     with Progress(batches * settings.steps, "step", model.name) as bar:
         for name, opened in ((FLOAT, model), (QUANTIZED, quantized)):
-            _draw(opened, todo[name], settings, args.batch_size, bar)
+            _draw(opened, todo[name], settings, batch, bar)
     pictures = {name: np.stack([read_image(job.path)[0] for job in own]) for name, own in jobs.items()}
     scores = [psnr(one, two) for one, two in zip(pictures[FLOAT], pictures[QUANTIZED], strict=True)]
     sheets = _sheets(args.out, pictures, prompts, scores)
@@ -93,6 +90,8 @@ def _sheets(
     scores: list[float],
 ) -> list[Path]:
     """Writes the sheets; their paths."""
+    from ditq.plots.comparison import picture_grid  # matplotlib takes a second
+
     paths = []
     for start in range(0, len(prompts), ROWS):
         rows = slice(start, start + ROWS)

@@ -23,16 +23,16 @@ from ditq.checkpoint import (
     outline_of_folder,
 )
 from ditq.checkpoint.weight_errors import weight_errors
-from ditq.cli.export_checkpoint import add_model_flags, add_source_flags, model_of
-from ditq.cli.flags import add_run_flags, add_sampler_flags, parser, prompts_in, settings_from
+from ditq.cli.export_checkpoint import add_model_flags, add_source_flags
+from ditq.cli.flags import add_batch_size, add_out, add_prompts_file, add_run_flags, add_sampler_flags, parser
 from ditq.cli.generate import slug
+from ditq.cli.given import batch_size, model_from, prompts_from, settings_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import write_figure, write_png
 from ditq.evaluation.metrics import psnr, relative_error
 from ditq.models import TextToImage
-from ditq.plots.comparison import picture_grid
 from ditq.sampling.generate import Settings, denoised
 
 NAMES = {"v1": "V1: weights only", "v2": "V2: weights and activations"}
@@ -69,14 +69,17 @@ def main(argv: list[str] | None = None) -> None:
         help="how layers multiply: MLX's packed words, or int8 codes as float32 (default: packed on a GPU)",
     )
     flags.add_argument(
-        "--prompt", action="append", default=[], metavar="TEXT", help="what to draw; may be repeated"
+        "--prompt",
+        dest="prompts",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="what to draw; may be repeated",
     )
-    flags.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line; # starts a comment line"
-    )
+    add_prompts_file(flags, "; # starts a comment line")
     group = flags.add_argument_group("output")
     group.add_argument("--output-image", type=Path, metavar="FILE", help="the picture of a single prompt")
-    group.add_argument("--output-dir", type=Path, metavar="DIR", help="a picture per prompt")
+    add_out(group, meaning="a picture per prompt")
     group.add_argument(
         "--compare",
         action="store_true",
@@ -89,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_model_flags(flags)
     add_sampler_flags(flags)
-    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
+    add_batch_size(flags)
     add_run_flags(flags, resume=False)
     args = flags.parse_args(argv)
     run(lambda: draw(args))
@@ -97,13 +100,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures, and prints where they are and how far from the float model's."""
-    prompts = _prompts(args)
+    prompts = prompts_from(args, "give --prompt 'a fox in the snow', or --prompts-file FILE")
+    batch = batch_size(args)
     pictures, grid = _outputs(args, prompts)
     alone = not (args.compare or args.diff_stats or args.quant_config) and is_folder(args.adaround_output)
     parts = None if alone else checkpoint.load(args.adaround_output, args.quant_config)
     facts = outline_of_folder(args.adaround_output) if parts is None else outline(parts)
     version, versions = _versions(args, facts)
-    model = model_of(args, facts.model)
+    model = model_from(args, facts.model)
     settings = settings_from(args, model)
     columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
     if args.dry_run:
@@ -112,7 +116,7 @@ def draw(args: argparse.Namespace) -> None:
         return
     started = time.perf_counter()
     drawn: dict[str, Drawn] = {}
-    batches = math.ceil(len(prompts) / args.batch_size) * len(columns)
+    batches = math.ceil(len(prompts) / batch) * len(columns)
     with Progress(batches * settings.steps, "step", model.name) as bar:
         for column in columns:
             opened = _opened(args, model, parts, column)
@@ -125,27 +129,17 @@ def draw(args: argparse.Namespace) -> None:
         )
     scores = {c: _scores(drawn[FLOAT], drawn[c]) for c in versions} if FLOAT in drawn else {}
     if grid is not None:
+        from ditq.plots.comparison import picture_grid  # matplotlib takes a second
+
         shown = {NAMES.get(column, column): drawn[column].pictures for column in columns}
         write_figure(grid, picture_grid(shown, prompts, {NAMES[c]: s["psnr_db"] for c, s in scores.items()}))
-    layers = weight_errors(model.transformer(), parts) if args.diff_stats and parts else {}
+    layers = weight_errors(model.network(), parts) if args.diff_stats and parts else {}
     _report(args, facts, version, pictures, grid, scores, layers, time.perf_counter() - started)
-
-
-def _prompts(args: argparse.Namespace) -> list[str]:
-    prompts = list(args.prompt) + (prompts_in(args.prompts_file) if args.prompts_file else [])
-    if not prompts or any(not prompt.strip() for prompt in prompts):
-        got = "an empty prompt" if prompts else "none"
-        raise UserError(
-            "prompts", got=got, remedy="give --prompt 'a fox in the snow', or --prompts-file FILE"
-        )
-    if args.batch_size < 1:
-        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
-    return prompts
 
 
 def _outputs(args: argparse.Namespace, prompts: list[str]) -> tuple[list[Path], Path | None]:
     """A file per picture, and the comparison's; refuses to overwrite."""
-    if (args.output_image is None) == (args.output_dir is None):
+    if (args.output_image is None) == (args.out is None):
         raise UserError("output", expected="--output-image FILE for one prompt, or --output-dir DIR")
     if args.output_image is not None:
         if len(prompts) > 1:
@@ -155,8 +149,8 @@ def _outputs(args: argparse.Namespace, prompts: list[str]) -> tuple[list[Path], 
             args.output_image.with_name(f"{args.output_image.stem}_comparison.png"),
         )
     else:
-        pictures = [args.output_dir / f"{i:04d}_{slug(prompt)}.png" for i, prompt in enumerate(prompts)]
-        grid = args.output_dir / "comparison.png"
+        pictures = [args.out / f"{i:04d}_{slug(prompt)}.png" for i, prompt in enumerate(prompts)]
+        grid = args.out / "comparison.png"
     grid = grid if args.compare else None
     for path in [*pictures, *([grid] if grid else [])]:
         if path.exists() and not args.force and not args.dry_run:

@@ -2,13 +2,22 @@
 
 import argparse
 import json
-import re
 import time
 import warnings
 from pathlib import Path
 
 from ditq.calibration import PointSet, read_points
-from ditq.cli.flags import DTYPES, add_run_flags, parser, refuse_overwriting
+from ditq.cli.flags import (
+    add_dtype,
+    add_model_path,
+    add_numbers,
+    add_run_flags,
+    add_shard,
+    parser,
+    refuse_overwriting,
+    shard,
+)
+from ditq.cli.given import model_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -23,7 +32,7 @@ from ditq.diagnostics import (
     read_statistics,
     write_statistics,
 )
-from ditq.models import TextToImage, load
+from ditq.models import TextToImage
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,24 +59,17 @@ def main(argv: list[str] | None = None) -> None:
         "--seed": (ProfileRecipe.seed, "seed of the draw"),
         "--batch-size": (ProfileRecipe.batch_size, "points at once; guidance doubles them"),
     }
-    for flag, (number, meaning) in numbers.items():
-        group.add_argument(flag, type=int, default=number, metavar="N", help=f"{meaning} (default: {number})")
+    add_numbers(group, numbers)
     group.add_argument(
         "--inputs",
         default="postgelu",
         choices=["postgelu", "all"],
         help="what every fc2 receives, or what every linear layer does (default: postgelu)",
     )
-    group.add_argument(
-        "--shard", default="0/1", metavar="K/N", help="run every N-th batch from the K-th on, to merge"
-    )
+    add_shard(group, "run every N-th batch from the K-th on, to merge")
     model = flags.add_argument_group("model (named by the calibration file)")
-    model.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    model.add_argument(
-        "--dtype", choices=list(DTYPES), help="the transformer's dtype (default: the model's choice)"
-    )
+    add_model_path(model)
+    add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: merge_files(args) if args.merge else observe(args))
@@ -77,7 +79,7 @@ def observe(args: argparse.Namespace) -> None:
     """Writes the statistics and prints what is in them."""
     if args.calibration_file is None:
         raise UserError("--calibration-file", got="none", expected="a file of sample_cali_data")
-    recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, _shard(args.shard))
+    recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, shard(args))
     if not args.dry_run:
         refuse_overwriting(args.output, args.force)
     points = read_points(args.calibration_file)
@@ -133,11 +135,4 @@ def _model(args: argparse.Namespace, points: PointSet) -> TextToImage:
         raise UserError(
             str(args.calibration_file), got="no name of a model", expected="a file of sample_cali_data"
         )
-    return load(name, args.model_path, DTYPES[args.dtype] if args.dtype else None)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not found:
-        raise UserError("--shard", got=text, expected="K/N, such as 0/2 and 1/2")
-    return int(found[1]), int(found[2])
+    return model_from(args, name)

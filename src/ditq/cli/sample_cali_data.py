@@ -2,23 +2,25 @@
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 
 from ditq.calibration import PointRecipe, collect_points, default_prompts, defaults, parts_of
 from ditq.cli.flags import (
     add_model_flags,
+    add_numbers,
+    add_prompts_file,
     add_run_flags,
-    model_forecast,
-    model_from,
     parser,
-    prompts_in,
     refuse_overwriting,
 )
+from ditq.cli.given import model_forecast, model_from, prompts_in
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.files import remove
 from ditq.models import TextToImage
+from ditq.models.cost import blank_conditioning
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,15 +39,12 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group("recipe")
     numbers = {
         "--num-fid-samples": (defaults.NUM_FID_SAMPLES, "trajectories"),
-        "--num-sampling-steps": (defaults.NUM_SAMPLING_STEPS, "Euler steps of each"),
+        "--num-sampling-steps": (defaults.NUM_SAMPLING_STEPS, "denoising steps of each"),
         "--num-selected-steps": (defaults.NUM_SELECTED_STEPS, "steps that are kept, evenly spread"),
         "--seed": (defaults.SEED, "seed of the first trajectory and of the shuffle"),
         "--batch-size": (1, "trajectories at once; guidance doubles it"),
     }
-    for flag, (default, meaning) in numbers.items():
-        group.add_argument(
-            flag, type=int, default=default, metavar="N", help=f"{meaning} (default: {default})"
-        )
+    add_numbers(group, numbers)
     group.add_argument(
         "--cfg-weight",
         "--cfg-scale",
@@ -57,9 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--latent-size", type=int, metavar="CELLS", help="side of the latents (default: 32, for mini 16)"
     )
-    group.add_argument(
-        "--prompts-file", type=Path, metavar="FILE", help="one prompt per line (default: twenty of our own)"
-    )
+    add_prompts_file(group)
     add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
@@ -99,7 +96,7 @@ def collect(args: argparse.Namespace) -> None:
 def _recipe(args: argparse.Namespace, model: TextToImage) -> PointRecipe:
     side = args.latent_size
     if side is None:
-        side = min(defaults.LATENT_SIZE, model.defaults.size // model.factor)
+        side = min(defaults.LATENT_SIZE, model.defaults.size // model.geometry.factor)
     return PointRecipe(
         trajectories=args.num_fid_samples,
         steps=args.num_sampling_steps,
@@ -114,13 +111,8 @@ def _recipe(args: argparse.Namespace, model: TextToImage) -> PointRecipe:
 def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe, prompts: list[str]) -> str:
     settings = recipe.settings(model)
     count = min(len(prompts), recipe.trajectories)
-    latents = recipe.points * recipe.latent_size**2 * model.config.vae_latent_dim * 2
-    text = (
-        4
-        * count
-        * 2
-        * (model.text_tokens * model.config.token_level_text_embed_dim + model.config.pooled_text_embed_dim)
-    )
+    latents = recipe.points * math.prod(settings.latent_shape(model.geometry)) * 2
+    text = sum(array.size for array in blank_conditioning(model.geometry, 2 * count).arrays.values()) * 4
     return (
         f"points to collect: {recipe.points:,}, "
         f"{recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps, "

@@ -7,12 +7,11 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.calibration import read_manifest, selected_steps
-from ditq.cli.flags import parser, refuse_overwriting
+from ditq.cli.flags import add_calibration, add_model_path, add_numbers, parser, refuse_overwriting
+from ditq.cli.given import model_from
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import read_npy, read_npz, write_figure
-from ditq.models import load
-from ditq.plots.trajectory import trajectory_figure
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,19 +20,15 @@ def main(argv: list[str] | None = None) -> None:
         "Decode the latents of recorded trajectories, from noise to picture, into one figure.",
         "python -m src.show_trajectory --calib-dir calibration_data --images 0 1 2 --out trajectory.png",
     )
-    flags.add_argument(
-        "--calib-dir", type=Path, required=True, metavar="DIR", help="what generate_calibration_data wrote"
-    )
+    add_calibration(flags)
     flags.add_argument(
         "--images", type=int, nargs="+", default=[0], metavar="N", help="which pictures (default: 0)"
     )
-    flags.add_argument("--columns", type=int, default=8, metavar="N", help="steps to show (default: 8)")
+    add_numbers(flags, {"--columns": (8, "steps to show")})
     flags.add_argument(
         "--out", type=Path, default=Path("trajectory.png"), metavar="FILE", help="default: trajectory.png"
     )
-    flags.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
+    add_model_path(flags)
     flags.add_argument("--force", action="store_true", help="replace an earlier figure")
     args = flags.parse_args(argv)
     run(lambda: show(args))
@@ -41,13 +36,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def show(args: argparse.Namespace) -> None:
     """Writes the figure and prints where."""
+    from ditq.plots.trajectory import trajectory_figure  # matplotlib takes a second
+
     refuse_overwriting(args.out, args.force)
     manifest = read_manifest(args.calib_dir)
     beyond = [image for image in args.images if not 0 <= image < manifest["num_images"]]
     if beyond:
         raise UserError("--images", got=beyond[0], expected=f"from 0 to {manifest['num_images'] - 1}")
     steps = selected_steps(manifest["num_steps"], args.columns)
-    model = load(manifest["model"], args.model_path)
+    model = model_from(args, manifest["model"])
     pictures = []
     for image in args.images:
         xs = [read_npz(args.calib_dir / "samples" / f"{image:04d}_{step:03d}.npz")["x"] for step in steps]

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ditq.cli.flags import parser, refuse_overwriting
+from ditq.cli.flags import add_numbers, add_out, parser, refuse_overwriting
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -21,8 +21,7 @@ from ditq.diagnostics import (
     summary_rows,
     verdict,
 )
-from ditq.plots.activations import FIGURES, PER_LAYER, of_layer, overviews
-from ditq.plots.page import page, png
+from ditq.plots.figure_names import FIGURES, PER_LAYER
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,9 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument(
         "--stats-file", type=Path, default=Path(stats), metavar="FILE", help=f"default: {stats}"
     )
-    flags.add_argument(
-        "--output-dir", type=Path, default=Path(folder), metavar="DIR", help=f"default: {folder}"
-    )
+    add_out(flags, folder)
     flags.add_argument(
         "--layers",
         nargs="+",
@@ -72,9 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             metavar=("MILD", "STRONG"),
             help=f"{meanings[threshold.name]} (default: {mild:g} {strong:g})",
         )
-    group.add_argument(
-        "--bits", type=int, default=8, metavar="N", help="of the activation grids (default: 8)"
-    )
+    add_numbers(group, {"--bits": (8, "of the activation grids")})
     run_group = flags.add_argument_group("run")
     run_group.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
     run_group.add_argument("--dry-run", action="store_true", help="say what would be drawn, and stop")
@@ -96,38 +91,41 @@ def show(args: argparse.Namespace) -> None:
         kinds = [name for name in args.figures if name in PER_LAYER]
         print(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
         return
-    refuse_overwriting(args.output_dir / "verdict.json", args.force)
+    refuse_overwriting(args.out / "verdict.json", args.force)
     thresholds = Thresholds(tuple(args.asymmetry_at), tuple(args.drift_at), tuple(args.outliers_at))
     found = verdict(statistics, thresholds, args.bits)
     rows = summary_rows(found)
-    write_json(args.output_dir / "verdict.json", found)
-    write_text(args.output_dir / "summary.md", _markdown(found, rows))
+    write_json(args.out / "verdict.json", found)
+    write_text(args.out / "summary.md", _markdown(found, rows))
     on_page = (drawn if args.layers else paths) if args.html else []
     written = _draw(args, statistics, found, drawn, on_page)
     if args.html:
+        from ditq.plots.page import page
+
         title = f"What the layers of {found['model']} receive"
         of_each = {label(path): figures for path, figures in written[1].items()}
         text = page(title, found["conclusions"], rows, LEGEND, written[0], of_each)
-        write_text(args.output_dir / "index.html", text)
+        write_text(args.out / "index.html", text)
     if args.json:
         print(json.dumps(found))
         return
     print(_table(rows), LEGEND, *found["conclusions"], sep="\n")
-    print(
-        f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.output_dir}"
-    )
+    print(f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.out}")
 
 
 def _draw(
     args: argparse.Namespace, statistics: Any, found: dict[str, Any], drawn: list[str], on_page: list[str]
 ) -> tuple[dict[str, bytes], dict[str, dict[str, bytes]], int]:
     """Writes the figures; returns those of the page, of all layers and of each, and how many files there are."""
+    from ditq.plots.activations import of_layer, overviews  # matplotlib takes a second
+    from ditq.plots.page import png
+
     of_all: dict[str, bytes] = {}
     of_each: dict[str, dict[str, bytes]] = {path: {} for path in on_page}
     layers, count = [path for path in statistics.layers if path in {*drawn, *on_page}], 0
     with Progress(len(layers) + 1, "layer", "figures") as bar:
         for name, figure in overviews(statistics, found, args.figures):
-            write_figure(args.output_dir / f"{name}.png", figure)
+            write_figure(args.out / f"{name}.png", figure)
             count += 1
             if args.html:
                 of_all[name] = png(figure)
@@ -135,7 +133,7 @@ def _draw(
         for path in layers:
             for name, figure in of_layer(statistics, found, path, args.figures):
                 if path in drawn:
-                    write_figure(args.output_dir / f"{name}.png", figure)
+                    write_figure(args.out / f"{name}.png", figure)
                     count += 1
                 if path in of_each:
                     of_each[path][name] = png(figure)

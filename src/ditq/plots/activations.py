@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from ditq.diagnostics import ActivationStatistics, label, stream
 from ditq.plots.distributions import histogram_figure, levels_figure, ridge_figure
+from ditq.plots.figure_names import FIGURES, RANGES
 from ditq.plots.heatmaps import channel_heatmap, mean_heatmap, negative_fraction_heatmap, std_heatmap
 from ditq.plots.ranges import channel_ranges_figure, range_vs_timestep, weight_ranges
 
@@ -23,9 +24,6 @@ PER_LAYER: dict[str, Callable[[ActivationStatistics, dict[str, Any], str], Figur
     "weight_ranges": weight_ranges,
     "levels": lambda statistics, entry, path: levels_figure(statistics, entry, path, entry["bits"]),
 }
-RANGES = {f"range_vs_timestep_{name}": name for name in ("all", "image", "text")}
-"""Drawn of these streams; one that no layer belongs to has no figure."""
-FIGURES = [*RANGES, *OVERVIEWS, *PER_LAYER]
 
 
 def overviews(

@@ -18,10 +18,10 @@ class Denoiser:
     """Makes `denoise(x, step)` functions, all from one compiled step of `network`.
 
     The step reads the network's parameters when it is called, so an update of their values is seen; build a new
-    Denoiser after replacing modules. A network with quantized layers has a step clock: each run gives it its timesteps,
-    each step sets it, without a new trace. So the steps of a quantized network's runs must not be interleaved.
-    `process` says which timesteps belong to noise levels. `compiled` None compiles on a GPU and not on a CPU, where
-    MLX's fused loops are slower than its plain ones (benchmarks/denoise_step.py shows both).
+    Denoiser after replacing modules. A network with quantized layers has a step clock: each step makes it follow its
+    run's timesteps and sets it, without a new trace. `process` says which timesteps belong to noise levels. `compiled`
+    None compiles on a GPU and not on a CPU, where MLX's fused loops are slower than its plain ones
+    (benchmarks/denoise_step.py shows both).
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class Denoiser:
         def denoise(x: Latents, step: int) -> Latents:
             x = x.astype(dtype)
             if clock is not None:
+                clock.follow(timesteps)  # another run may have come between
                 clock.set(step)
             if guided:
                 return self._guided(x, inputs.at(step), weight)

@@ -1,0 +1,94 @@
+"""What the shared flags stand for: model, sampler settings, prompts, and what a model's pictures take."""
+
+import argparse
+import re
+from pathlib import Path
+
+from ditq.calibration import prompt_lines
+from ditq.cli.flags import DTYPES
+from ditq.core.errors import UserError
+from ditq.models import TextToImage, load
+from ditq.models.cost import parameter_count, sampling_seconds
+from ditq.sampling.generate import Settings, settings_for
+
+
+def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage:
+    """The model that the flags name, or the one called `name`, loaded as they say."""
+    dtype = getattr(args, "dtype", None)
+    return load(
+        name or args.model,
+        args.model_path,
+        DTYPES[dtype] if dtype else None,
+        getattr(args, "text_encoders", "all"),
+    )
+
+
+def model_forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int) -> str:
+    """Memory of the transformer and a rough time for its denoise steps, for --dry-run."""
+    parameters, dtype = parameter_count(model.skeleton()), args.dtype or "float16"
+    height, width, _ = settings.latent_shape(model.geometry)
+    seconds = sampling_seconds(model, pictures, settings.steps, settings.guidance > 1, height, width)
+    return (
+        f"transformer: {parameters / 1e6:,.1f} M parameters, "
+        f"{parameters * DTYPES[dtype].size / 1e9:.2f} GB as {dtype}; "
+        f"denoising: {_duration(seconds)} or more by this device's matrix speed"
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = seconds / 3600, seconds / 60
+    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
+
+
+def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
+    """The sampler settings that the flags name, for this model."""
+    if args.seed < 0:
+        raise UserError("--seed", got=args.seed, expected="0 or more")
+    width, height = _size(args.size) if args.size is not None else (None, None)
+    return settings_for(
+        model,
+        height,
+        width,
+        args.steps,
+        args.cfg_weight,
+        args.shift,
+        args.schedule,
+        args.negative,
+        args.sampler,
+    )
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
+    if not found:
+        raise UserError("--size", got=text, expected="pixels, such as 512, or WIDTHxHEIGHT, such as 768x512")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def batch_size(args: argparse.Namespace) -> int:
+    """What --batch-size says. Raises UserError below 1."""
+    if args.batch_size < 1:
+        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
+    return args.batch_size
+
+
+def prompts_in(path: Path) -> list[str]:
+    """The prompts of a file. Raises UserError when there are none."""
+    prompts = prompt_lines(path)
+    if not prompts:
+        raise UserError(str(path), got="no prompts", expected="one prompt per line")
+    return prompts
+
+
+def prompts_from(
+    args: argparse.Namespace, remedy: str = "give some in quotes, or --prompts-file FILE"
+) -> list[str]:
+    """The prompts of the command line, then those of the file. Raises UserError when there are none."""
+    prompts = list(args.prompts)
+    if args.prompts_file is not None:
+        prompts += prompts_in(args.prompts_file)
+    if not prompts:
+        raise UserError("prompts", got="none", remedy=remedy)
+    if any(not prompt.strip() for prompt in prompts):
+        raise UserError("prompts", got="an empty prompt", expected="words")
+    return prompts
