@@ -117,3 +117,11 @@ def test_ddpm_grids_fall_up_to_their_most_steps(name):
 
 def test_a_file_that_names_no_noise_process_is_of_rectified_flow():
     assert noise_of({}) is FLOW and noise_of({"noise": "ddpm-linear"}) is PROCESSES["ddpm-linear"]
+
+
+@pytest.mark.parametrize("name", sorted(PROCESSES))
+def test_levels_come_back_from_their_timesteps(name):
+    process = PROCESSES[name]
+    levels = process.sigmas(np.array([999.0, 500.0, 250.5, 7.25]))
+    np.testing.assert_allclose(process.timesteps(levels), [999.0, 500.0, 250.5, 7.25], rtol=1e-9)
+    assert process.sigmas(np.array([3.0], np.float32)).dtype == np.float32

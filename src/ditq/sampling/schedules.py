@@ -56,6 +56,10 @@ class NoiseProcess(Protocol):
         """What the network is told of each noise level."""
         ...
 
+    def sigmas(self, timesteps: Levels) -> Levels:
+        """The noise level that the network is told of by each timestep: `timesteps` undone."""
+        ...
+
     def log_snr(self, sigmas: Levels) -> Levels:
         """ln(alpha^2 / sigma^2), finite: levels beyond the training timesteps count as the outermost of them."""
         ...
@@ -97,6 +101,10 @@ class RectifiedFlow:
         """1000 sigma."""
         return 1000 * sigmas
 
+    def sigmas(self, timesteps: Levels) -> Levels:
+        """A thousandth of the timestep."""
+        return timesteps / 1000
+
     def log_snr(self, sigmas: Levels, floor: float = 1e-3) -> Levels:
         """2 ln((1 - sigma) / sigma), with sigma held in [floor, 1 - floor].
 
@@ -133,6 +141,10 @@ class VariancePreserving:
         """The training timestep with this noise level, linear between two; exact where there is one, in any dtype."""
         table = self.table.astype(sigmas.dtype)
         return np.interp(sigmas, table, np.arange(len(table))).astype(sigmas.dtype)
+
+    def sigmas(self, timesteps: Levels) -> Levels:
+        """The noise level of the training timestep, linear between two."""
+        return np.interp(timesteps, np.arange(len(self.table)), self.table).astype(timesteps.dtype)
 
     def log_snr(self, sigmas: Levels) -> Levels:
         """ln(abar / (1 - abar)), with sigma held within the training timesteps."""
