@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ditq.calibration import ImageSet
 from ditq.checkpoint import QuantizedCheckpoint
 from ditq.core import plan
-from ditq.core.errors import UserError
+from ditq.core.errors import DitqError, UserError
 from ditq.core.files import read_json, write_json
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
@@ -101,6 +102,13 @@ class Arena:
     seed: int = 0
     on_block: Callable[[], None] = lambda: None
 
+    @property
+    def images(self) -> ImageSet:
+        """The recorded pictures. Raises DitqError where the calibration holds none."""
+        if self.calibration.images is None:
+            raise DitqError("methods are compared on recorded pictures: the calibration holds none")
+        return self.calibration.images
+
     def quantized(self, contender: Contender, bits: int) -> tuple[QuantizedCheckpoint, float, int]:
         """The contender's checkpoint on the grid of this many bits, with the seconds and bytes that it took.
 
@@ -184,11 +192,11 @@ def _errors(
     arena: Arena, checkpoint: QuantizedCheckpoint, variant: Variant, held_out: Sequence[int]
 ) -> Errors:
     """The errors on held-out pictures, kept under the checkpoint's fingerprint."""
-    key = plan.digest(variant.fingerprint, repr(list(held_out)), arena.calibration.images.digest)
+    key = plan.digest(variant.fingerprint, repr(list(held_out)), arena.images.digest)
     path = arena.folder / "errors" / f"{key}.json"
     if path.exists():
         return Errors(**read_json(path))
-    images = arena.calibration.images
+    images = arena.images
     samples = spread_samples(images, held_out, HELD_OUT_STEPS)
     errors = errors_of(arena.model.network(), checkpoint, images, samples)
     write_json(path, asdict(errors))

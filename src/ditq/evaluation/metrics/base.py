@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -76,11 +76,11 @@ class Metric(Protocol):
 class PairMetric(ABC):
     """Base class of the metrics that compare each picture with its reference alone."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    unit: ClassVar[str] = ""
-    better: ClassVar[Better] = "higher"
-    capped: ClassVar[bool] = False
+    name: str
+    title: str
+    unit: str = ""
+    better: Better = "higher"
+    capped: bool = False
 
     def __init__(self) -> None:
         self.begin()

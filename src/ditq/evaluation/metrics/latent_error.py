@@ -3,14 +3,14 @@
 import numpy as np
 from jaxtyping import Float
 
-from ditq.evaluation.metrics.base import PairMetric, Samples
+from ditq.evaluation.metrics.base import Better, PairMetric, Samples
 
 
 class LatentError(PairMetric):
     """Relative error of each picture's final latents, in %; unlike pixels, latents are not clipped by the decoder."""
 
     name, title, unit = "latent_error", "latent error", "%"
-    better = "lower"
+    better: Better = "lower"
 
     def scores(self, reference: Samples, candidate: Samples) -> list[float]:
         """One value per picture of a batch."""
