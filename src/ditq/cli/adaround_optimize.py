@@ -10,14 +10,24 @@ from tqdm import tqdm
 
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import BlockCache, read_block_cache
-from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.flags import (
+    add_asymmetric,
+    add_dtype,
+    add_group_size,
+    add_model_path,
+    add_numbers,
+    add_out,
+    add_run_flags,
+    group_size,
+    parser,
+)
+from ditq.cli.given import model_from
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_text, remove, write_figure
-from ditq.core.spec import GROUP_SIZES, Spec
-from ditq.models import TextToImage, load
-from ditq.plots.adaround import block_errors, loss_curves
+from ditq.core.spec import Spec
+from ditq.models import TextToImage
 from ditq.quantization import CONTENTS, WeightTrack, quantize_weights
 from ditq.weights import AdaRound
 from ditq.weights.cost import forecast
@@ -40,33 +50,20 @@ def main(argv: list[str] | None = None) -> None:
         metavar="DIR",
         help=f"what cache_adaround_data wrote (default: {place})",
     )
-    flags.add_argument(
-        "--output-dir",
-        type=Path,
-        default=Path("adaround_output"),
-        metavar="DIR",
-        help="default: adaround_output",
-    )
+    add_out(flags, "adaround_output")
     add_grid_flags(flags)
     group = flags.add_argument_group("optimisation")
     for field in fields(AdaRound):
-        kind, metavar = (int, "N") if isinstance(field.default, int) else (float, "X")
         name = FLAGS.get(field.name, field.name).replace("_", "-")
-        text = f"{field.metadata['help']} (default: {field.default})"
-        group.add_argument(f"--{name}", type=kind, default=field.default, metavar=metavar, help=text)
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of batches and mixing (default: 0)")
+        kind = int if isinstance(field.default, int) else float
+        add_numbers(group, {f"--{name}": (field.default, field.metadata["help"])}, kind)
+    add_numbers(group, {"--seed": (0, "of batches and mixing")})
     group.add_argument(
         "--blocks", type=int, nargs="+", metavar="N", help="quantize only these (default: all)"
     )
     model = flags.add_argument_group("model (named by the cache)")
-    model.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    model.add_argument(
-        "--dtype",
-        choices=list(DTYPES),
-        help="of the float weights as they are loaded; all is computed in float32",
-    )
+    add_model_path(model)
+    add_dtype(model, "of the float weights as they are loaded; all is computed in float32")
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: optimise(args))
@@ -75,21 +72,13 @@ def main(argv: list[str] | None = None) -> None:
 def add_grid_flags(flags: argparse.ArgumentParser) -> None:
     """--bits-w, --bits-a, --group-size, --asymmetric, --quant-config."""
     group = flags.add_argument_group("grids")
-    group.add_argument("--bits-w", type=int, default=4, metavar="N", help="weights, 2 to 8 (default: 4)")
-    group.add_argument(
-        "--bits-a",
-        type=int,
-        default=8,
-        metavar="N",
-        help="layers' inputs, 4 to 8, or 16 to leave them (default: 8)",
-    )
-    group.add_argument(
-        "--group-size",
-        default="none",
-        choices=["none", *map(str, GROUP_SIZES)],
-        help="columns that share a scale (default: none, one scale per output channel)",
-    )
-    group.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    meanings = {
+        "--bits-w": (4, "weights, 2 to 8"),
+        "--bits-a": (8, "layers' inputs, 4 to 8, or 16 to leave them"),
+    }
+    add_numbers(group, meanings)
+    add_group_size(group)
+    add_asymmetric(group)
     group.add_argument(
         "--quant-config",
         type=Path,
@@ -102,20 +91,27 @@ def optimise(args: argparse.Namespace) -> None:
     """Writes the blocks, config.json and the figures, and prints how good they are."""
     track = track_from(args)
     cache = read_block_cache(args.cache_dir)
-    model = load(cache.meta["model"], args.model_path, DTYPES[args.dtype] if args.dtype else None)
+    model = model_from(args, cache.meta["model"])
     chosen = track.chosen(cache.blocks)
     if args.dry_run:
         told = forecast(
             model.config, cache.meta, len(cache), len(chosen), args.iters, args.batch_size, track.spec
         )
-        print(json.dumps(told.facts) if args.json else f"{told}; {args.output_dir}")
+        print(json.dumps(told.facts) if args.json else f"{told}; {args.out}")
         return
     if args.force:
-        remove(*(args.output_dir / name for name in CONTENTS))
+        remove(*(args.out / name for name in CONTENTS))
     config = with_bars(args, model, cache, track)
-    write_figure(args.output_dir / "adaround_loss.png", loss_curves(config))
-    write_figure(args.output_dir / "adaround_errors.png", block_errors(config))
+    write_figures(args.out, config)
     report(args, config)
+
+
+def write_figures(folder: Path, config: dict[str, Any]) -> None:
+    """Writes the losses of all blocks, and their errors before and after, into the folder."""
+    from ditq.plots.adaround import block_errors, loss_curves  # matplotlib takes a second
+
+    write_figure(folder / "adaround_loss.png", loss_curves(config))
+    write_figure(folder / "adaround_errors.png", block_errors(config))
 
 
 def with_bars(
@@ -136,9 +132,7 @@ def with_bars(
             bars[block].close()
 
     try:
-        return quantize_weights(
-            model.transformer(), cache, track, args.output_dir, args.resume, on_iteration, on_block
-        )
+        return quantize_weights(model.network(), cache, track, args.out, args.resume, on_iteration, on_block)
     finally:
         for bar in bars.values():
             bar.close()
@@ -154,9 +148,7 @@ def track_from(args: argparse.Namespace) -> WeightTrack:
         table, digest = read_quant_config(args.quant_config), plan.digest(read_text(args.quant_config))
     return WeightTrack(
         method=AdaRound(**values),
-        spec=Spec(
-            args.bits_w, not args.asymmetric, None if args.group_size == "none" else int(args.group_size)
-        ),
+        spec=Spec(args.bits_w, not args.asymmetric, group_size(args)),
         activation_bits=args.bits_a,
         table=table,
         table_digest=digest,
@@ -170,13 +162,13 @@ def report(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if args.json:
         names = ("model", "bits_w", "bits_a", "error_rounding", "error", "kept_rounding", "seconds")
         facts = {name: config[name] for name in names}
-        print(json.dumps({**facts, "output": str(args.output_dir)}))
+        print(json.dumps({**facts, "output": str(args.out)}))
         return
     kept = f", rounding kept in blocks {config['kept_rounding']}" if config["kept_rounding"] else ""
     seconds = "" if config["seconds"] is None else f", {config['seconds']:.1f} s"
     print(
         f"{len(config['per_block'])} blocks W{config['bits_w']}A{config['bits_a']}, "
-        f"mean error {_ratio(config)}{kept}{seconds}: {args.output_dir}"
+        f"mean error {_ratio(config)}{kept}{seconds}: {args.out}"
     )
 
 

@@ -6,13 +6,22 @@ import time
 from pathlib import Path
 
 from ditq import checkpoint
-from ditq.cli.flags import add_model_flags, add_run_flags, add_sampler_flags, model_from, parser, prompts_in
-from ditq.cli.flags import settings_from as settings_of
+from ditq.cli.flags import (
+    add_batch_size,
+    add_model_flags,
+    add_out,
+    add_prompts_file,
+    add_run_flags,
+    add_sampler_flags,
+    parser,
+)
+from ditq.cli.given import model_from, prompts_in, settings_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import remove, write_figure, write_text
 from ditq.evaluation import (
+    DEFAULT_METRICS,
     FIRST_SEED,
     METRICS,
     EvalReport,
@@ -20,11 +29,11 @@ from ditq.evaluation import (
     evaluate,
     evaluation_prompts,
     float_variant,
-    floor_told,
+    floor_sentence,
     markdown,
     quantized_variant,
     rows,
-    smaller,
+    size_sentence,
     write_report,
 )
 from ditq.models import TextToImage
@@ -51,25 +60,18 @@ def main(argv: list[str] | None = None) -> None:
         help="what step 2 wrote (default: quantized_model)",
     )
     flags.add_argument("--num-images", type=int, metavar="N", help="pictures (default: 5000; mini: 32)")
-    flags.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
-    flags.add_argument(
-        "--output-dir",
-        "--out",
-        dest="out",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="default: results",
+    add_batch_size(flags)
+    add_out(flags, "results")
+    add_prompts_file(
+        flags, " (default: our own, which calibration never uses); repeated with new seeds as needed"
     )
     flags.add_argument(
-        "--prompts-file",
-        type=Path,
-        metavar="FILE",
-        help="one prompt per line (default: our own, which calibration never uses); repeated with new seeds as needed",
-    )
-    names = [metric.name for metric in METRICS]
-    flags.add_argument(
-        "--metrics", nargs="+", default=names, choices=names, metavar="NAME", help="default: all"
+        "--metrics",
+        nargs="+",
+        default=DEFAULT_METRICS,
+        choices=list(METRICS),
+        metavar="NAME",
+        help=f"of {', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})",
     )
     add_sampler_flags(flags)
     flags.set_defaults(seed=FIRST_SEED)
@@ -85,7 +87,7 @@ def carry_out(args: argparse.Namespace) -> None:
     if count < 1:
         raise UserError("--num-images", got=count, expected="at least 1")
     model = model_from(args)
-    settings = settings_of(args, model)
+    settings = settings_from(args, model)
     own = prompts_in(args.prompts_file) if args.prompts_file else evaluation_prompts(model.name)
     prompts = [own[i % len(own)] for i in range(count)]
     if args.dry_run:
@@ -109,7 +111,7 @@ def carry_out(args: argparse.Namespace) -> None:
             settings,
             args.out / "pictures",
             args.batch_size,
-            [metric for metric in METRICS if metric.name in args.metrics],
+            args.metrics,
             bar.advance,
         )
     _write(args.out, report)
@@ -131,8 +133,8 @@ def _write(out: Path, report: EvalReport) -> None:
     from ditq.plots.comparison import scores_by_variant  # matplotlib takes a second
 
     write_report(out / "report.json", report)
-    told = [smaller(report, variant.name) for variant in report.variants]
-    floor = [floor_told(report)] if "psnr" in report.units else []
+    told = [size_sentence(report, variant.name) for variant in report.variants]
+    floor = [floor_sentence(report)] if "psnr" in report.units else []
     write_text(out / "report.md", "\n\n".join([markdown(rows(report)), *told, *floor]) + "\n")
     if floor:
         scores = {variant.name: variant.scores["psnr"] for variant in report.variants}

@@ -18,8 +18,8 @@ from ditq.calibration import (
     read_images,
 )
 from ditq.calibration.block_cache import CONTENTS
+from ditq.calibration.block_caching import DTYPES as STORED
 from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, unfinished
-from ditq.calibration.recording import DTYPES as STORED
 from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
 from ditq.cli.flags import (
@@ -145,7 +145,7 @@ def quantized_job(args: argparse.Namespace, model: TextToImage, images: ImageSet
     quantized = QuantizedModel(model, checkpoint, activations=checkpoint.activations is not None)
 
     def run_model(on_samples: Callable[[int], None]) -> int:
-        return cache_quantized(quantized.transformer(), images, cache, digests, args.resume, on_samples)
+        return cache_quantized(quantized.network(), images, cache, digests, args.resume, on_samples)
 
     old = [folder / name for name in ("metadata_quantized.json", "samples_quantized")]
     return cache.meta, folder / "samples_quantized", old, run_model
@@ -203,9 +203,10 @@ def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached:
 def _model_forecast(
     args: argparse.Namespace, model: TextToImage, images: ImageSet, pictures: int, steps: int
 ) -> str:
-    names = {field.name for field in fields(Settings)} - {"steps", "guidance"}
-    own = {name: images.manifest[name] for name in names}
-    settings = Settings(**own, steps=steps, guidance=images.manifest["cfg_weight"])
+    manifest = images.manifest
+    names = {field.name for field in fields(Settings)} & manifest.keys()
+    own = {name: manifest[name] for name in names}
+    settings = Settings(**own, steps=steps, guidance=manifest["cfg_weight"])
     return model_forecast(args, model, settings, pictures)
 
 

@@ -10,18 +10,31 @@ from pathlib import Path
 
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
-from ditq.cli.flags import add_run_flags, parser
+from ditq.cli.flags import (
+    add_asymmetric,
+    add_batch_size,
+    add_calibration,
+    add_group_size,
+    add_model_choice,
+    add_model_path,
+    add_numbers,
+    add_out,
+    add_run_flags,
+    group_size,
+    parser,
+)
+from ditq.cli.given import model_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import remove, write_figure, write_json, write_text
 from ditq.core.recipe import plain_recipe
-from ditq.core.spec import GROUP_SIZES, Spec
+from ditq.core.spec import Spec
 from ditq.evaluation import FIRST_SEED, evaluation_prompts
 from ditq.evaluation.compare_methods import CONTENDERS, Arena, Comparison, Contender, compare
 from ditq.evaluation.method_tables import as_json, conclusion, page, rows
-from ditq.models import MODELS, TextToImage, load
+from ditq.models import TextToImage
 from ditq.quantization.forecast import forecast
 from ditq.quantization.preparation import CalibrationAmounts, calibrated, calibration_amounts
 from ditq.sampling.generate import Settings, settings_for
@@ -45,18 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         "pictures with each.",
         "python -m src.compare_methods --model mini --calib calibration_data --out methods",
     )
-    flags.add_argument(
-        "--calib",
-        "--calib-dir",
-        "--calibration-data",
-        type=Path,
-        default=Path("calibration_data"),
-        metavar="DIR",
-        help="what generate_calibration_data wrote (default: calibration_data)",
-    )
-    flags.add_argument(
-        "--out", "--output-dir", type=Path, default=Path("methods"), metavar="DIR", help="default: methods"
-    )
+    add_calibration(flags)
+    add_out(flags, "methods")
     flags.add_argument(
         "--report", type=Path, metavar="FILE", help="write a page (.md) and its figure (.png) there"
     )
@@ -65,25 +68,15 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--num-images", type=int, metavar="N", help="calibrate on these many; errors are taken on the others"
     )
-    group.add_argument(
-        "--num-held-out",
-        type=int,
-        default=4,
-        metavar="N",
-        help="recorded pictures for the errors (default: 4)",
-    )
+    add_numbers(group, {"--num-held-out": (4, "recorded pictures for the errors")})
     group.add_argument("--stride", type=int, metavar="N", help="take every so many steps (default: by model)")
-    group.add_argument(
-        "--num-prompts", type=int, default=16, metavar="N", help="pictures per row (default: 16)"
-    )
+    add_numbers(group, {"--num-prompts": (16, "pictures per row")})
     group.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's)")
-    group.add_argument("--batch-size", type=int, default=4, metavar="N", help="pictures at once (default: 4)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of learned rounding (default: 0)")
+    add_batch_size(group)
+    add_numbers(group, {"--seed": (0, "of learned rounding")})
     group = flags.add_argument_group("model")
-    group.add_argument("--model", default="mini", choices=list(MODELS), help="default: mini")
-    group.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
+    add_model_choice(group, "mini", "default: mini")
+    add_model_path(group)
     add_run_flags(flags)
     args = flags.parse_args(argv)
     typed = sys.argv[1:] if argv is None else argv
@@ -92,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
     """Writes methods.json and methods.png, the page if it is asked for, and prints the table."""
-    images, model = read_images(args.calib), load(args.model, args.model_path)
+    images, model = read_images(args.calib_dir), model_from(args)
     amounts, contenders = _amounts(args, images), _contenders(args)
     settings = settings_for(model, steps=args.steps)
     chosen = {image for image, _ in amounts.cache.samples(images)}
@@ -111,7 +104,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
         "seed": args.seed,
     }
     asked |= {"group_size": args.group_size, "symmetric": not args.asymmetric, "prompts": prompts}
-    plan.begin(args.out / "plan.json", {**asked, "settings": vars(settings)}, args.resume)
+    plan.begin(args.out / "plan.json", {**asked, "settings": settings.recorded()}, args.resume)
     started = time.perf_counter()
     base = plain_recipe("comparison", "rtn", Spec(8))
     with Progress(len(amounts.cache.samples(images)), "sample", "block cache") as bar:
@@ -120,11 +113,18 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
         )
     runs = len(args.bits) * len(contenders)
     with (
-        Progress(runs * model.config.depth_multimodal, "block", "methods") as blocks,
+        Progress(runs * calibration.cache.blocks, "block", "methods") as blocks,
         Progress((runs + 2) * len(prompts), "picture", "pictures") as pictures,
     ):
-        group = None if args.group_size == "none" else int(args.group_size)
-        arena = Arena(model, calibration, args.out, not args.asymmetric, group, args.seed, blocks.advance)
+        arena = Arena(
+            model,
+            calibration,
+            args.out,
+            not args.asymmetric,
+            group_size(args),
+            args.seed,
+            blocks.advance,
+        )
         seeds = [FIRST_SEED + i for i in range(len(prompts))]
         found = compare(
             arena,
@@ -146,13 +146,8 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8], metavar="N", help="default: 2 3 4 6 8"
     )
-    group.add_argument(
-        "--group-size",
-        default="none",
-        choices=["none", *map(str, GROUP_SIZES)],
-        help="columns that share a scale (default: none, one scale per output channel)",
-    )
-    group.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    add_group_size(group)
+    add_asymmetric(group)
     names = [contender.slug for contender in CONTENDERS]
     group.add_argument(
         "--methods", nargs="+", default=names, choices=names, metavar="NAME", help="default: all"
@@ -219,11 +214,11 @@ def _write(args: argparse.Namespace, found: Comparison, typed: Sequence[str]) ->
 
 def _commands(args: argparse.Namespace, typed: Sequence[str]) -> str:
     """What draws the calibration's pictures, and this command without --force and --resume."""
-    manifest = read_images(args.calib).manifest
+    manifest = read_images(args.calib_dir).manifest
     recorded = (
         f"python -m src.generate_calibration_data --model {manifest['model']} --num-images {len(manifest['prompts'])} "
         f"--num-steps {manifest['num_steps']} --cfg-weight {manifest['cfg_weight']:g} --batch-size 8 \\\n"
-        f"    --calib-dir {args.calib}"
+        f"    --calib-dir {args.calib_dir}"
     )
     kept = [word for word in typed if word not in ("--force", "--resume")]
     return f"{recorded}\n{' '.join(['python -m src.compare_methods', *kept])}"

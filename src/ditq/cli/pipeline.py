@@ -16,7 +16,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ditq import checkpoint
+from ditq import capture, checkpoint
 from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import (
@@ -29,14 +29,14 @@ from ditq.calibration import (
     varied_prompts,
 )
 from ditq.calibration.block_caching import cache_meta
-from ditq.capture import linears
 from ditq.checkpoint import write_folder
+from ditq.cli.adaround_optimize import write_figures
 from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_space
 from ditq.cli.progress import Progress
 from ditq.core import plan
-from ditq.core.files import read_text, remove, write_figure
+from ditq.core.files import read_text, remove
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
@@ -47,13 +47,12 @@ from ditq.evaluation import (
     evaluate,
     evaluation_prompts,
     float_variant,
-    made_variant,
+    lazy_variant,
     rounded,
     size_on,
     write_report,
 )
 from ditq.models import TextToImage
-from ditq.plots.adaround import block_errors, loss_curves
 from ditq.quantization import WeightTrack, quantize_weights
 from ditq.sampling.generate import Settings
 from ditq.weights import AdaRound
@@ -123,7 +122,7 @@ class Pipeline:
             "kind": "ditq.pipeline",
             "version": 1,
             "model": self.model.name,
-            "settings": vars(self.settings),
+            "settings": self.settings.recorded(),
         }
         asked |= {
             "amounts": vars(self.amounts),
@@ -170,8 +169,8 @@ class Pipeline:
         statistics = read_layer_statistics(self.statistics)
 
         def weights(paths: list[str]) -> dict[str, mx.array]:
-            modules = linears(self.model.transformer())
-            return {path: modules[path].weight for path in paths}
+            layers = capture.layers(self.model.network())
+            return {path: layers[path].weight for path in paths}
 
         with Progress(len(statistics.steps), "timestep", "analysis") as bar:
             summary, _, _ = write_decision(
@@ -207,16 +206,15 @@ class Pipeline:
         )
         with Progress(cache.blocks * self.amounts.iterations, "iteration", "adaround") as bar:
             config = quantize_weights(
-                self.model.transformer(), cache, track, self.adaround, True, lambda *_: bar.advance()
+                self.model.network(), cache, track, self.adaround, True, lambda *_: bar.advance()
             )
-        write_figure(self.adaround / "adaround_loss.png", loss_curves(config))
-        write_figure(self.adaround / "adaround_errors.png", block_errors(config))
+        write_figures(self.adaround, config)
         ratio = config["error"] / config["error_rounding"]
         return f"{len(config['per_block'])} blocks, {ratio:.0%} of the error of rounding to nearest"
 
     def export(self) -> str:
         """The checkpoint in MLX's convention."""
-        files = write_folder(self.folder / "checkpoint", self.model.transformer(), self.quantized())
+        files = write_folder(self.folder / "checkpoint", self.model.network(), self.quantized())
         return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} files"
 
     def evaluate(self) -> str:
@@ -252,17 +250,17 @@ class Pipeline:
         learned = plan.digest(read_text(self.adaround / "plan.json"), grids)
         return [
             float_variant(self.model),
-            made_variant(
+            lazy_variant(
                 f"{alone} rounding", partial(rounded, self.model, self.spec), "rounding", size, False
             ),
-            made_variant(f"{alone} AdaRound", self.quantized, learned, size, False),
-            made_variant(
+            lazy_variant(f"{alone} AdaRound", self.quantized, learned, size, False),
+            lazy_variant(
                 f"{self.label} rounding",
                 partial(rounded, self.model, self.spec, table),
                 f"rounding, {grids}",
                 size,
             ),
-            made_variant(f"{self.label} AdaRound", self.quantized, learned, size),
+            lazy_variant(f"{self.label} AdaRound", self.quantized, learned, size),
         ]
 
     def verdict(self, report: EvalReport) -> str:

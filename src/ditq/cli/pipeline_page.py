@@ -8,7 +8,15 @@ from PIL import Image
 
 from ditq.cli.pipeline import Pipeline
 from ditq.core.files import read_image, read_json, read_npz, write_figure, write_text
-from ditq.evaluation import EvalReport, Spread, compared, floor_told, read_report, rows, smaller
+from ditq.evaluation import (
+    EvalReport,
+    Spread,
+    comparison_sentence,
+    floor_sentence,
+    read_report,
+    rows,
+    size_sentence,
+)
 from ditq.plots.adaround import block_errors
 from ditq.plots.comparison import picture_grid, scores_by_variant
 from ditq.plots.comparison_page import Section, comparison_page, drawing, pictures, table
@@ -69,13 +77,13 @@ def _tiles(pipeline: Pipeline, report: EvalReport, config: dict) -> dict[str, st
 def _distances(pipeline: Pipeline, report: EvalReport) -> Section:
     label, alone = pipeline.label, f"W{pipeline.spec.bits}A16"
     told = [
-        compared(
+        comparison_sentence(
             report, f"{label} AdaRound", f"{label} rounding", f"{label} AdaRound", "rounding to nearest"
         ),
-        compared(
+        comparison_sentence(
             report, f"{alone} AdaRound", f"{alone} rounding", f"{alone} AdaRound", "rounding to nearest"
         ),
-        floor_told(report),
+        floor_sentence(report),
     ]
     scores = {entry.name: entry.scores["psnr"] for entry in report.variants}
     best = max(scores, key=lambda name: Spread.of(scores[name]).median)
@@ -95,7 +103,7 @@ def _sizes(pipeline: Pipeline, report: EvalReport) -> Section:
         "The blocks' linear layers are quantized; embeddings, adaptive layer norms and the last layer stay in 16 bits. "
         "The exported folder holds those as the model has them in memory, so that it is larger for a model in float32."
     )
-    return Section("Size", [smaller(report, f"{pipeline.label} AdaRound"), note], table(files))
+    return Section("Size", [size_sentence(report, f"{pipeline.label} AdaRound"), note], table(files))
 
 
 def _blocks(config: dict) -> Section:

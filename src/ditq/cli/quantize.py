@@ -12,14 +12,24 @@ from tqdm import tqdm
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
-from ditq.cli.flags import DTYPES, add_run_flags, parser
+from ditq.cli.flags import (
+    add_calibration,
+    add_dtype,
+    add_model_choice,
+    add_model_path,
+    add_numbers,
+    add_out,
+    add_run_flags,
+    parser,
+)
+from ditq.cli.given import model_from
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import free_bytes, read_json, remove, write_json
 from ditq.core.recipe import Recipe, first_blocks, presets, read_recipe
 from ditq.evaluation import size_of
-from ditq.models import MODELS, TextToImage, load
+from ditq.models import TextToImage
 from ditq.quantization import quantize
 from ditq.quantization.forecast import Forecast, forecast
 from ditq.quantization.preparation import (
@@ -60,18 +70,8 @@ def add_quantize_flags(
     flags: argparse.ArgumentParser, model: str = "mini", out: str = "quantized_model"
 ) -> None:
     """--calib, --out, how much of the calibration is used, the model and the run."""
-    flags.add_argument(
-        "--calib",
-        "--calib-dir",
-        "--calibration-data",
-        type=Path,
-        default=Path("calibration_data"),
-        metavar="DIR",
-        help="what generate_calibration_data wrote (default: calibration_data)",
-    )
-    flags.add_argument(
-        "--out", "--output-dir", type=Path, default=Path(out), metavar="DIR", help=f"default: {out}"
-    )
+    add_calibration(flags)
+    add_out(flags, out)
     flags.add_argument(
         "--blocks", type=int, metavar="N", help="quantize the first N blocks alone (default: all)"
     )
@@ -79,18 +79,14 @@ def add_quantize_flags(
     group.add_argument("--num-images", type=int, metavar="N", help="recorded pictures to calibrate on")
     group.add_argument("--stride", type=int, metavar="N", help="take every so many steps")
     group.add_argument("--batch-size", type=int, metavar="N", help="pictures at once; guidance doubles them")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of learned rounding (default: 0)")
+    add_numbers(group, {"--seed": (0, "of learned rounding")})
     group.add_argument(
         "--keep-cache", action="store_true", help="keep the cache of block inputs when all is done"
     )
     group = flags.add_argument_group("model")
-    group.add_argument("--model", default=model, choices=list(MODELS), help=f"default: {model}")
-    group.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    group.add_argument(
-        "--dtype", choices=list(DTYPES), help="of the float weights (default: the model's choice)"
-    )
+    add_model_choice(group, model, f"default: {model}")
+    add_model_path(group)
+    add_dtype(group, "of the float weights (default: the model's choice)")
     add_run_flags(flags)
 
 
@@ -106,8 +102,8 @@ def list_presets(args: argparse.Namespace) -> None:
 
 def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     """Writes the checkpoint of a recipe and prints how good it is, or with --dry-run what it will take."""
-    images = read_images(args.calib)
-    model = load(args.model, args.model_path, DTYPES[args.dtype] if args.dtype else None)
+    images = read_images(args.calib_dir)
+    model = model_from(args)
     recipe = (
         recipe if args.blocks is None else first_blocks(recipe, args.blocks, model.config.depth_multimodal)
     )
@@ -127,7 +123,7 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     _check_space(args.out, told)
     started = time.perf_counter()
     made = _quantized(args, model, images, recipe, amounts)
-    files = write_folder(args.out, model.transformer(), made)
+    files = write_folder(args.out, model.network(), made)
     write_json(args.out / "report.json", read_json(work / "quantized" / "report.json"))
     if not args.keep_cache:
         remove(work / CACHE)
@@ -213,7 +209,7 @@ def _print_forecast(args: argparse.Namespace, recipe: Recipe, told: Forecast) ->
         return
     layers = ", ".join(f"{count} by {name}" for name, count in told.layers.items())
     print(f"recipe {recipe.name}: {recipe.about or 'no description'}")
-    print(f"layers: {layers}; calibration: {told.rows} rows of {args.calib}")
+    print(f"layers: {layers}; calibration: {told.rows} rows of {args.calib_dir}")
     print(
         f"memory: {told.memory / 1e9:.2f} GB beside the transformer; disk: {told.cache / 1e6:,.0f} MB of cache, "
         f"removed at the end, and {told.checkpoint / 1e6:,.1f} MB of checkpoint in {args.out}; "

@@ -2,11 +2,11 @@
 
 import argparse
 
-from ditq.cli.flags import parser
+from ditq.cli.flags import add_asymmetric, add_group_size, add_numbers, group_size, parser
 from ditq.cli.quantize import add_quantize_flags, carry_out
 from ditq.cli.run import run
 from ditq.core.recipe import Recipe, plain_recipe
-from ditq.core.spec import GROUP_SIZES, Spec
+from ditq.core.spec import Spec
 from ditq.weights import METHODS
 
 
@@ -17,24 +17,14 @@ def main(argv: list[str] | None = None) -> None:
         "python scripts/02_quantize_model.py --calibration_data ./calibration_data --wbits 4 --abits 8 "
         "--output_dir ./quantized_model",
     )
-    flags.add_argument(
-        "--wbits", type=int, default=4, metavar="N", help="bits of the weights, 2 to 8 (default: 4)"
-    )
-    flags.add_argument(
-        "--abits",
-        type=int,
-        default=8,
-        metavar="N",
-        help="bits of the activations, 2 to 8, or 16 to leave them as they are (default: 8)",
-    )
+    numbers = {
+        "--wbits": (4, "bits of the weights, 2 to 8"),
+        "--abits": (8, "bits of the activations, 2 to 8, or 16 to leave them as they are"),
+    }
+    add_numbers(flags, numbers)
     flags.add_argument("--method", default="gptq", choices=list(METHODS), help="default: gptq")
-    flags.add_argument(
-        "--group-size",
-        default="none",
-        choices=["none", *map(str, GROUP_SIZES)],
-        help="columns that share a scale (default: none, one scale per output channel)",
-    )
-    flags.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    add_group_size(flags)
+    add_asymmetric(flags)
     add_quantize_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: carry_out(args, recipe_from_flags(args)))
@@ -42,8 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def recipe_from_flags(args: argparse.Namespace) -> Recipe:
     """The recipe that the flags stand for."""
-    group = None if args.group_size == "none" else int(args.group_size)
-    spec = Spec(args.wbits, not args.asymmetric, group)
+    spec = Spec(args.wbits, not args.asymmetric, group_size(args))
     activations = None if args.abits == 16 else {"bits": args.abits}
     name = f"w{args.wbits}a{args.abits}-{args.method}"
     return plain_recipe(name, args.method, spec, activations=activations)

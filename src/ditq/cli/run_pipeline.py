@@ -4,23 +4,24 @@ import argparse
 import json
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 from ditq.cli.amounts import Amounts, amounts_for
 from ditq.cli.flags import (
+    add_group_size,
     add_model_flags,
+    add_numbers,
+    add_out,
     add_run_flags,
     add_sampler_flags,
-    model_forecast,
-    model_from,
+    group_size,
     parser,
-    settings_from,
 )
+from ditq.cli.given import model_forecast, model_from, settings_from
 from ditq.cli.pipeline import Pipeline, clear
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
 from ditq.core.errors import UserError
-from ditq.core.spec import GROUP_SIZES, Spec
+from ditq.core.spec import Spec
 
 FLAGS = {
     "images": ("--images", "calibration pictures"),
@@ -40,20 +41,15 @@ def main(argv: list[str] | None = None) -> None:
         "Calibrate, quantize and compare: from a float model to a W4A8 checkpoint and a page of same-seed pictures.",
         "python -m src.run_pipeline --model mini --out pipeline",
     )
-    flags.add_argument("--out", type=Path, required=True, metavar="DIR", help="where everything goes")
+    add_out(flags, meaning="where everything goes", required=True)
     group = flags.add_argument_group("amounts (default: by the model, as --dry-run tells)")
     for flag, meaning in FLAGS.values():
         names = [flag, "--num-images"] if flag == "--images" else [flag]
         group.add_argument(*names, type=int, metavar="N", help=meaning)
     group.add_argument("--quick", action="store_true", help="least amounts: a look at the whole")
     group = flags.add_argument_group("grids")
-    group.add_argument("--bits-w", type=int, default=4, metavar="N", help="weights, 2 to 8 (default: 4)")
-    group.add_argument(
-        "--group-size",
-        default="none",
-        choices=["none", *map(str, GROUP_SIZES)],
-        help="columns that share a scale (default: none, one scale per output channel)",
-    )
+    add_numbers(group, {"--bits-w": (4, "weights, 2 to 8")})
+    add_group_size(group)
     group.add_argument(
         "--bits-a",
         default="8",
@@ -125,7 +121,7 @@ def pipeline_from(args: argparse.Namespace) -> Pipeline:
         model=model,
         settings=settings_from(args, model),
         amounts=amounts,
-        spec=Spec(args.bits_w, group_size=None if args.group_size == "none" else int(args.group_size)),
+        spec=Spec(args.bits_w, group_size=group_size(args)),
         bits_a=int(args.bits_a) if args.bits_a.isdigit() else args.bits_a,
         smooth=args.smooth,
         seed=args.seed,
