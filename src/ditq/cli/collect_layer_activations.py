@@ -24,7 +24,7 @@ from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import remove
-from ditq.diagnostics import InputRecipe, collect_inputs, inputs_forecast, merge_inputs
+from ditq.diagnostics import InputRecipe, collect_forecast, collect_inputs, merge_inputs
 from ditq.diagnostics.layer_files import CONTENTS, FOLDER
 from ditq.models import TextToImage
 
@@ -73,7 +73,7 @@ def collect(args: argparse.Namespace) -> None:
     images = read_images(args.calib_dir)
     model = _model(args, images)
     if args.dry_run:
-        print(f"{inputs_forecast(model, images, recipe)}: {output}")
+        print(f"{collect_forecast(model, images, recipe)}: {output}")
         return
     if args.force:
         remove(*(output / name for name in CONTENTS))

@@ -25,10 +25,10 @@ from ditq.core.files import remove
 from ditq.diagnostics import (
     ActivationStatistics,
     ProfileRecipe,
-    forecast,
     merge,
     parts_of,
     profile,
+    profile_forecast,
     read_statistics,
     write_statistics,
 )
@@ -90,7 +90,7 @@ def observe(args: argparse.Namespace) -> None:
         )
     batches = recipe.batches(points)
     if args.dry_run:
-        print(forecast(model, points, recipe) + f"; {args.output}")
+        print(profile_forecast(model, points, recipe) + f"; {args.output}")
         return
     if args.force:
         remove(parts_of(args.output))

@@ -15,7 +15,6 @@ from ditq.diagnostics import (
     LEGEND,
     Thresholds,
     chosen,
-    label,
     read_statistics,
     representative,
     summary_rows,
@@ -86,7 +85,8 @@ def show(args: argparse.Namespace) -> None:
     paths = list(statistics.layers)
     if not paths:
         raise UserError(str(args.stats_file), got="no layers", remedy="profile the model again")
-    drawn = chosen(paths, args.layers) if args.layers else representative(paths)
+    names = statistics.names
+    drawn = chosen(names, args.layers) if args.layers else representative(names)
     if args.dry_run:
         kinds = [name for name in args.figures if name in PER_LAYER]
         print(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
@@ -103,7 +103,7 @@ def show(args: argparse.Namespace) -> None:
         from ditq.plots.page import page
 
         title = f"What the layers of {found['model']} receive"
-        of_each = {label(path): figures for path, figures in written[1].items()}
+        of_each = {names[path].label: figures for path, figures in written[1].items()}
         text = page(title, found["conclusions"], rows, LEGEND, written[0], of_each)
         write_text(args.out / "index.html", text)
     if args.json:
