@@ -5,11 +5,11 @@ from copy import deepcopy
 
 import pytest
 
-from ditq.capture import linears
 from ditq.core.errors import UserError
-from ditq.core.recipe import FLOAT, first_blocks, plain_recipe, presets, read_recipe, recipe_from
+from ditq.core.recipe import FLOAT, blocks_alone, plain_recipe, presets, read_recipe, recipe_from
 from ditq.core.spec import Spec
 from ditq.models import load
+from ditq.models.anatomy import Site
 
 CONTENT = {
     "kind": "ditq.recipe",
@@ -26,10 +26,14 @@ CONTENT = {
 }
 
 
+def sites(*paths):
+    return [Site(path, "projection") for path in paths]
+
+
 def test_the_first_matching_line_decides():
     recipe = recipe_from(CONTENT, "test", "test.json")
     assigned = recipe.assign(
-        ["blocks.0.adaLN_modulation.layers.1", "blocks.0.fc2", "blocks.1.mlp.fc1", "head"]
+        sites("blocks.0.adaLN_modulation.layers.1", "blocks.0.fc2", "blocks.1.mlp.fc1", "head")
     )
     assert [(rule.method, rule.spec) for rule in assigned.values()] == [
         (FLOAT, None),
@@ -43,7 +47,7 @@ def test_a_layer_that_no_line_matches_is_named():
     content = deepcopy(CONTENT)
     content["layers"].pop()
     with pytest.raises(UserError, match="recipe test: head: got no line that matches it"):
-        recipe_from(content, "test", "test.json").assign(["blocks.0.fc2", "head"])
+        recipe_from(content, "test", "test.json").assign(sites("blocks.0.fc2", "head"))
 
 
 def test_a_recipe_survives_its_file(tmp_path):
@@ -55,7 +59,8 @@ def test_a_recipe_survives_its_file(tmp_path):
 @pytest.mark.parametrize("name", presets())
 def test_presets_decide_over_every_layer_of_a_model(name):
     recipe = read_recipe(name)
-    assigned = recipe.assign(linears(load("mini").transformer()))
+    anatomy = load("mini").skeleton().anatomy
+    assigned = recipe.assign(anatomy.site(path) for path in anatomy.modules(load("mini").skeleton()))
     quantized = [path for path, rule in assigned.items() if rule.method != FLOAT]
     assert sum(path.endswith(("fc1", "fc2")) for path in quantized) == 14
     assert not any(path.startswith(("context_embedder", "final_layer", "t_embedder")) for path in quantized)
@@ -95,8 +100,20 @@ def test_plain_presets_are_plain_recipes(name):
     assert preset == plain_recipe(name, method, Spec(bits), fields, {"bits": 8}, preset.about)
 
 
-def test_first_blocks_come_before_all_other_lines():
-    recipe = first_blocks(plain_recipe("r", "gptq", Spec(4)), 2, 3)
-    blocks = [f"multimodal_transformer_blocks.{i}.image_transformer_block.mlp.fc1" for i in range(3)]
-    assert [rule.method for rule in recipe.assign(blocks).values()] == ["gptq", "gptq", FLOAT]
-    assert first_blocks(recipe, 3, 3) is recipe
+def test_a_role_decides_in_any_family():
+    lines = [
+        {"roles": ["modulation", "head"], "method": "float"},
+        {"paths": ["*"], "method": "rtn", "bits": 4},
+    ]
+    recipe = recipe_from({**CONTENT, "layers": lines}, "roles", "r.json")
+    layers = [Site("a", "modulation"), Site("b", "convolution"), Site("c", "head")]
+    assert [rule.method for rule in recipe.assign(layers).values()] == [FLOAT, "rtn", FLOAT]
+    assert recipe_from(recipe.to_json(), "roles", "r.json") == recipe
+
+
+def test_blocks_that_are_left_out_come_before_all_other_lines():
+    blocks = [f"blocks.{i}" for i in range(3)]
+    recipe = blocks_alone(plain_recipe("r", "gptq", Spec(4)), blocks, blocks[:2])
+    layers = sites(*(f"{block}.mlp.fc1" for block in blocks))
+    assert [rule.method for rule in recipe.assign(layers).values()] == ["gptq", "gptq", FLOAT]
+    assert blocks_alone(recipe, blocks, blocks) is recipe

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from ditq.calibration import CacheRecipe, cache_blocks, read_block_cache
-from ditq.capture import linears
 from ditq.checkpoint import QuantizedModel
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
-from ditq.core.recipe import first_blocks, plain_recipe, recipe_from
+from ditq.core.recipe import blocks_alone, plain_recipe, recipe_from
 from ditq.core.spec import Spec
 from ditq.evaluation import fingerprint_of
 from ditq.evaluation.layer_errors import errors_of, spread_samples
@@ -36,12 +35,12 @@ MIXED = {
 
 
 class Kept(Small):
-    """Small, whose transformer is made once."""
+    """Small, whose network is made once."""
 
     def __init__(self):
         super().__init__()
-        self.kept = super().transformer()
-        self.transformer = lambda: self.kept
+        self.kept = super().network()
+        self.network = lambda: self.kept
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,9 @@ def mixed():
 def test_every_layer_gets_its_own_line(given, tmp_path):
     model, calibration = given
     made = quantize(model, mixed(), calibration, tmp_path)
-    expected = {path: rule for path, rule in mixed().assign(linears(model.kept)).items() if rule.spec}
+    anatomy = model.kept.anatomy
+    rules = mixed().assign(anatomy.site(path) for path in anatomy.modules(model.kept))
+    expected = {path: rule for path, rule in rules.items() if rule.spec}
     assert {path: weight.spec for path, weight in made.weights.items()} == {
         path: rule.spec for path, rule in expected.items()
     }
@@ -71,7 +72,7 @@ def test_every_layer_gets_its_own_line(given, tmp_path):
     solved = [line for line in report["layers"].values() if line["method"] in ("gptq", "qronos")]
     assert solved and all({"damping", "error", "error_rounding", "fallback"} <= set(line) for line in solved)
     assert made.meta["methods"]["qronos"] == 20 and len(report["blocks"]) == 3
-    layers = QuantizedModel(model, made, activations=False).transformer()
+    layers = QuantizedModel(model, made, activations=False).network()
     np.testing.assert_allclose(
         np.array(layers.context_embedder.weight), np.array(made.weights["context_embedder"].effective())
     )
@@ -113,7 +114,7 @@ def test_one_method_is_the_weight_track(given, tmp_path):
         for key in arrays[0].files:
             if key != "__meta__":
                 np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
-    assert set(made.weights) == {p for p in linears(model.kept) if p.endswith(("_proj", "fc1", "fc2"))}
+    assert set(made.weights) == set(model.kept.anatomy.paths("block"))
 
 
 def test_quantized_conditioning_reaches_the_blocks(given, tmp_path):
@@ -135,12 +136,11 @@ def test_quantized_conditioning_reaches_the_blocks(given, tmp_path):
 
 def test_the_first_blocks_alone(given, tmp_path):
     model, calibration = given
-    recipe = first_blocks(plain_recipe("q", "qronos", Spec(4)), 1, 3)
+    anatomy = model.kept.anatomy
+    recipe = blocks_alone(plain_recipe("q", "qronos", Spec(4)), anatomy.blocks, anatomy.first_blocks(1))
     made = quantize(model, recipe, calibration, tmp_path)
     assert {path.split(".")[1] for path in made.weights} == {"0"}
     assert not (tmp_path / "weights" / "mm1.npz").exists()
-    with pytest.raises(UserError, match="--blocks: got 4; expected from 1 to 3"):
-        first_blocks(recipe, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -189,17 +189,15 @@ def test_layer_errors_are_those_of_the_outputs(given, tmp_path):
     made = quantize(model, plain_recipe("rtn", "rtn", Spec(3)), calibration, tmp_path)
     images, path = calibration.images, "multimodal_transformer_blocks.0.text_transformer_block.attn.q_proj"
     errors = errors_of(model.kept, made, images, [(0, 0)])
-    text = model.kept.context_embedder(images.conditioning([0]).tokens)
-    modulation = model.kept.modulation(images.conditioning([0]).pooled, mx.array([1000 * images.sigmas[0]]))[
-        0
-    ]
-    half = model.kept.multimodal_transformer_blocks[0]
-    chunks = mx.split(modulation[:, None], modulation.shape[-1] // 64, axis=-1)
-    shift, scale = chunks[half.image_transformer_block.num_modulation_params :][:2]
+    conditioning = images.conditioning([0])
+    text = model.kept.context_embedder(conditioning.tokens)
+    timesteps = mx.array([1000 * images.sigmas[0]] * 2)
+    modulation = model.kept.given(timesteps, pooled=conditioning.pooled)["modulation.0"][:, None]
+    shift, scale = mx.split(modulation, modulation.shape[-1] // 64, axis=-1)[6:8]
     x = np.array(text)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = x * (1 + np.array(scale)) + np.array(shift)
-    layer = linears(model.kept)[path]
+    layer = model.kept.anatomy.modules(model.kept)[path]
     weight, there = np.array(layer.weight), np.array(made.weights[path].values())
     y = x @ weight.T + np.array(layer.bias)
     expected = np.linalg.norm(x @ (there - weight).T) / np.linalg.norm(y)

@@ -106,6 +106,7 @@ def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dic
         **asdict(recipe),
         "blocks": network.flow.blocks,
         **facts_of(network),
+        "latents": [height, width],
         "states": [{name: list(shape) for name, shape in new.items()} for new in shapes],
         "rows_per_sample": 2 if images.guided else 1,
         "prompts": {str(image): manifest["prompts"][image] for image, _ in samples},

@@ -69,7 +69,8 @@ class ActivationGrid(Protocol):
 
     @property
     def smooth(self) -> Float[mx.array, "in"] | None:
-        """Channel factors that the weight was multiplied with before it was quantized (SmoothQuant, arXiv 2211.10438)."""
+        """Channel factors that the weight was multiplied with before it was quantized (SmoothQuant,
+        arXiv 2211.10438)."""
         ...
 
     def at(self, timesteps: Timesteps) -> GridRows:

@@ -1,21 +1,22 @@
 """Recipes: which method puts which layer on which grid, as one JSON file.
 
     {"kind": "ditq.recipe", "version": 1, "about": "one line",
-     "layers": [{"paths": ["*.adaLN_modulation.*"], "method": "float", "why": "it is computed once a run"},
-                {"paths": ["multimodal_transformer_blocks.*"], "method": "gptq", "bits": 4, "group_size": 64},
-                {"paths": ["*"], "method": "float"}],
+     "layers": [{"roles": ["modulation"], "method": "float", "why": "it is computed once a run"},
+                {"paths": ["*.mlp.fc2"], "method": "gptq", "bits": 6, "group_size": 64},
+                {"paths": ["*"], "method": "gptq", "bits": 4, "group_size": 64}],
      "methods": {"gptq": {"act_order": true}},
      "activations": {"bits": 8}}
 
-The first line of `layers` whose glob matches a layer's path decides over it; every layer must be matched, so that what
-stays unquantized stands in the recipe too.
+The first line of `layers` that matches a layer decides over it: a glob of `paths` matches its path, or one of `roles`
+is its role in the model's anatomy. Roles are the same in all families, so that one recipe serves them all. Every layer
+must be matched, so that what stays unquantized stands in the recipe too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
@@ -27,19 +28,34 @@ FLOAT = "float"
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
+class Layer(Protocol):
+    """What a recipe asks of a layer: `ditq.models.anatomy.Site` has it."""
+
+    @property
+    def path(self) -> str:
+        """Its module path."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """What it is for."""
+        ...
+
+
 @dataclass(frozen=True)
 class Rule:
-    """One line of a recipe: these paths, by this method, on this grid."""
+    """One line of a recipe: these layers, by this method, on this grid."""
 
     paths: tuple[str, ...]
     method: str
     spec: Spec | None
     """None where the method is `float`."""
     why: str = ""
+    roles: tuple[str, ...] = ()
 
-    def matches(self, path: str) -> bool:
-        """True when one of the globs matches the whole path; * matches dots too."""
-        return any(fnmatchcase(path, glob) for glob in self.paths)
+    def matches(self, layer: Layer) -> bool:
+        """True when one of the globs matches its whole path (* matches dots too), or its role is among the roles."""
+        return layer.role in self.roles or any(fnmatchcase(layer.path, glob) for glob in self.paths)
 
 
 @dataclass(frozen=True)
@@ -53,25 +69,27 @@ class Recipe:
     """None: activations stay as they are."""
     about: str = ""
 
-    def assign(self, paths: Iterable[str]) -> dict[str, Rule]:
-        """The rule of each layer. Raises UserError for a layer that no rule matches."""
+    def assign(self, layers: Iterable[Layer]) -> dict[str, Rule]:
+        """The rule of each layer, by path. Raises UserError for a layer that no rule matches."""
         assigned: dict[str, Rule] = {}
-        for path in paths:
-            rule = next((rule for rule in self.rules if rule.matches(path)), None)
+        for layer in layers:
+            rule = next((rule for rule in self.rules if rule.matches(layer)), None)
             if rule is None:
                 raise UserError(
-                    f"recipe {self.name}: {path}",
+                    f"recipe {self.name}: {layer.path}",
                     got="no line that matches it",
                     remedy='end with {"paths": ["*"], "method": "float"} to leave the rest unquantized',
                 )
-            assigned[path] = rule
+            assigned[layer.path] = rule
         return assigned
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as its file holds it."""
         layers = []
         for rule in self.rules:
-            line: dict[str, Any] = {"paths": list(rule.paths), "method": rule.method}
+            line: dict[str, Any] = {"paths": list(rule.paths)} if rule.paths else {}
+            line |= {"roles": list(rule.roles)} if rule.roles else {}
+            line["method"] = rule.method
             if rule.spec is not None:
                 line |= {
                     "bits": rule.spec.bits,
@@ -103,33 +121,30 @@ def plain_recipe(
     """
     rules = (
         Rule(
-            ("context_embedder", "t_embedder.*", "y_embedder.*", "final_layer.*"),
+            (),
             FLOAT,
             None,
             "first and last layers: few weights, and all of the picture passes through them",
+            ("embedder", "head"),
         ),
         Rule(
-            ("*.adaLN_modulation.*",),
+            (),
             FLOAT,
             None,
             "computed once a run for all steps, and every token is multiplied by it",
+            ("modulation",),
         ),
-        Rule(("multimodal_transformer_blocks.*",), method, spec),
+        Rule(("*",), method, spec),
     )
     return Recipe(name, rules, {method: fields} if fields else {}, activations, about)
 
 
-def first_blocks(recipe: Recipe, count: int, of: int) -> Recipe:
-    """The recipe for the first `count` of `of` blocks; the others stay as they are.
-
-    Raises UserError unless `count` is from 1 to `of`.
-    """
-    if not 1 <= count <= of:
-        raise UserError("--blocks", got=count, expected=f"from 1 to {of}, the model's blocks")
-    if count == of:
+def blocks_alone(recipe: Recipe, blocks: Sequence[str], kept: Sequence[str]) -> Recipe:
+    """The recipe for the blocks `kept` of all `blocks`, by their paths; the others stay as they are."""
+    others = tuple(f"{path}.*" for path in blocks if path not in kept)
+    if not others:
         return recipe
-    others = tuple(f"multimodal_transformer_blocks.{number}.*" for number in range(count, of))
-    rule = Rule(others, FLOAT, None, f"only the first {count} of {of} blocks are asked for")
+    rule = Rule(others, FLOAT, None, f"only {len(kept)} of {len(blocks)} blocks are asked for")
     return replace(recipe, rules=(rule, *recipe.rules))
 
 
@@ -166,15 +181,18 @@ def recipe_from(content: Any, name: str, source: str) -> Recipe:
 
 
 def _rule(where: str, line: Any) -> Rule:
-    if not isinstance(line, dict) or not line.get("paths") or not isinstance(line.get("method"), str):
-        raise UserError(where, got=line, expected='{"paths": [globs], "method": name, ...}')
-    _known(where, line, {"paths", "method", "bits", "symmetric", "group_size", "why"})
+    named = isinstance(line, dict) and (line.get("paths") or line.get("roles"))
+    if not named or not isinstance(line.get("method"), str):
+        expected = '{"paths": [globs] or "roles": [roles], "method": name, ...}'
+        raise UserError(where, got=line, expected=expected)
+    _known(where, line, {"paths", "roles", "method", "bits", "symmetric", "group_size", "why"})
     method, spec = line["method"], None
     if method != FLOAT:
         if not isinstance(line.get("bits"), int):
             raise UserError(f"{where}: bits", got=line.get("bits"), expected="from 2 to 8")
         spec = Spec(line["bits"], line.get("symmetric", True), line.get("group_size"))
-    return Rule(tuple(line["paths"]), method, spec, line.get("why", ""))
+    paths, roles = (tuple(line.get(name, ())) for name in ("paths", "roles"))
+    return Rule(paths, method, spec, line.get("why", ""), roles)
 
 
 def _known(where: str, content: dict[str, Any], names: set[str]) -> None:

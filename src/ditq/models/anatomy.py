@@ -16,8 +16,9 @@ from ditq.core.errors import DitqError, UserError
 
 Phase = Literal["prepare", "begin", "block", "finish"]
 """When a layer runs: once a run, from prompt and timestep alone; before the blocks; in a block; after the blocks."""
-Rows = Literal["tokens", "prompts", "steps", "pairs"]
-"""What a row of a layer's input is: a token or pixel of a sample, a prompt, a timestep, or a pair of these two."""
+Rows = Literal["tokens", "prompt_tokens", "prompts", "steps", "pairs"]
+"""What a row of a layer's input is: a token or pixel of a sample; a token of a prompt, the same at every timestep; a
+prompt; a timestep; a pair of these two."""
 Role = Literal[
     "embedder",  # of latents, text, timestep or pooled prompt
     "modulation",  # makes shifts, scales and gates

@@ -1,14 +1,21 @@
 """Post-training quantization: a model, a recipe and calibration data in, a quantized checkpoint out."""
 
-from ditq.quantization.driver import Assigned, Calibration, assigned, quantize
-from ditq.quantization.track import CONTENTS, WeightTrack, quantize_weights
+from ditq.quantization.assignment import Assigned, assigned
+from ditq.quantization.driver import Calibration, Quantized, quantize_network
+from ditq.quantization.forecast import Forecast, forecast
+from ditq.quantization.recipe_run import quantize
+from ditq.quantization.weight_track import CONTENTS, WeightTrack, quantize_weights
 
 __all__ = [
     "CONTENTS",
     "Assigned",
     "Calibration",
+    "Forecast",
+    "Quantized",
     "WeightTrack",
     "assigned",
+    "forecast",
     "quantize",
+    "quantize_network",
     "quantize_weights",
 ]

@@ -1,7 +1,20 @@
-"""A model quantized as a recipe says: layer by layer its method and grid, block by block in one pass of the driver."""
+"""Post-training quantization of a network: the one driver of all weight methods.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+The layers are quantized in the order in which they run, and each sees what those before it have become:
+
+1. the layers that depend on prompt and timestep alone, and those that make the first state;
+2. block after block: what a block receives in the float network, what it receives now that everything before it is
+   quantized, and what it should return make a `BlockProblem`; a method decides on the codes; what the quantized block
+   returns is what the next one receives. So every block makes up for the errors before it, and nothing but one block is
+   ever optimised at a time;
+3. the layers behind the last block.
+
+Every finished part is kept in the run's folder: a run that was interrupted passes over it and ends in the same bits.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,40 +22,36 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-import ditq
 from ditq.activations import ActivationTable
-from ditq.calibration import BlockCache, ImageSet
-from ditq.calibration.block_cache import Streams
-from ditq.capture import linears, swapped
-from ditq.checkpoint import QuantizedCheckpoint
-from ditq.checkpoint.npz_run.block_file import read_layers, write_layers
-from ditq.core import plan
-from ditq.core.errors import UserError
-from ditq.core.files import write_json
+from ditq.calibration import BlockCache, ImageSet, replay_inputs
+from ditq.capture import swapped
+from ditq.checkpoint.npz_run.block_file import block_file, read_block, read_layers, write_block, write_layers
+from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
-from ditq.core.recipe import FLOAT, Recipe, Rule
-from ditq.diagnostics import block_linears
-from ditq.models.base import TextToImage
-from ditq.models.mmdit import MMDiT
-from ditq.quantization.blocks import BLOCK, OnBlock, OnIteration, cache_digest, through_blocks
-from ditq.quantization.report import report_of, summary_of
-from ditq.weights import METHODS, BlockProblem, Method, Mixed, built, embedders
+from ditq.models.base import Network
+from ditq.models.state import BlockState, joined, row_batches, run_block, take_rows
+from ditq.quantization.assignment import Assigned
+from ditq.weights import BlockProblem, BlockResult, embedders
+from ditq.weights.block_error import quantized_output
+from ditq.weights.input_grids import inputs_of_result
 from ditq.weights.mixed import dequantized
 from ditq.weights.problem import NO_BITS
-from ditq.weights.quantized_block import batches
 
-KIND, VERSION = "ditq.recipe_run", 1
-CONTENTS = ("plan.json", "weights", "report.json")
-"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
-Layers = dict[str, QuantizedWeight]
+CURVE = 200
+"""Points of a loss curve that are kept."""
+Weights = dict[str, QuantizedWeight]
+OnBlock = Callable[[int, dict[str, Any]], None]
+"""Receives the number of a finished block and its report."""
+OnIteration = Callable[[int, int, float], None]
+"""Receives the block, the iteration (or, layer by layer, the layer) that is over, and its loss."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a run knows of the model's data."""
 
-    images: ImageSet
-    """Recorded pictures, for what the text encoders gave."""
+    images: ImageSet | None
+    """Recorded pictures, for the layers before the blocks; None where these stay float."""
     cache: BlockCache
     """The blocks' inputs and outputs at some of their steps."""
     table: ActivationTable | None = None
@@ -52,108 +61,93 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """A recipe applied to the layers of one model."""
+class Quantized:
+    """What became of the network."""
 
-    rules: Mapping[str, Rule]
-    """Of the quantized layers, by path."""
-    methods: Mapping[str, Method]
-    """By name."""
-    blocks: Mapping[str, list[str]] = field(default_factory=dict)
-    """The quantized layers of each block's attentions and MLPs, by the block's path."""
-
-    def asked(self, paths: list[str]) -> embedders.Asked:
-        """Method and grid of those of the paths that are quantized."""
-        rules = {path: self.rules[path] for path in paths if path in self.rules}
-        return {path: (self.methods[r.method], r.spec) for path, r in rules.items() if r.spec is not None}
+    weights: Weights
+    activations: dict[str, TimestepGrid] = field(default_factory=dict)
+    """Static grids of layers' inputs that were learned with the weights."""
+    outside: dict[str, Any] = field(default_factory=dict)
+    """Reports of the layers outside the blocks, by path."""
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    """Reports of the blocks, in order."""
 
 
-def assigned(mmdit: MMDiT, recipe: Recipe) -> Assigned:
-    """The rule of every layer that the recipe quantizes, all of it checked; nothing is computed.
+def quantize_network(
+    network: Network,
+    todo: Assigned,
+    calibration: Calibration,
+    folder: Path,
+    seed: int = 0,
+    activation_bits: int = NO_BITS,
+    on_iteration: OnIteration = lambda block, iteration, loss: None,
+    on_block: OnBlock = lambda block, report: None,
+) -> Quantized:
+    """The quantized layers of `todo`, as this module describes; `folder` keeps every finished part.
 
-    Raises UserError, naming recipe and layer, for unknown methods and fields, for groups that do not divide, and for a
-    method that cannot do what is asked.
+    `activation_bits` are those of static input grids that methods learn with the weights where the calibration has no
+    table; 16: none.
     """
-    where = f"recipe {recipe.name}"
-    modules = linears(mmdit)
-    rules = {path: rule for path, rule in recipe.assign(modules).items() if rule.method != FLOAT}
-    named = dict.fromkeys([*recipe.methods, *(rule.method for rule in rules.values())])
-    methods = {name: built(METHODS, name, recipe.methods.get(name, {}), where) for name in named}
-    inner, blocks = set(block_linears(mmdit)), dict[str, list[str]]()
-    for path, rule in rules.items():
-        if rule.spec is not None:
-            rule.spec.groups(modules[path].weight.shape[1], f"{where}: {path}")
-        if path in inner:
-            blocks.setdefault(".".join(path.split(".")[:2]), []).append(path)
-    found = Assigned(rules, methods, blocks)
-    embedders.check(found.asked([path for path in rules if path not in inner]))
-    if not rules:
-        raise UserError(where, got="no layer that is quantized", expected="one at least")
+    cache = calibration.cache
+    cache.check_model(network)
+    outside, told = _kept(folder / "weights" / "before.npz", _before(network, todo, calibration))
+    float_given = cache.given(network)
+    with swapped(network, dequantized(network, outside)):
+        quantized_given = cache.given(network) if outside else float_given
+        floats = cache.state(0)
+        quantized = {**floats, **_first_state(network, todo, calibration)} if outside else floats
+    found = Quantized({**outside}, outside=dict(told))
+    for number in range(_last_block(todo)):
+        block: Any = network.blocks[number]
+        following = cache.state(number + 1)
+        problem = BlockProblem(
+            block=block,
+            path=todo.anatomy.blocks[number],
+            anatomy=todo.anatomy,
+            inputs=_read({**floats, **float_given}, block.reads),
+            quantized_inputs=_read({**quantized, **quantized_given}, block.reads),
+            targets=_read(following, cache.flow.read_later(number)),
+            carried=cache.flow.inputs(number),
+            timesteps=cache.timesteps,
+            specs=todo.specs(todo.anatomy.blocks[number]),
+            activation_bits=activation_bits,
+            table=None if calibration.table is None else calibration.table.grids,
+            seed=seed + number,
+        )
+        result = _solved(problem, todo, folder, number, on_iteration)
+        if result is not None:
+            found.weights.update(result.weights)
+            found.activations.update(result.activations or {})
+            found.blocks.append({"block": number, "path": problem.path, **result.report})
+            on_block(number, found.blocks[-1])
+        quantized = {**quantized, **_handed_on(problem, result)}
+        floats = following
+    if todo.phase("finish"):
+        ends = {**floats, **float_given}, {**quantized, **quantized_given}
+        after, told = _kept(folder / "weights" / "after.npz", _after(network, todo, cache, outside, *ends))
+        found.weights.update(after)
+        found.outside.update(told)
     return found
 
 
-def quantize(
-    model: TextToImage,
-    recipe: Recipe,
-    calibration: Calibration,
-    folder: Path,
-    resume: bool = False,
-    seed: int = 0,
-    on_iteration: OnIteration = lambda block, iteration, loss: None,
-    on_block: OnBlock = lambda block, report: None,
-) -> QuantizedCheckpoint:
-    """The model's quantized checkpoint; `folder` keeps every finished block, and report.json a line per layer.
-
-    First the layers that the conditioning passes through, then block after block, then the last projection: each sees
-    what the ones before it have become. A resumed run passes over what is finished and gives bit for bit the same.
-    Raises UserError for a recipe that does not fit, and for a folder begun with another recipe, model or calibration.
-    """
-    mmdit, cache = model.transformer(), calibration.cache
-    cache.check_model(mmdit)
-    todo = assigned(mmdit, recipe)
-    begun = {
-        "kind": KIND,
-        "version": VERSION,
-        "model": model.name,
-        "calibration": calibration.images.digest,
-        "cache": cache_digest(cache),
-        "activations": calibration.table_digest or None,
-        "seed": seed,
-        "recipe": recipe.to_json(),
-    }
-    plan.begin(folder / "plan.json", begun, resume)
-    before, told = _kept(folder / "weights" / "before.npz", partial(_before, mmdit, todo, calibration))
-    problem_of = partial(_problem, mmdit, todo, calibration, before, seed)
-    methods = {
-        number: Mixed(
-            todo.methods, {path: todo.rules[path].method for path in todo.blocks[BLOCK.format(number)]}
-        )
-        for number in range(cache.blocks)
-        if BLOCK.format(number) in todo.blocks
-    }
-    whole = embedders.LAST in todo.rules
-    count = cache.blocks if whole else max(methods, default=-1) + 1
-    first = _first_streams(mmdit, before, calibration) if embedders.TEXT in before else None
-    run = through_blocks(cache, methods, problem_of, folder, count, first, on_iteration, on_block)
-    after, told_after = {}, {}
-    if whole:
-        solve = partial(_after, mmdit, todo, cache, before, run.handed_on)
-        after, told_after = _kept(folder / "weights" / "after.npz", solve)
-    weights = {**before, **run.weights, **after}
-    report = report_of(mmdit, todo.rules, weights, {**told, **told_after}, run.reports)
-    write_json(folder / "report.json", report)
-    meta = {
-        "recipe": recipe.name,
-        "about": recipe.about,
-        "producer": f"ditq {ditq.__version__}",
-        **summary_of(report),
-    }
-    ordered = {path: weights[path] for path in todo.rules}
-    return QuantizedCheckpoint(model.name, ordered, calibration.table, meta)
+def _last_block(todo: Assigned) -> int:
+    """How many blocks are run: all, where something behind them is quantized, else up to the last quantized one."""
+    blocks = todo.anatomy.blocks
+    if todo.phase("finish"):
+        return len(blocks)
+    return max((number + 1 for number, block in enumerate(blocks) if todo.specs(block)), default=0)
 
 
-def _kept(path: Path, solve: Any) -> tuple[Layers, dict[str, Any]]:
-    """What `solve()` gives, or what an earlier run kept of it."""
+def _read(state: Mapping[str, mx.array], names: Sequence[str]) -> BlockState:
+    return {name: state[name] for name in names}
+
+
+def _kept(
+    path: Path, solve: Callable[[], tuple[Weights, dict[str, Any]]] | None
+) -> tuple[Weights, dict[str, Any]]:
+    """What `solve()` gives, or what an earlier run kept of it; nothing where there is nothing to solve."""
+    if solve is None:
+        return {}, {}
     if path.exists():
         weights, _, meta = read_layers(path)
         return weights, meta["report"]
@@ -162,83 +156,130 @@ def _kept(path: Path, solve: Any) -> tuple[Layers, dict[str, Any]]:
     return weights, report
 
 
-def _before(mmdit: MMDiT, todo: Assigned, calibration: Calibration) -> tuple[Layers, dict[str, Any]]:
-    """The layers that conditioning and text pass through."""
-    cache, images = calibration.cache, calibration.images
-    asked = todo.asked([path for path in linears(mmdit) if path not in (embedders.TEXT, embedders.LAST)])
-    inner = {path for paths in todo.blocks.values() for path in paths}
-    asked = {path: own for path, own in asked.items() if path not in inner}
-    pooled, timesteps = mx.array(cache.pooled), mx.array(cache.timesteps)
-    solved, reports = embedders.condition_layers(mmdit, asked, pooled, timesteps)
-    chosen = list(dict.fromkeys(image for image, _ in cache.samples))
-    tokens = images.conditioning(chosen).tokens.astype(mx.float32)
-    of_text, text_report = embedders.text_layer(mmdit, todo.asked([embedders.TEXT]), tokens)
-    return {**solved, **of_text}, {**reports, **text_report}
+def _before(
+    network: Network, todo: Assigned, calibration: Calibration
+) -> Callable[[], tuple[Weights, dict[str, Any]]] | None:
+    """Solves the layers in front of the blocks; None where all of them stay float."""
+    asked = todo.phase("prepare", "begin")
+    if not asked:
+        return None
+
+    def solve() -> tuple[Weights, dict[str, Any]]:
+        cache = calibration.cache
+        rows = {name: mx.array(array) for name, array in cache.conditioning.items()}
+        timesteps = mx.array(cache.timesteps)
+        prepare = partial(network.given, timesteps, **rows)
+        weights, told = embedders.solve_phase(network, "prepare", asked, {}, lambda: [prepare])
+        begin = partial(_begins, network, todo, calibration)
+        changed = {} if _of_prompts_alone(todo) else weights
+        own, told_begin = embedders.solve_phase(network, "begin", asked, changed, begin)
+        return {**weights, **own}, {**told, **told_begin}
+
+    return solve
 
 
-def _first_streams(mmdit: MMDiT, before: Layers, calibration: Calibration) -> Streams:
-    """What enters the first block when the context embedder is quantized."""
-    cache, images = calibration.cache, calibration.images
-    embed = dequantized(mmdit, {embedders.TEXT: before[embedders.TEXT]})[embedders.TEXT]
-    chosen = list(dict.fromkeys(image for image, _ in cache.samples))
-    text = {image: embed(images.conditioning([image]).tokens.astype(mx.float32)) for image in chosen}
-    rows = mx.concatenate([text[image] for image, _ in cache.samples])
-    return Streams(cache.streams(0).image, rows)
+def _begins(network: Network, todo: Assigned, calibration: Calibration) -> Iterator[embedders.Run]:
+    """Runs of a network's beginning on the calibration's pictures: at every step, or where the timestep changes
+    nothing, at one."""
+    images = _images(calibration)
+    chosen = list(dict.fromkeys(image for image, _ in calibration.cache.samples))
+    steps = list(dict.fromkeys(step for _, step in calibration.cache.samples))
+    for step in steps[:1] if _of_prompts_alone(todo) else steps:
+        yield partial(_begun, network, images, chosen, step)
 
 
-def _problem(
-    mmdit: MMDiT,
-    todo: Assigned,
-    calibration: Calibration,
-    before: Layers,
-    seed: int,
-    number: int,
-    inputs: Streams,
-    quantized_inputs: Streams,
-    targets: Streams,
-) -> BlockProblem:
-    cache, path = calibration.cache, BLOCK.format(number)
-    modulation = cache.modulation(mmdit, number)
-    specs = {layer: todo.rules[layer].spec for layer in todo.blocks.get(path, [])}
-    problem = BlockProblem(
-        block=mmdit.multimodal_transformer_blocks[number],
-        path=path,
-        modulation=modulation,
-        inputs=inputs,
-        quantized_inputs=quantized_inputs,
-        targets=targets,
-        timesteps=cache.timesteps,
-        specs={layer: spec for layer, spec in specs.items() if spec is not None},
-        activation_bits=NO_BITS,
-        table=calibration.table,
-        seed=seed + number,
+def _begun(network: Network, images: ImageSet, chosen: Sequence[int], step: int) -> BlockState:
+    latents, inputs = replay_inputs(network, images, chosen, step)
+    return network.begin(latents, **inputs)
+
+
+def _of_prompts_alone(todo: Assigned) -> bool:
+    """Whether the quantized layers that make the first state read nothing but the prompts."""
+    return all(todo.anatomy.site(path).rows == "prompt_tokens" for path in todo.phase("begin"))
+
+
+def _first_state(network: Network, todo: Assigned, calibration: Calibration) -> BlockState:
+    """What quantized layers make of the first state, for every row; `network` has them in their places."""
+    streams = {todo.anatomy.site(path).stream for path in todo.phase("begin")}
+    if not streams:
+        return {}
+    images, made = _images(calibration), dict[tuple[int, int], BlockState]()
+    alone, samples = _of_prompts_alone(todo), calibration.cache.samples
+    keys = [(image, samples[0][1] if alone else step) for image, step in samples]
+    for image, step in dict.fromkeys(keys):
+        state = _begun(network, images, [image], step)
+        made[image, step] = {name: state[name].astype(mx.float32) for name in state if name in streams}
+        mx.eval(made[image, step])
+    return joined([made[key] for key in keys])
+
+
+def _images(calibration: Calibration) -> ImageSet:
+    assert calibration.images is not None, (
+        "layers in front of the blocks are quantized from recorded pictures"
     )
-    if not before:
-        return problem
-    with swapped(mmdit, dequantized(mmdit, before)):
-        there = cache.modulation(mmdit, number)
-        mx.eval(there)
-    return replace(problem, modulation=there, float_modulation=modulation)
+    return calibration.images
+
+
+def _solved(
+    problem: BlockProblem, todo: Assigned, folder: Path, number: int, on_iteration: OnIteration
+) -> BlockResult | None:
+    """The block's result, of an earlier run's file, or made now and written; None for a block that stays float."""
+    method = todo.method(problem.path)
+    if method is None:
+        return None
+    if block_file(folder, number).exists():
+        weights, activations, meta = read_block(folder, number, problem.activation_bits)
+        return BlockResult(weights, activations or None, {**meta["report"], "seconds": None})
+    started = time.perf_counter()
+    result = method.quantize(problem, partial(on_iteration, number))
+    report = {**result.report, "losses": thinned(result.report.get("losses", []))}
+    write_block(folder, number, result.weights, result.activations or {}, {"report": report})
+    seconds = round(time.perf_counter() - started, 2)
+    return BlockResult(result.weights, result.activations, {**report, "seconds": seconds})
+
+
+def _handed_on(problem: BlockProblem, result: BlockResult | None) -> BlockState:
+    """What the block, quantized as in `result` or float, writes for its quantized inputs."""
+    parts = []
+    for rows in row_batches(np.arange(problem.rows)):
+        if result is None:
+            block: Any = problem.block
+            outputs = _read(run_block(block, take_rows(problem.quantized_inputs, rows)), block.writes)
+        else:
+            outputs = quantized_output(problem, result.weights, inputs_of_result(problem, result), rows)
+        mx.eval(outputs)
+        parts.append(outputs)
+    return joined(parts)
 
 
 def _after(
-    mmdit: MMDiT, todo: Assigned, cache: BlockCache, before: Layers, handed_on: Streams
-) -> tuple[Layers, dict[str, Any]]:
-    """The projection to patches, from both streams behind the last block."""
-    pooled, timesteps = mx.array(cache.pooled), mx.array(cache.timesteps)
+    network: Network,
+    todo: Assigned,
+    cache: BlockCache,
+    before: Weights,
+    floats: Mapping[str, mx.array],
+    quantized: Mapping[str, mx.array],
+) -> Callable[[], tuple[Weights, dict[str, Any]]]:
+    """Solves the layers behind the last block, from the states there of both networks."""
+    height, width = cache.meta["latents"]
 
-    def stream(image: mx.array, layers: Layers) -> Iterator[tuple[mx.array, mx.array]]:
-        with swapped(mmdit, dequantized(mmdit, layers)):
-            condition = mmdit.condition(pooled, timesteps)
-            mx.eval(condition)
-        for rows in batches(np.arange(len(cache))):
-            yield image[mx.array(rows)], condition[mx.array(rows)]
+    def runs(state: Mapping[str, mx.array]) -> Iterator[embedders.Run]:
+        for rows in row_batches(np.arange(len(cache))):
+            some = take_rows(state, rows)
+            yield partial(network.finish, some, height, width)
 
-    image = cache.streams(cache.blocks).image
-    return embedders.last_layer(
-        mmdit,
-        todo.asked([embedders.LAST]),
+    return partial(
+        embedders.solve_phase,
+        network,
+        "finish",
+        todo.phase("finish"),
         before,
-        lambda: stream(image, {}),
-        lambda: stream(handed_on.image, before),
+        partial(runs, floats),
+        partial(runs, quantized),
     )
+
+
+def thinned(losses: Sequence[float]) -> list[float]:
+    """A curve of at most `CURVE` points, each the mean of a stretch."""
+    pieces = np.array_split(np.asarray(losses, np.float64), min(CURVE, len(losses))) if losses else []
+    return [float(f"{piece.mean():.6g}") for piece in pieces]

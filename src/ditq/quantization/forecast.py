@@ -1,26 +1,20 @@
-"""What a run of a recipe will take, told before anything is loaded: passes, memory, disk and a rough time."""
+"""What a run of a recipe will take, told before any weight is loaded: each method says its own cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 
+from ditq import capture
 from ditq.calibration.block_caching import sample_bytes
-from ditq.capture import linears
 from ditq.core.recipe import Recipe
-from ditq.models.base import TextToImage
-from ditq.models.cost import matmul_rate, step_flops
-from ditq.models.mmdit import MMDiT
-from ditq.quantization.driver import Assigned, assigned
-from ditq.weights import AdaRound
-from ditq.weights.cost import COPIES, PER_WEIGHT
-from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos, shared_inputs, stages
-
-PASSES = {ParallelGPTQ: 1, SequentialGPTQ: 4, SequentialQronos: 8}
-"""Runs of a block over all rows, of both streams and all stages."""
-RUNGS = 4
-"""Of the damping's ladder that are usually tried; each factors the Hessian."""
+from ditq.core.spec import Spec
+from ditq.models.base import Network, TextToImage
+from ditq.models.cost import layer_inputs, matmul_rate
+from ditq.quantization.assignment import Assigned, assigned
+from ditq.weights.cost import Cost, Work, block_work
 
 
 @dataclass(frozen=True)
@@ -29,11 +23,15 @@ class Forecast:
 
     layers: dict[str, int]
     """By method."""
+    blocks: int
+    """Those with quantized layers."""
     rows: int
     memory: int
-    """Streams of a block and Hessians, beside the transformer."""
+    """States between blocks and what methods hold, beside the network."""
     cache: int
-    """Of the blocks' streams on disk, removed at the end."""
+    """Of the block cache on disk, removed at the end."""
+    codes: int
+    """Of the npz files that a run keeps of its blocks."""
     checkpoint: int
     seconds: float
 
@@ -51,68 +49,63 @@ class Forecast:
 
 
 def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any]) -> Forecast:
-    """The forecast for a model of this shape with a cache that `meta` describes; no weights are loaded."""
-    mmdit = MMDiT(model.config)  # its arrays are lazy and never made
-    todo = assigned(mmdit, recipe)
+    """The forecast for a model of this shape with a block cache that `meta` describes; no weights are loaded."""
+    network = model.skeleton()
+    todo = assigned(network, recipe)
+    layers = network.anatomy.modules(network)
     rows = len(meta["samples"]) * meta["rows_per_sample"]
-    tokens, hidden = meta["image_tokens"] + meta["text_tokens"], meta["hidden"]
-    streams = rows * tokens * hidden * 4
-    names = [rule.method for rule in todo.rules.values()]
-    shapes = {path: layer.weight.shape for path, layer in linears(mmdit).items()}
-    block_flops = step_flops(model.config, rows, meta["image_tokens"], meta["text_tokens"]) / meta["blocks"]
+    height, width = meta["latents"]
+    block_flops = network.step_flops(rows, height, width, model.geometry.text_tokens) / meta["blocks"]
+    works = _works(model, network, todo, rows, block_flops, height, width)
+    costs = [method.cost(work) for path, work in works.items() if (method := todo.method(path))]
     # every block runs once to fill the cache and once to hand on
-    flops, fixed, hessians = 2 * meta["blocks"] * block_flops, 0.0, 0.0
-    for paths in todo.blocks.values():
-        costs = _block_cost(todo, paths, shapes, rows, meta, block_flops)
-        flops, fixed, hessians = flops + costs[0], fixed + costs[1], max(hessians, costs[2])
-    size = 0.0
-    for path, shape in shapes.items():
-        weights = shape[0] * shape[1]
-        spec = todo.rules[path].spec if path in todo.rules else None
-        size += weights * (16 if spec is None else spec.bits + 64 / (spec.group_size or 128)) / 8
+    total = sum(costs, Cost(2 * meta["blocks"] * block_flops))
+    state = max(sum(prod(shape) for shape in new.values()) for new in meta["states"])
+    specs = {path: rule.spec for path, rule in todo.rules.items() if rule.spec is not None}
+    names = [rule.method for rule in todo.rules.values()]
     return Forecast(
         layers={name: names.count(name) for name in dict.fromkeys(names)},
+        blocks=len(works),
         rows=rows,
-        memory=round(4 * streams + hessians),
+        memory=round(4 * 4 * rows * state + max((cost.memory for cost in costs), default=0.0)),
         cache=len(meta["samples"]) * sample_bytes(meta),
-        checkpoint=round(size),
-        seconds=flops / matmul_rate() + fixed,
+        codes=sum(_codes(layers[path], specs[path]) for path in specs),
+        checkpoint=sum(_stored(layer, specs.get(path)) for path, layer in layers.items()),
+        seconds=total.flops / matmul_rate() + total.seconds,
     )
 
 
-def _block_cost(
+def _works(
+    model: TextToImage,
+    network: Network,
     todo: Assigned,
-    paths: list[str],
-    shapes: Mapping[str, tuple[int, ...]],
     rows: int,
-    meta: Mapping[str, Any],
-    block_flops: float,
-) -> tuple[float, float, float]:
-    """Operations, seconds besides them, and bytes of Hessians, of one block."""
-    flops = fixed = hessians = 0.0
-    for name in dict.fromkeys(todo.rules[path].method for path in paths):
-        method = todo.methods[name]
-        own = [path for path in paths if todo.rules[path].method == name]
-        if isinstance(method, AdaRound):
-            batch = min(method.batch_size, rows)
-            flops += 3 * method.iterations * block_flops * batch / rows
-            device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
-            weights = sum(shapes[path][0] * shapes[path][1] for path in own)
-            fixed += method.iterations * weights * PER_WEIGHT[device]
-            hessians += COPIES * 4 * weights
-        elif type(method) in PASSES:
-            flops += PASSES[type(method)] * block_flops
-            parts = [own] if isinstance(method, ParallelGPTQ) else stages(own)
-            held = [sum(_moments(group, shapes, method) for group in shared_inputs(part)) for part in parts]
-            hessians += max(held)
-            for group in shared_inputs(own):
-                columns, outputs = shapes[group[0]][1], sum(shapes[path][0] for path in group)
-                tokens = meta["text_tokens" if ".text_transformer_block." in group[0] else "image_tokens"]
-                flops += rows * tokens * columns**2 * (3 if isinstance(method, SequentialQronos) else 1)
-                flops += RUNGS * (columns**3 / 3 + columns**2 * 256) + 2 * columns**2 * outputs
-    return flops, fixed, hessians
+    flops: float,
+    height: int,
+    width: int,
+) -> dict[str, Work]:
+    """The work of each block that has quantized layers, by path."""
+    layers = network.anatomy.modules(network)
+    shapes = layer_inputs(network, model.geometry, height, width)
+
+    def positions(path: str) -> int:
+        return prod(capture.patches(layers[path], mx.zeros(shapes[path])).shape[:-1])
+
+    found = {}
+    for block in network.anatomy.blocks:
+        own = {path: layers[path] for path in todo.specs(block)}
+        if own:
+            found[block] = block_work(network.anatomy, own, rows, flops, positions)
+    return found
 
 
-def _moments(group: list[str], shapes: Mapping[str, tuple[int, ...]], method: Any) -> float:
-    """Bytes of one input's moments; Qronos has a second matrix."""
-    return 4.0 * shapes[group[0]][1] ** 2 * (2 if isinstance(method, SequentialQronos) else 1)
+def _codes(layer: capture.Layer, spec: Spec) -> int:
+    """Bytes of a layer's codes, a byte each, and of its scales."""
+    out, columns = capture.matrix(layer).shape
+    return out * columns + 4 * out * columns // (spec.group_size or columns)
+
+
+def _stored(layer: capture.Layer, spec: Spec | None) -> int:
+    """Bytes of a layer in a checkpoint: packed with its scales, or in 16 bits."""
+    bits = 16.0 if spec is None else spec.bits + 64 / (spec.group_size or 128)
+    return round(capture.matrix(layer).size * bits / 8)

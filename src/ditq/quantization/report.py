@@ -1,33 +1,27 @@
 """What a run of a recipe did to every layer, as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ditq.capture import linears
-from ditq.core.quantized import QuantizedWeight
+from ditq import capture
 from ditq.core.recipe import Rule
-from ditq.models.mmdit import MMDiT
+from ditq.models.base import Network
+from ditq.quantization.driver import Quantized
 
 
-def report_of(
-    mmdit: MMDiT,
-    rules: Mapping[str, Rule],
-    weights: Mapping[str, QuantizedWeight],
-    others: Mapping[str, Any],
-    blocks: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """A line per layer: method, grid, how far the weight moved, and what its method told of it."""
-    told = dict(others)
+def report_of(network: Network, rules: Mapping[str, Rule], found: Quantized) -> dict[str, Any]:
+    """A line per layer: method, grid, how far the weight moved, and what its method reports of it."""
+    told, weights, blocks = dict(found.outside), found.weights, found.blocks
     for block in blocks:
         for part in [block, *block.get("methods", {}).values()]:
             told |= part.get("layers", {})
-    modules, layers = linears(mmdit), {}
+    modules, layers = network.anatomy.modules(network), {}
     for path, rule in rules.items():
-        weight = modules[path].weight.astype(mx.float32)
+        weight = capture.matrix(modules[path]).astype(mx.float32)
         moved = mx.linalg.norm(weights[path].effective() - weight) / mx.maximum(mx.linalg.norm(weight), 1e-30)
         own = {
             key: value

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import cache
 
-from ditq.models.anatomy import Anatomy, Fold, Site
+from ditq.models.anatomy import Anatomy, Fold, Role, Site
 from ditq.models.mmdit.config import MMDiTConfig
 
 BLOCK = "multimodal_transformer_blocks.{}"
@@ -26,24 +26,22 @@ def mmdit_anatomy(config: MMDiTConfig) -> Anatomy:
 
 def _embedders() -> Iterator[Site]:
     yield Site("x_embedder.proj", "embedder", phase="begin", stream="image", quantizable=False)
-    yield Site("context_embedder", "embedder", phase="begin", stream="text")
+    yield Site("context_embedder", "embedder", phase="begin", stream="text", rows="prompt_tokens")
     for stage, layer in enumerate((0, 2)):
         yield Site(f"t_embedder.mlp.layers.{layer}", "embedder", stage=stage, phase="prepare", rows="steps")
         yield Site(f"y_embedder.mlp.layers.{layer}", "embedder", stage=stage, phase="prepare", rows="prompts")
 
 
 def _head() -> Iterator[Site]:
-    yield _modulation("final_layer")
+    yield _modulation("final_layer", role="head")
     yield Site("final_layer.linear", "head", phase="finish", stream="image")
 
 
-def _modulation(owner: str, **facts) -> Site:
+def _modulation(owner: str, role: Role = "modulation", **facts) -> Site:
     """An adaLN layer. All of them receive silu of one and the same condition."""
     first = f"{BLOCK.format(0)}.image_transformer_block"
     path = "{}.adaLN_modulation.layers.1"
-    return Site(
-        path.format(owner), "modulation", path.format(first), stage=2, phase="prepare", rows="pairs", **facts
-    )
+    return Site(path.format(owner), role, path.format(first), stage=2, phase="prepare", rows="pairs", **facts)
 
 
 def _half(number: int, stream: str, dual: bool, ends: bool) -> Iterator[Site]:
@@ -53,7 +51,7 @@ def _half(number: int, stream: str, dual: bool, ends: bool) -> Iterator[Site]:
     norm = _modulation(owner, block=block, stream=stream, label=f"{short}.adaLN_modulation.layers.1")
     yield norm
 
-    def site(part: str, name: str, role, stage: int, first: str = "", folds: bool = False) -> Site:
+    def site(part: str, name: str, role: Role, stage: int, first: str = "", folds: bool = False) -> Site:
         """A layer of the block; `folds` where the modulated norm in front of it can take factors in."""
         fold = Fold(norm.path, CHUNKS[part], CHUNKS[part] + 1) if folds else None
         shared = f"{owner}.{part}.{first}" if first else ""

@@ -8,20 +8,19 @@ import time
 from dataclasses import dataclass
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 
+from ditq import capture
 from ditq.calibration import BlockCache, read_block_cache
-from ditq.calibration.block_cache import run_block
-from ditq.capture import linears, swapped
 from ditq.checkpoint.npz_run.block_file import block_file, read_block
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
 from ditq.core.spec import Spec
 from ditq.models import load
+from ditq.models.state import run_block
 from ditq.quantization import WeightTrack, quantize_weights
-from ditq.quantization.blocks import thinned
+from ditq.quantization.driver import thinned
 from ditq.weights import RTN, AdaRound
 from ditq.weights.problem import silent
 from tests.house.checker import ROOT
@@ -49,13 +48,13 @@ def test_a_run_is_complete_and_true_to_its_config(cache, tmp_path):
     told = []
     track = WeightTrack(QUICK, Spec(4, group_size=64))
     config = quantize_weights(
-        load("mini").transformer(), cache, track, tmp_path, on_iteration=lambda *args: told.append(args[:2])
+        load("mini").network(), cache, track, tmp_path, on_iteration=lambda *args: told.append(args[:2])
     )
     assert read_json(tmp_path / "config.json") == config
     assert told == [(block, i) for block in range(4) for i in range(1, 7)]
     assert config["blocks"] == 4 and [told["block"] for told in config["per_block"]] == [0, 1, 2, 3]
     for number, report in enumerate(config["per_block"]):
-        weights, activations, meta = read_block(tmp_path, number)
+        weights, activations, meta = read_block(tmp_path, number, 8)
         assert len(weights) == (12 if number < 3 else 9)
         assert set(activations) == set(weights)
         assert report["error"] <= report["error_rounding"]
@@ -64,7 +63,7 @@ def test_a_run_is_complete_and_true_to_its_config(cache, tmp_path):
 
 def test_every_block_of_mini_beats_rounding(cache, tmp_path):
     config = quantize_weights(
-        load("mini").transformer(),
+        load("mini").network(),
         cache,
         WeightTrack(AdaRound(iterations=30, batch_size=6), Spec(4)),
         tmp_path,
@@ -75,7 +74,7 @@ def test_every_block_of_mini_beats_rounding(cache, tmp_path):
 
 
 def test_blocks_that_are_left_out_stay_float(cache, tmp_path):
-    mmdit = load("mini").transformer()
+    mmdit = load("mini").network()
     config = quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(4), 16, blocks=(2,)), tmp_path)
     assert [report["block"] for report in config["per_block"]] == [2]
     assert not block_file(tmp_path, 0).exists()
@@ -85,7 +84,7 @@ def test_blocks_that_are_left_out_stay_float(cache, tmp_path):
 
 
 def test_resuming_with_other_settings_names_the_field(cache, tmp_path):
-    mmdit = load("mini").transformer()
+    mmdit = load("mini").network()
     quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(4), blocks=(0,)), tmp_path)
     with pytest.raises(UserError, match="earlier run"):
         quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(4), blocks=(0,)), tmp_path)
@@ -137,7 +136,7 @@ def test_curves_are_thinned_by_means():
 
 
 def test_a_block_receives_what_the_quantized_block_before_it_returns(cache, tmp_path):
-    mmdit, problems = load("mini").transformer(), []
+    mmdit, problems = load("mini").network(), []
 
     @dataclass(frozen=True)
     class Spy(RTN):
@@ -146,22 +145,20 @@ def test_a_block_receives_what_the_quantized_block_before_it_returns(cache, tmp_
             return super().quantize(problem, on_iteration)
 
     quantize_weights(mmdit, cache, WeightTrack(Spy(), Spec(3), 16, blocks=(0, 1)), tmp_path)
-    weights = read_block(tmp_path, 0)[0]
+    weights = read_block(tmp_path, 0, 8)[0]
     first, second = problems
-    assert (first.quantized_inputs.image == cache.streams(0).image).all().item()
-    assert (second.inputs.text == cache.streams(1).text).all().item()
-    block = mmdit.multimodal_transformer_blocks[0]
-    layers = linears(block)
-    for path, weight in weights.items():
-        layer = nn.Linear(*weight.shape[::-1])
-        layer.weight, layer.bias = (
-            weight.values(),
-            layers[first.inside(path)].get("bias", mx.zeros(weight.shape[0])),
-        )
-        layers[first.inside(path)] = layer
-    with swapped(block, layers):
-        expected = run_block(block, first.inputs, first.modulation)
-    for stream in ("image", "text"):
-        got, wanted = getattr(second.quantized_inputs, stream), getattr(expected, stream)
+    assert mx.array_equal(first.quantized_inputs["image"], cache.state(0)["image"])
+    assert mx.array_equal(second.inputs["text"], cache.state(1)["text"])
+    assert first.carried == ("image", "text") and set(first.inputs) == {"image", "text", "modulation.0"}
+    block = mmdit.blocks[0]
+    layers = {path: capture.layers(block)[first.inside(path)] for path in weights}
+    replaced = {
+        first.inside(path): capture.with_weight(layers[path], weight.values())
+        for path, weight in weights.items()
+    }
+    with capture.swapped(block, replaced):
+        expected = run_block(block, first.inputs)
+    for name in ("image", "text"):
+        got, wanted = second.quantized_inputs[name], expected[name]
         assert mx.abs(got - wanted).max().item() <= 1e-5 * mx.abs(wanted).max().item()
-        assert mx.abs(got - getattr(second.inputs, stream)).max().item() > 0
+        assert mx.abs(got - second.inputs[name]).max().item() > 0

@@ -1,7 +1,6 @@
-"""The weight track: one method on one grid for the layers of all blocks, and its folder."""
+"""The weight track of the documents: a recipe of one method on one grid for the blocks, and the folder of its run."""
 
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,19 @@ import numpy as np
 import ditq
 from ditq.activations import ActivationTable
 from ditq.calibration import BlockCache
-from ditq.calibration.block_cache import Streams
 from ditq.checkpoint.npz_run.run import KIND, VERSION
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import write_json
+from ditq.core.recipe import Recipe, blocks_alone, plain_recipe
 from ditq.core.spec import Spec
-from ditq.models.mmdit import MMDiT
-from ditq.quantization.blocks import BLOCK, OnBlock, OnIteration, cache_digest, through_blocks
-from ditq.weights import BlockProblem, Method, block_specs
+from ditq.models.anatomy import Anatomy
+from ditq.models.base import Network
+from ditq.quantization.assignment import assigned
+from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
+from ditq.quantization.recipe_run import cache_digest
+from ditq.weights import METHODS, Method
+from ditq.weights.problem import NO_BITS
 
 CONTENTS = ("plan.json", "config.json", "weights", "adaround_loss.png", "adaround_errors.png")
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
@@ -47,14 +50,27 @@ class WeightTrack:
             )
 
     def chosen(self, count: int) -> tuple[int, ...]:
-        """The blocks to quantize of a model of `count`. Raises UserError for one that is not there."""
+        """The numbers of the blocks to quantize, of `count`. Raises UserError for one that is not there."""
         chosen = tuple(range(count)) if self.blocks is None else self.blocks
         wrong = [number for number in chosen if not 0 <= number < count]
         if wrong or not chosen:
             raise UserError("--blocks", got=wrong[0] if wrong else "none", expected=f"from 0 to {count - 1}")
         return tuple(sorted(set(chosen)))
 
-    def recipe(self) -> dict[str, Any]:
+    @property
+    def method_name(self) -> str:
+        """The method's name in recipes."""
+        return next(name for name, method in METHODS.items() if isinstance(self.method, method))
+
+    def recipe(self, anatomy: Anatomy) -> Recipe:
+        """The same as a recipe for a model."""
+        name = self.method_name
+        fields = asdict(self.method)  # pyright: ignore[reportArgumentType]
+        plain = plain_recipe(name, name, self.spec, fields)
+        kept = [anatomy.blocks[number] for number in self.chosen(len(anatomy.blocks))]
+        return blocks_alone(plain, anatomy.blocks, kept)
+
+    def as_json(self) -> dict[str, Any]:
         """The settings as JSON: what a resumed run must share."""
         grid = {
             "bits_w": self.spec.bits,
@@ -67,7 +83,7 @@ class WeightTrack:
 
 
 def quantize_weights(
-    mmdit: MMDiT,
+    network: Network,
     cache: BlockCache,
     track: WeightTrack,
     folder: Path,
@@ -81,49 +97,27 @@ def quantize_weights(
     and computes again what they hand on: its files are bit for bit those of an unbroken run. Raises UserError for a
     folder begun with other settings or another cache.
     """
-    cache.check_model(mmdit)
+    cache.check_model(network)
     chosen = track.chosen(cache.blocks)
-    begun = {"kind": KIND, "version": VERSION, "model": cache.meta["model"], "cache": cache_digest(cache)}
-    begun |= {"recipe": track.recipe(), "quantized_blocks": list(chosen)}
-    plan.begin(folder / "plan.json", begun, resume)
-    run = through_blocks(
-        cache,
-        dict.fromkeys(chosen, track.method),
-        partial(block_problem, mmdit, cache, track),
-        folder,
-        max(chosen) + 1,
-        on_iteration=on_iteration,
-        on_block=on_block,
+    todo = replace(
+        assigned(network, track.recipe(network.anatomy)), methods={track.method_name: track.method}
     )
-    config = _config(begun, track, cache, run.reports)
+    begun = {"kind": KIND, "version": VERSION, "model": cache.meta["model"], "cache": cache_digest(cache)}
+    begun |= {"recipe": track.as_json(), "quantized_blocks": list(chosen)}
+    plan.begin(folder / "plan.json", begun, resume)
+    found = quantize_network(
+        network,
+        todo,
+        Calibration(None, cache, track.table),
+        folder,
+        track.seed,
+        track.activation_bits if track.table is None else NO_BITS,
+        on_iteration,
+        on_block,
+    )
+    config = _config(begun, track, cache, found.blocks)
     write_json(folder / "config.json", config)
     return config
-
-
-def block_problem(
-    mmdit: MMDiT,
-    cache: BlockCache,
-    track: WeightTrack,
-    number: int,
-    inputs: Streams,
-    quantized_inputs: Streams,
-    targets: Streams,
-) -> BlockProblem:
-    """What a method is asked about one block."""
-    block, path = mmdit.multimodal_transformer_blocks[number], BLOCK.format(number)
-    return BlockProblem(
-        block=block,
-        path=path,
-        modulation=cache.modulation(mmdit, number),
-        inputs=inputs,
-        quantized_inputs=quantized_inputs,
-        targets=targets,
-        timesteps=cache.timesteps,
-        specs=block_specs(block, path, track.spec),
-        activation_bits=track.activation_bits,
-        table=track.table,
-        seed=track.seed + number,
-    )
 
 
 def _config(

@@ -1,0 +1,77 @@
+"""A model quantized as a recipe says: the run's folder, and the checkpoint that comes out."""
+
+from pathlib import Path
+
+import ditq
+from ditq.calibration import BlockCache
+from ditq.checkpoint import QuantizedCheckpoint
+from ditq.core import plan
+from ditq.core.errors import UserError
+from ditq.core.files import write_json
+from ditq.core.recipe import Recipe
+from ditq.models.base import TextToImage
+from ditq.quantization.assignment import assigned
+from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
+from ditq.quantization.report import report_of, summary_of
+
+KIND, VERSION = "ditq.recipe_run", 1
+CONTENTS = ("plan.json", "weights", "report.json")
+"""What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+def quantize(
+    model: TextToImage,
+    recipe: Recipe,
+    calibration: Calibration,
+    folder: Path,
+    resume: bool = False,
+    seed: int = 0,
+    on_iteration: OnIteration = lambda block, iteration, loss: None,
+    on_block: OnBlock = lambda block, report: None,
+) -> QuantizedCheckpoint:
+    """The model's quantized checkpoint; `folder` keeps every finished part, and report.json a line per layer.
+
+    A resumed run passes over what is finished and gives bit for bit the same. Raises UserError for a recipe that does
+    not fit, and for a folder begun with another recipe, model or calibration.
+    """
+    network = model.network()
+    calibration.cache.check_model(network)
+    todo = assigned(network, recipe)
+    if todo.phase("prepare", "begin") and calibration.images is None:
+        raise UserError(
+            f"recipe {recipe.name}", got="no recorded pictures", expected="those of the block cache"
+        )
+    plan.begin(folder / "plan.json", _plan(model, recipe, calibration, seed), resume)
+    found = quantize_network(
+        network, todo, calibration, folder, seed, on_iteration=on_iteration, on_block=on_block
+    )
+    report = report_of(network, todo.rules, found)
+    write_json(folder / "report.json", report)
+    meta = {
+        "recipe": recipe.name,
+        "about": recipe.about,
+        "producer": f"ditq {ditq.__version__}",
+        **summary_of(report),
+    }
+    ordered = {path: found.weights[path] for path in todo.rules}
+    return QuantizedCheckpoint(model.name, ordered, calibration.table, meta)
+
+
+def cache_digest(cache: BlockCache) -> str:
+    """What stands for the calibration data of a run."""
+    conditioning = [array.tobytes() for array in cache.conditioning.values()]
+    return plan.digest(repr(sorted(cache.meta.items())), *conditioning)
+
+
+def _plan(model: TextToImage, recipe: Recipe, calibration: Calibration, seed: int) -> dict:
+    images = calibration.images
+    return {
+        "kind": KIND,
+        "version": VERSION,
+        "model": model.name,
+        "calibration": None if images is None else images.digest,
+        "cache": cache_digest(calibration.cache),
+        "activations": calibration.table_digest or None,
+        "seed": seed,
+        "recipe": recipe.to_json(),
+    }
