@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -98,3 +98,17 @@ class ByError:
         options = allocate(np.array(errors), TIERS, np.array(sizes), self.average_bits)
         found = iter(TIERS[option] for option in options)
         return {path: [next(found) for _ in steps] for path, steps in judged.items()}
+
+
+def bits_asked(asked: Mapping[str, Any], where: str) -> BitChoice:
+    """The choice that a recipe's "bits" and "average_bits" name. Raises UserError, beginning with `where`."""
+    bits, average = asked.get("bits"), asked.get("average_bits")
+    if average is not None and (bits != "error" or isinstance(average, bool | str)):
+        raise UserError(f"{where}: average_bits", got=average, expected='a number, with "bits": "error"')
+    if bits == "tiers":
+        return ByTier()
+    if bits == "error":
+        return ByError() if average is None else ByError(float(average))
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise UserError(f"{where}: bits", got=bits, expected='from 2 to 8, "tiers" or "error"')
+    return Fixed(bits)

@@ -1,59 +1,52 @@
-"""What a recipe asks of the activations, as an analysis.
+"""The activation methods by name, and what a recipe asks of them.
 
-"activations": {"bits": 8}                             the same for every layer and timestep
-"activations": {"bits": "tiers"}                       4, 6 or 8 by the size of the values
-"activations": {"bits": "error", "average_bits": 6}    least output error under a budget
-beside it: "scale": "mse" or "max", "smooth": "none", "foldable" or "all", "shift_gain": a part
+"activations": {"bits": 8}                                 the same bits for every layer and timestep
+"activations": {"bits": "tiers"}                           4, 6 or 8 by the size of the values
+"activations": {"bits": "error", "average_bits": 6}        least output error under a budget
+"activations": {"method": "static", "bits": 8}             one grid for all timesteps
+beside it: "scale": "mse" or "max", "smooth": "none", "foldable" or "all", "norm", "shift_gain", "time_gain": numbers
+Other methods are given their fields by name.
 """
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from dataclasses import asdict
+from typing import Any
 
-from ditq.activations.analysis import Analysis
-from ditq.activations.bits import BitChoice, ByError, ByTier, Fixed
-from ditq.activations.grid_search import Range
-from ditq.activations.smooth import POLICIES, Smoothing
+from ditq.activations.decision import ActivationMethod
+from ditq.activations.per_timestep import PerTimestep
+from ditq.activations.static import Static
 from ditq.core.errors import UserError
+from ditq.core.methods import built
 from ditq.core.spec import Spec
 
-KEYS = ("bits", "average_bits", "scale", "smooth", "shift_gain")
-SMOOTH = "none"
-"""Without a word: factors move error into the weights, and a method that corrects errors needs none."""
+METHODS: dict[str, type[ActivationMethod]] = {"per-timestep": PerTimestep, "static": Static}
+"""Each name's class."""
+DEFAULT = "per-timestep"
+"""The method of a recipe that names none."""
 
 
-def analysis_for(asked: Any, weights: Spec, where: str) -> Analysis | None:
-    """The analysis that a recipe asks for, None where activations stay as they are.
+def method_for(asked: Any, weights: Spec, where: str) -> ActivationMethod | None:
+    """The method that a recipe's `activations` ask for, None where activations stay as they are.
 
-    `weights` is the grid that smoothing is judged on. Raises UserError, beginning with `where`.
+    A method whose fields are not plain JSON has a class method `from_recipe(fields, weights, where)`; `weights` is the
+    grid of the weights. Raises UserError, beginning with `where`.
     """
     if asked is None:
         return None
-    unknown = sorted(set(asked) - set(KEYS)) if isinstance(asked, Mapping) else [repr(asked)]
-    if unknown:
-        raise UserError(
-            f"{where}: activations", got=", ".join(unknown), expected=f"some of {', '.join(KEYS)}"
-        )
-    scale, smooth = asked.get("scale", "mse"), asked.get("smooth", SMOOTH)
-    gain = asked.get("shift_gain", Analysis.shift_gain)
-    if scale not in get_args(Range):
-        raise UserError(f"{where}: activations: scale", got=scale, expected=" or ".join(get_args(Range)))
-    if smooth not in POLICIES:
-        raise UserError(f"{where}: activations: smooth", got=smooth, expected=" or ".join(POLICIES))
-    if isinstance(gain, bool) or not isinstance(gain, float | int):
-        raise UserError(f"{where}: activations: shift_gain", got=gain, expected="a number")
-    smoothing = Smoothing(smooth, weights=weights)
-    return Analysis(_bits(asked, where), how=scale, smoothing=smoothing, shift_gain=float(gain))
+    where = f"{where}: activations"
+    if not isinstance(asked, Mapping):
+        raise UserError(where, got=repr(asked), expected='an object such as {"bits": 8}')
+    name, fields = asked.get("method", DEFAULT), {key: asked[key] for key in asked if key != "method"}
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"{where}: method", got=name, expected=f"one of {', '.join(METHODS)}")
+    own = getattr(METHODS[name], "from_recipe", None)
+    return built(METHODS, name, fields, where) if own is None else own(fields, weights, where)
 
 
-def _bits(asked: Mapping[str, Any], where: str) -> BitChoice:
-    bits, average = asked.get("bits"), asked.get("average_bits")
-    if average is not None and (bits != "error" or isinstance(average, bool | str)):
-        expected = 'a number, with "bits": "error"'
-        raise UserError(f"{where}: activations: average_bits", got=average, expected=expected)
-    if bits == "tiers":
-        return ByTier()
-    if bits == "error":
-        return ByError() if average is None else ByError(float(average))
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise UserError(f"{where}: activations: bits", got=bits, expected='from 2 to 8, "tiers" or "error"')
-    return Fixed(bits)
+def described(method: ActivationMethod) -> dict[str, Any]:
+    """The method as JSON values, for the files that it makes; other methods than the default one by name."""
+    names = {cls: name for name, cls in METHODS.items()}
+    name = names.get(type(method), type(method).__name__)
+    own = getattr(method, "to_json", None)
+    fields = asdict(method) if own is None else own()  # pyright: ignore[reportArgumentType]
+    return fields if name == DEFAULT else {"name": name, **fields}

@@ -1,4 +1,4 @@
-"""The static grid of a layer's input at one timestep: step size and shift of least output error, or the full range.
+"""The grid of a layer's input at one timestep: step size and shift of least output error, or the full range.
 
 The error of a grid is what it does to the layer's output, E ||W (Q(x) - x)||^2, with the channels' errors taken as
 uncorrelated: sum_j ||W_j||^2 E (Q(x_j) - x_j)^2. It is measured on the stored sample of rows, to which every channel's
@@ -13,12 +13,12 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from ditq.activations.decision import Kind
 from ditq.core import affine
+from ditq.core.activation_grid import GridRows
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputStatistics
 
-Kind = Literal["none", "tensor", "channels"]
-"""The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value)."""
 Range = Literal["mse", "max"]
 BINS = 8192
 """Of the tally that candidates are judged on: 32 per step of an 8-bit grid over the full range."""
@@ -65,23 +65,11 @@ class Inputs:
         """The output's squared norm under the same assumption: what errors are compared with."""
         return float(self.weights @ np.square(self.rows.astype(np.float64)) @ self.importance)
 
-    def error(self, grid: "Grid") -> float:
-        """The mean squared norm of the output's error under a grid."""
-        x, shift = mx.array(self.rows), mx.array(np.asarray(grid.shift, np.float32))
-        on_grid = affine.fake_quant(x, mx.array(grid.scale), shift, Spec(grid.bits))
-        squares = np.array(mx.square(on_grid - x)).astype(np.float64)
+    def error(self, grid: GridRows) -> float:
+        """The mean squared norm of the output's error under a grid of one row."""
+        x = mx.array(self.rows)
+        squares = np.array(mx.square(on_grid(x, grid) - x)).astype(np.float64)
         return float(self.weights @ squares @ self.importance)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One layer's input grid at one timestep: values scale * code + shift."""
-
-    bits: int
-    scale: float
-    """The step, never the maximum."""
-    shift: float | Float64[np.ndarray, "channels"]
-    """The grid's centre."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +117,8 @@ class Tally:
         return np.array(error).astype(np.float64)
 
 
-def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: float = NORM) -> Grid:
-    """The grid of this kind that has the least error in this norm, or that holds every value.
+def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: float = NORM) -> GridRows:
+    """The grid of this kind that has the least error in this norm, or that holds every value: one row.
 
     "channels" needs the moving midpoints; its grid is centred on them plus one value for all channels.
     """
@@ -139,9 +127,16 @@ def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: f
     rows = inputs.minus(base) if kind == "channels" else inputs.rows
     tally = Tally.of(rows, inputs.weights, inputs.importance, norm)
     if kind == "none":
-        return Grid(bits, symmetric(tally, spec, how), 0.0)
+        return GridRows.of([bits], np.array([symmetric(tally, spec, how)]))
     scale, centre = asymmetric(tally, spec, how)
-    return Grid(bits, scale, base + centre if kind == "channels" else centre)
+    shift = base + centre if kind == "channels" else np.array([centre])
+    return GridRows.of([bits], np.array([scale]), shift[None])
+
+
+def on_grid(x: Float[mx.array, "rows channels"], grid: GridRows) -> Float[mx.array, "rows channels"]:
+    """x rounded to a grid of one row."""
+    shift = mx.array(0.0) if grid.shift is None else grid.shift[0]
+    return affine.fake_quant(x, grid.scale[0], shift, Spec(grid.bits[0]))
 
 
 def symmetric(tally: Tally, spec: Spec, how: Range) -> float:

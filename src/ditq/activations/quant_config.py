@@ -1,10 +1,12 @@
-"""quant_config.json, what step 3A hands to the weight track and to inference; and its reader.
+"""quant_config.json, which step 3A hands to the weight track and to inference; and its reader.
 
-quant_config.json  kind, version, "scale": "step", model, images; sigma_map {step: sigma};
+quant_config.json  kind, version, "scale": "step", model, images; sigma_map {step: sigma}; noise, where it is not
+                   rectified flow; method: what decided;
                    per_timestep {step: {layer: {bits, scale, shift}}}: shift is a number (the centre of the grid), null
                    for zero, or "channels"; smooth {layer: "channels"} of the layers with factors; outliers; summary
 quant_config.npz   beside it, where there are such arrays: {layer}::shift (steps, channels), {layer}::smooth
                    (channels,), float32; layers that share an input share the arrays of the first, as "arrays" says
+Grids of any kind are stored as their rows at the calibrated timesteps.
 """
 
 from collections.abc import Mapping
@@ -15,17 +17,17 @@ import mlx.core as mx
 import numpy as np
 
 import ditq
-from ditq.activations.analysis import Decision
-from ditq.activations.grid_search import Grid
+from ditq.activations.decision import Decision, kind_of
 from ditq.activations.table import ActivationTable
 from ditq.core import plan
+from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_npz, remove, write_json, write_npz
-from ditq.core.spec import Spec
+from ditq.core.files import read_npz, read_stored_json, remove, write_json, write_npz
 from ditq.diagnostics import LayerStatistics
-from ditq.nn import ActivationGrid
+from ditq.diagnostics.layer_files import noise_entry
+from ditq.sampling.schedules import PROCESSES, noise_of
 
-KIND, VERSION = "ditq.quant_config", 1
+KIND, VERSION, MADE_BY = "ditq.quant_config", 1, "analyze_activations"
 CHANNELS = "channels"
 
 
@@ -33,24 +35,21 @@ def write_quant_config(
     path: Path, statistics: LayerStatistics, decision: Decision, meta: Mapping[str, Any]
 ) -> None:
     """Writes the decision for every layer: the arrays first, so that a config never names arrays that are not there."""
-    arrays = {f"{source}::smooth": m for source, m in decision.smooth.items()}
-    for source, kind in decision.kinds.items():
-        if kind == "channels":
-            rows = [np.asarray(grid.shift, np.float32) for grid in decision.grids[source]]
-            arrays[f"{source}::shift"] = np.stack(rows)
+    arrays = {f"{source}::smooth": factors for source, factors in decision.smooth.items()}
+    for source, rows in decision.rows.items():
+        if kind_of(rows) == CHANNELS:
+            arrays[f"{source}::shift"] = np.array(rows.shift)
     companion = path.with_suffix(".npz")
     remove(path)
     if arrays:
         write_npz(companion, arrays)
     else:
         remove(companion)
-    layers = statistics.layers
+    layers = {layer: source for layer, source in statistics.layers.items() if source in decision.grids}
+    entries = {source: _entries(rows) for source, rows in decision.rows.items()}
     per_timestep = {
-        str(step): {
-            layer: _entry(decision.grids[source][i], decision.kinds[source])
-            for layer, source in layers.items()
-        }
-        for i, step in enumerate(statistics.steps)
+        str(step): {layer: entries[source][i] for layer, source in layers.items()}
+        for i, step in enumerate(decision.steps)
     }
     config = {
         "kind": KIND,
@@ -58,6 +57,7 @@ def write_quant_config(
         "producer": f"ditq {ditq.__version__}",
         "scale": "step",
         **{name: statistics.manifest[name] for name in ("model", "images", "sigma_map")},
+        **noise_entry(statistics.noise.name),
         **meta,
         "arrays": {
             "file": companion.name if arrays else None,
@@ -67,11 +67,8 @@ def write_quant_config(
         "smooth": {layer: CHANNELS for layer, source in layers.items() if source in decision.smooth},
         "outliers": {source: report for source, report in decision.reports.items() if "spikes" in report},
         "shifts": {
-            source: {
-                "kind": decision.kinds[source],
-                **{name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report},
-            }
-            for source, report in decision.reports.items()
+            source: {"kind": kind, **_reasons(decision.reports.get(source, {}))}
+            for source, kind in decision.kinds.items()
         },
         "per_timestep": per_timestep,
     }
@@ -80,10 +77,10 @@ def write_quant_config(
 
 def read_quant_config(path: Path) -> ActivationTable:
     """The activation grids of a config. Raises UserError, naming layer and step, for what is missing or senseless."""
-    config = read_json(path)
-    found = (config.get("kind"), config.get("version")) if isinstance(config, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(str(path), got=f"{found[0]} version {found[1]}", expected=f"{KIND} version {VERSION}")
+    config = read_stored_json(path, KIND, VERSION, MADE_BY)
+    if "noise" in config and config["noise"] not in list(PROCESSES):
+        expected = f"one of {', '.join(PROCESSES)}"
+        raise UserError(f"{path}: noise", got=config["noise"], expected=expected)
     if config.get("scale") != "step":
         raise UserError(f"{path}: scale", got=config.get("scale"), expected="step")
     try:
@@ -91,57 +88,44 @@ def read_quant_config(path: Path) -> ActivationTable:
         steps = sorted(config["per_timestep"], key=lambda step: -config["sigma_map"][step])
         sources = config["arrays"]["of"]
         layers = list(config["per_timestep"][steps[0]]) if steps else []
-        grids = {}
+        sigmas = np.array([config["sigma_map"][step] for step in steps], np.float64)
+        timesteps = noise_of(config).timesteps(sigmas).astype(np.float32)
+        grids: dict[str, ActivationGrid] = {}
         for layer in layers:
             entries = [config["per_timestep"][step][layer] for step in steps]
             for step, entry in zip(steps, entries, strict=True):
                 _check(f"{path}: {layer} at step {step}", entry)
             source = sources.get(layer, layer)
-            smooth = arrays[f"{source}::smooth"] if layer in config["smooth"] else None
+            smooth = mx.array(arrays[f"{source}::smooth"]) if layer in config["smooth"] else None
             shift = _shift(f"{path}: {layer}", entries, arrays.get(f"{source}::shift"))
-            grids[layer] = grid_of(entries, shift, smooth)
-        timesteps = np.array([1000 * config["sigma_map"][step] for step in steps], np.float32)
+            grids[layer] = TimestepGrid(timesteps, _rows(entries, shift), smooth)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(str(path), got=f"no {error}", expected="a file of analyze_activations") from error
+        raise UserError(str(path), got=f"no {error}", expected=f"a file of {MADE_BY}") from error
     if not layers:
-        raise UserError(str(path), got="no layers", expected="a file of analyze_activations")
+        raise UserError(str(path), got="no layers", expected=f"a file of {MADE_BY}")
     return ActivationTable(timesteps, grids)
 
 
-def table_of(statistics: LayerStatistics, decision: Decision) -> ActivationTable:
-    """The decision as it will be read back from its file."""
-    grids = {}
-    for layer, source in statistics.layers.items():
-        entries = [_entry(grid, decision.kinds[source]) for grid in decision.grids[source]]
-        rows = None
-        if decision.kinds[source] == "channels":
-            rows = np.stack([np.asarray(grid.shift, np.float32) for grid in decision.grids[source]])
-        shift = _shift(layer, entries, rows)
-        grids[layer] = grid_of(entries, shift, decision.smooth.get(source))
-    timesteps = np.array([1000 * sigma for sigma in statistics.sigmas], np.float32)
-    return ActivationTable(timesteps, grids)
+def _rows(entries: list[dict[str, Any]], shift: np.ndarray | None) -> GridRows:
+    scale = np.array([entry["scale"] for entry in entries], np.float32)
+    return GridRows.of([entry["bits"] for entry in entries], scale, shift)
 
 
-def grid_of(
-    entries: list[dict[str, Any]], shift: np.ndarray | None, smooth: np.ndarray | None
-) -> ActivationGrid:
-    """The rows of one layer as inference wants them."""
-    specs = [Spec(entry["bits"]) for entry in entries]
-    return ActivationGrid(
-        mx.array(np.array([entry["scale"] for entry in entries], np.float32)),
-        mx.array(np.array([spec.qmin for spec in specs], np.float32)),
-        mx.array(np.array([spec.qmax for spec in specs], np.float32)),
-        None if shift is None else mx.array(shift.astype(np.float32)),
-        None if smooth is None else mx.array(smooth.astype(np.float32)),
-    )
+def _entries(rows: GridRows) -> list[dict[str, Any]]:
+    """One entry for each row: float32 numbers, so that a config read and written again is the same file."""
+    kind = kind_of(rows)
+    shifts: list[Any] = [None if kind == "none" else CHANNELS] * len(rows)
+    if kind == "tensor":
+        shifts = np.array(rows.shift)[:, 0].tolist()
+    scales = np.array(rows.scale).tolist()
+    return [
+        {"bits": bits, "scale": scale, "shift": shift}
+        for bits, scale, shift in zip(rows.bits, scales, shifts, strict=True)
+    ]
 
 
-def _entry(grid: Grid, kind: str) -> dict[str, Any]:
-    # Rounded to float32, as it will be used, so that a config read and written again is the same file.
-    shift = {"none": None, "channels": CHANNELS}.get(kind, kind)
-    if shift == "tensor":
-        shift = float(np.float32(grid.shift))
-    return {"bits": grid.bits, "scale": float(np.float32(grid.scale)), "shift": shift}
+def _reasons(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report}
 
 
 def _shift(where: str, entries: list[dict[str, Any]], channels: np.ndarray | None) -> np.ndarray | None:
@@ -152,7 +136,7 @@ def _shift(where: str, entries: list[dict[str, Any]], channels: np.ndarray | Non
             raise UserError(
                 f"{where}: shift per channel",
                 got="none in the npz beside it" if channels is None else "another number of steps",
-                remedy="keep both files of analyze_activations together",
+                remedy=f"keep both files of {MADE_BY} together",
             )
         return channels
     if all(one is None for one in given):
@@ -178,7 +162,7 @@ def _arrays(path: Path, told: dict[str, Any]) -> dict[str, np.ndarray]:
     companion = path.parent / told["file"]
     arrays = read_npz(companion)
     if _digest(arrays) != told["digest"]:
-        remedy = "keep both files of analyze_activations together, or run it again"
+        remedy = f"keep both files of {MADE_BY} together, or run it again"
         raise UserError(str(companion), got=f"arrays of another config than {path.name}", remedy=remedy)
     return arrays
 

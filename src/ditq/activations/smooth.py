@@ -1,8 +1,8 @@
 """Channel factors for layers whose range is made by a few channels: x / m meets W diag(m), and the product stays.
 
 SmoothQuant (arXiv 2211.10438) and TaQ-DiT's migration (arXiv 2411.14172) move the difficulty of outlier channels into
-the weights. Here only isolated spikes are moved, by no more than what an actual quantization of weights and inputs
-says is worth it: a factor inflates the range of the weight's rows.
+the weights. Here only isolated spikes are moved, and only where rounding weights and inputs with the factors leaves
+less output error than without: a factor inflates the range of the weight's rows.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from ditq.activations.grid_search import Inputs, find_grid
+from ditq.activations.grid_search import Inputs, find_grid, on_grid
 from ditq.core import affine
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
+from ditq.diagnostics import LayerStatistics
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 """Candidates: at 1 a spike comes down to the greatest of the other channels."""
-FOLDABLE = (".q_proj", ".k_proj", ".v_proj", ".fc1")
-"""Layers behind a modulated layer norm: the division can be folded into the rows of adaLN."""
 POLICIES = ("foldable", "none", "all")
+"""Layers behind a modulation that can take the division in, no layers, or all of them."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class Smoothing:
         if self.spike_from <= 1 or not 0 < self.rarer_than <= 1:
             raise UserError("--spike-from, --spike-channels", expected="above 1, and a part of the channels")
 
-    def allows(self, path: str) -> bool:
-        """Whether this layer may have factors."""
-        return self.policy == "all" or (self.policy == "foldable" and path.endswith(FOLDABLE))
+    def allowed(self, statistics: LayerStatistics) -> list[str]:
+        """The observed inputs that may have factors."""
+        if self.policy == "none":
+            return []
+        return [s for s in statistics.groups if self.policy == "all" or statistics.foldable(s)]
 
     def spikes(
         self, absmax: Float[np.ndarray, "channels"], p99: float
@@ -91,7 +93,10 @@ def _rounded_error(
     m: Float32[np.ndarray, "channels"],
     spec: Spec,
 ) -> float:
-    """The squared output error of rounded weights W diag(m) on rounded inputs x / m, over all rows."""
+    """The squared output error of rounded weights W diag(m) on rounded inputs x / m, over all rows.
+
+    A convolution's kernel counts as one matrix per pixel of it, whose errors add up.
+    """
     rounded = []
     for weight in weights:
         codes, scale, zero = affine.round_to_nearest(
@@ -101,13 +106,7 @@ def _rounded_error(
     total = 0.0
     for one, b in zip(inputs, bits, strict=True):
         smoothed = one.smoothed(m)
-        grid = find_grid(smoothed, b, "tensor")
-        x = affine.fake_quant(
-            mx.array(smoothed.rows),
-            mx.array(grid.scale),
-            mx.array(np.asarray(grid.shift, np.float32)),
-            Spec(b),
-        )
+        x = on_grid(mx.array(smoothed.rows), find_grid(smoothed, b, "tensor"))
         of_row = mx.array(one.weights.astype(np.float32))
         for weight, q in zip(weights, rounded, strict=True):
             error = mx.square(x @ q.T - mx.array(one.rows) @ weight.astype(mx.float32).T).sum(axis=1)

@@ -1,30 +1,26 @@
-"""Which grid each layer's input stands on at each timestep."""
+"""Which grid each layer's input stands on."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float
 
+from ditq.core.activation_grid import ActivationGrid, TimestepGrid
 from ditq.core.errors import DitqError
-from ditq.nn import ActivationGrid, nearest_rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActivationTable:
-    """Static activation grids by layer path, each with one row per calibrated timestep."""
+    """Activation grids of any kind by layer path; a layer that has none keeps its input."""
 
-    timesteps: Float32[np.ndarray, "steps"]
-    """1000 * sigma, falling."""
+    timesteps: Float[np.ndarray, "steps"]
+    """The calibrated timesteps, falling."""
     grids: dict[str, ActivationGrid]
 
     def __post_init__(self) -> None:
-        steps = len(self.timesteps)
-        if steps == 0 or (np.diff(self.timesteps) >= 0).any():
+        if len(self.timesteps) == 0 or (np.diff(self.timesteps) >= 0).any():
             raise DitqError(f"activation timesteps must fall, one at least: got {self.timesteps.tolist()}")
         for path, grid in self.grids.items():
-            if len(grid.scale) != steps:
-                raise DitqError(f"{path}: {len(grid.scale)} activation scales for {steps} timesteps")
-
-    def rows(self, timesteps: Float32[np.ndarray, "wanted"]) -> Int64[np.ndarray, "wanted"]:
-        """For each timestep the row that a quantized model takes."""
-        return nearest_rows(self.timesteps, timesteps)
+            if isinstance(grid, TimestepGrid) and len(grid.rows) != len(grid.timesteps):
+                rows, steps = len(grid.rows), len(grid.timesteps)
+                raise DitqError(f"{path}: {rows} activation scales for {steps} timesteps")

@@ -1,12 +1,26 @@
-"""How a layer's grid moves along the trajectory: what per-timestep grids are good for."""
+"""How a layer's grid changes along the trajectory: what grids per timestep are good for."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
+
+from ditq.activations.decision import Decision
+from ditq.activations.tiers import reach_of
+from ditq.diagnostics import LayerStatistics
 
 KIND, VERSION = "ditq.layer_temporal_analysis", 1
+
+
+def observed_ranges(
+    statistics: LayerStatistics, decision: Decision
+) -> dict[str, Float64[np.ndarray, "steps"]]:
+    """How wide each decided input is at each step: what the method found, or the statistics read once more."""
+    if decision.ranges:
+        return decision.ranges
+    found = [statistics.at(step) for step in decision.steps]
+    return {source: np.array([reach_of(one[source]).range for one in found]) for source in decision.grids}
 
 
 def temporal_analysis(

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ditq.core.errors import UserError
+from ditq.diagnostics import InputStatistics
+from ditq.diagnostics.layer_inputs import magnitude
 
 TIERS = (4, 6, 8)
 
@@ -44,3 +48,15 @@ class Tiers:
         if reach.p99 >= self.tail_from * reach.p50:
             tier = 2
         return TIERS[max(0, tier - eased)]
+
+
+def reach_of(found: InputStatistics) -> Reach:
+    """How far an input's values go: average extremes, around the shift where there is one, and quantiles."""
+    shift = np.zeros(1) if found.shift is None else found.shift
+    largest = float(found.absmax.max())
+    return Reach(
+        range=float(np.maximum(shift - found.avg_min, found.avg_max - shift).max()),
+        p50=magnitude(found.counts, 0.5, largest),
+        p99=magnitude(found.counts, 0.99, largest),
+        shifted=found.shift is not None,
+    )

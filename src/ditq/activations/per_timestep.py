@@ -1,0 +1,62 @@
+"""A grid for each timestep, where that saves enough error over one grid for all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ditq.activations.decision import Decision, Weights
+from ditq.activations.grid_search import find_grid
+from ditq.activations.searched_grids import SearchedGrids, inputs_of
+from ditq.core.activation_grid import GridRows, TimestepGrid
+from ditq.diagnostics import LayerStatistics, PooledStatistics
+
+
+@dataclass(frozen=True)
+class PerTimestep(SearchedGrids):
+    """The grid of least output error for every calibrated timestep; other timesteps take the nearest one's."""
+
+    time_gain: float = 0.1
+    """The part of the error that a grid for each timestep must save against one for all: below that, grids follow the
+    noise of their own samples more than any drift."""
+
+    NUMBERS: ClassVar[tuple[str, ...]] = (*SearchedGrids.NUMBERS, "time_gain")
+
+    def decide(
+        self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
+    ) -> Decision:
+        """The grids of all observed inputs. `weights` is asked only where a layer has isolated spikes."""
+        decision, errors = self.search(statistics, weights, on_step)
+        return decision if len(statistics.steps) == 1 else self._shared(statistics, decision, errors)
+
+    def to_json(self) -> dict[str, Any]:
+        """The method as JSON values."""
+        return {**super().to_json(), "time_gain": self.time_gain}
+
+    def _shared(self, statistics: LayerStatistics, decision: Decision, own: Mapping[str, float]) -> Decision:
+        """The decision in which inputs whose own grids save less than `time_gain` have one grid for all timesteps.
+
+        Only where the bits are the same at all timesteps; where they are not, the timesteps must differ.
+        """
+        shared: dict[str, GridRows] = {}
+        smooth, kinds = decision.smooth, decision.kinds
+        pooled = PooledStatistics(statistics.folder, statistics.manifest)
+        for source, found in pooled.at(pooled.steps[0]).items():
+            bits = set(decision.bits[source])
+            if len(bits) == 1:
+                inputs = inputs_of(found, smooth.get(source))
+                shared[source] = find_grid(inputs, bits.pop(), kinds[source], self.how, self.norm)
+        errors = dict.fromkeys(shared, 0.0)
+        for step in statistics.steps:
+            for source, found in statistics.at(step).items():
+                if source in shared:
+                    errors[source] += inputs_of(found, smooth.get(source)).error(shared[source])
+        grids, steps = dict(decision.grids), len(statistics.steps)
+        for source, grid in shared.items():
+            saved = 1 - own[source] / errors[source] if errors[source] > 0 else 0.0
+            decision.reports[source]["saved_by_own_grids"] = saved
+            if saved < self.time_gain:
+                rows = grid.take(np.zeros(steps, np.int64))
+                grids[source] = TimestepGrid(decision.timesteps, rows, grids[source].smooth)
+        return replace(decision, grids=grids)

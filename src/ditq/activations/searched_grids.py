@@ -1,0 +1,139 @@
+"""What the methods that search for grids of least output error have in common: bits, shifts and channel factors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, TypeVar, get_args
+
+import mlx.core as mx
+import numpy as np
+from jaxtyping import Float32
+
+from ditq.activations.bits import BitChoice, Judged, bits_asked
+from ditq.activations.decision import Decision, Kind, Weights
+from ditq.activations.grid_search import NORM, Inputs, Range, find_grid
+from ditq.activations.smooth import POLICIES, Smoothing
+from ditq.activations.smoothing_gate import smoothing_factors
+from ditq.activations.tiers import reach_of
+from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
+from ditq.core.errors import UserError
+from ditq.core.spec import Spec
+from ditq.diagnostics import InputStatistics, LayerStatistics
+
+M = TypeVar("M", bound="SearchedGrids")
+Tried = dict[tuple[int, Kind], tuple[GridRows, float]]
+"""An input's candidates at one timestep by bits and kind of shift, each with its output error."""
+
+
+@dataclass(frozen=True)
+class SearchedGrids:
+    """How bits, ranges, shifts and channel factors are chosen."""
+
+    bits: BitChoice
+    how: Range = "mse"
+    norm: float = NORM
+    """The exponent of the error that grids minimise: 2 is the mean squared error."""
+    smoothing: Smoothing = field(default_factory=Smoothing)
+    shift_gain: float = 0.02
+    """The part of the error that a shift must save, over the layer's timesteps, to be worth its bias table."""
+
+    NUMBERS: ClassVar[tuple[str, ...]] = ("norm", "shift_gain")
+    """The fields that a recipe gives as plain numbers."""
+
+    @classmethod
+    def from_recipe(cls: type[M], asked: Mapping[str, Any], weights: Spec, where: str) -> M:
+        """The method for a recipe's keys; without "smooth" there are no factors, which move error into the weights.
+
+        `weights` is the grid that factors are judged on. Raises UserError, beginning with `where`.
+        """
+        known = ("bits", "average_bits", "scale", "smooth", *cls.NUMBERS)
+        unknown = sorted(set(asked) - set(known))
+        if unknown:
+            raise UserError(where, got=", ".join(unknown), expected=f"some of {', '.join(known)}")
+        scale, smooth = asked.get("scale", "mse"), asked.get("smooth", "none")
+        if scale not in get_args(Range):
+            raise UserError(f"{where}: scale", got=scale, expected=" or ".join(get_args(Range)))
+        if smooth not in POLICIES:
+            raise UserError(f"{where}: smooth", got=smooth, expected=" or ".join(POLICIES))
+        numbers = {name: asked.get(name, getattr(cls, name)) for name in cls.NUMBERS}
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, float | int):
+                raise UserError(f"{where}: {name}", got=number, expected="a number")
+            numbers[name] = float(number)
+        if not numbers["norm"] >= 1:
+            raise UserError(f"{where}: norm", got=numbers["norm"], expected="at least 1")
+        smoothing = Smoothing(smooth, weights=weights)
+        return cls(bits_asked(asked, where), how=scale, smoothing=smoothing, **numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The method as JSON values."""
+        return {
+            "bits": {"by": type(self.bits).__name__, **asdict(self.bits)},  # pyright: ignore[reportArgumentType]
+            "range": self.how,
+            "norm": self.norm,
+            "smoothing": {**asdict(self.smoothing), "weights": asdict(self.smoothing.weights)},
+            "shift_gain": self.shift_gain,
+        }
+
+    def search(
+        self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
+    ) -> tuple[Decision, dict[str, float]]:
+        """A grid of its own for each input and timestep; and each input's output error, summed over the timesteps.
+
+        `weights` is asked only where a layer has isolated spikes.
+        """
+        reports: dict[str, dict[str, Any]] = {source: {} for source in statistics.groups}
+        factors = smoothing_factors(statistics, weights, self.smoothing, self.bits, reports)
+        judged: dict[str, list[Judged]] = {source: [] for source in statistics.groups}
+        candidates: dict[str, list[Tried]] = {source: [] for source in statistics.groups}
+        for step in statistics.steps:
+            for source, found in statistics.at(step).items():
+                one, tried = self._candidates(found, factors.get(source))
+                judged[source].append(one)
+                candidates[source].append(tried)
+            on_step()
+        chosen = self.bits.choose(judged)
+        grids: dict[str, ActivationGrid] = {}
+        own: dict[str, float] = {}
+        for source, steps in candidates.items():
+            kind, errors = self._kind(steps, chosen[source])
+            rows = [tried[b, kind][0] for tried, b in zip(steps, chosen[source], strict=True)]
+            smooth = mx.array(factors[source]) if source in factors else None
+            grids[source] = TimestepGrid(statistics.timesteps, GridRows.joined(rows), smooth)
+            energy = sum(one.energy for one in judged[source]) or 1.0
+            reports[source]["relative_error"] = {name: error / energy for name, error in errors.items()}
+            own[source] = errors[kind]
+        ranges = {source: np.array([one.reach.range for one in steps]) for source, steps in judged.items()}
+        return Decision.of(statistics, grids, ranges=ranges, reports=reports), own
+
+    def _candidates(
+        self, found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None
+    ) -> tuple[Judged, Tried]:
+        """The grids of every number of bits and kind of shift, and what the choice of bits looks at."""
+        inputs, reach = inputs_of(found, smooth), reach_of(found)
+        kinds: list[Kind] = ["none", "tensor", *(["channels"] if found.shift is not None else [])]
+        tried: Tried = {}
+        for bits in self.bits.options(reach, smooth is not None):
+            for kind in kinds:
+                grid = find_grid(inputs, bits, kind, self.how, self.norm)
+                tried[bits, kind] = (grid, inputs.error(grid))
+        errors = {b: min(e for (own, _), (_, e) in tried.items() if own == b) for b, _ in tried}
+        size = found.count * len(found.abs_min)
+        return Judged(reach, errors, size, inputs.energy, smooth is not None), tried
+
+    def _kind(self, steps: list[Tried], bits: list[int]) -> tuple[Kind, dict[Kind, float]]:
+        """The simplest kind of shift that no costlier one betters by `shift_gain`, and each kind's total error."""
+        kinds: list[Kind] = list(dict.fromkeys(kind for _, kind in steps[0]))
+        errors: dict[Kind, float] = {
+            kind: sum(tried[b, kind][1] for tried, b in zip(steps, bits, strict=True)) for kind in kinds
+        }
+        best = kinds[0]
+        for kind in kinds[1:]:
+            if errors[kind] < (1 - self.shift_gain) * errors[best]:
+                best = kind
+        return best, errors
+
+
+def inputs_of(found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None) -> Inputs:
+    """The sampled input, divided by its channel factors."""
+    inputs = Inputs.of(found)
+    return inputs if smooth is None else inputs.smoothed(smooth)
