@@ -5,10 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ditq.activations import Analysis, read_quant_config, write_quant_config
-from ditq.activations.from_recipe import analysis_for
+from ditq import capture
+from ditq.activations import ActivationMethod, method_for, read_quant_config, write_quant_config
 from ditq.calibration import CacheRecipe, ImageSet, cache_blocks, read_block_cache
-from ditq.capture import linears
 from ditq.core import plan
 from ditq.core.files import read_text
 from ditq.core.recipe import Recipe
@@ -21,7 +20,7 @@ from ditq.quantization.driver import Calibration
 CACHE, ACTIVATIONS = "cache", "activations"
 """Folders of the two, in the folder of a run."""
 OnUnit = Callable[[str, int, int], None]
-"""Told what is going on, how many more units of it are finished, and how many there are in all."""
+"""Receives what is going on, how many more units of it are finished, and how many there are in all."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ def calibration_amounts(model: str, available: int) -> CalibrationAmounts:
     )
 
 
-def analysis_of(recipe: Recipe) -> Analysis | None:
-    """What a recipe asks of the activations; smoothing is judged on the grid that most of its lines name last."""
+def activation_method(recipe: Recipe) -> ActivationMethod | None:
+    """The method that a recipe names for the activations; smoothing is judged on the grid of its last line."""
     specs = [rule.spec for rule in recipe.rules if rule.spec is not None]
-    return analysis_for(recipe.activations, specs[-1] if specs else Spec(8), f"recipe {recipe.name}")
+    return method_for(recipe.activations, specs[-1] if specs else Spec(8), f"recipe {recipe.name}")
 
 
 def calibrated(
@@ -79,7 +78,7 @@ def calibrated(
 
     Raises UserError for pictures of another model, and for a folder begun with other settings.
     """
-    analysis = analysis_of(recipe)
+    method = activation_method(recipe)
     samples = len(amounts.cache.samples(images))
     cache_blocks(
         model,
@@ -90,11 +89,11 @@ def calibrated(
         lambda count: on_unit("block cache", count, samples),
     )
     cache = read_block_cache(folder / CACHE)
-    if analysis is None:
+    if method is None:
         return Calibration(images, cache)
     config = folder / ACTIVATIONS / "quant_config.json"
     if not config.exists():
-        _decide(model, images, recipe, amounts, analysis, config, on_unit)
+        _decide(model, images, recipe, amounts, method, config, on_unit)
     return Calibration(images, cache, read_quant_config(config), plan.digest(read_text(config)))
 
 
@@ -103,7 +102,7 @@ def _decide(
     images: ImageSet,
     recipe: Recipe,
     amounts: CalibrationAmounts,
-    analysis: Analysis,
+    method: ActivationMethod,
     config: Path,
     on_unit: OnUnit,
 ) -> None:
@@ -113,10 +112,11 @@ def _decide(
         model, images, wanted, config.parent, True, lambda count: on_unit("activations", count, forwards)
     )
     statistics = read_layer_statistics(config.parent / MANIFEST)
-    modules = linears(model.transformer())
-    decision = analysis.decide(
+    network = model.network()
+    layers = network.anatomy.modules(network)
+    decision = method.decide(
         statistics,
-        lambda paths: {path: modules[path].weight for path in paths},
+        lambda paths: {path: capture.matrix(layers[path]) for path in paths},
         lambda: on_unit("analysis", 1, len(statistics.steps)),
     )
     write_quant_config(config, statistics, decision, {"method": {"recipe": recipe.activations}})
