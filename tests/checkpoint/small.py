@@ -1,34 +1,41 @@
 """A random model of the SD3 family and checkpoints of it, rounded to nearest, with made-up activation grids."""
 
+from functools import cache
+
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
+from ditq import capture
 from ditq.activations import ActivationTable
-from ditq.capture import linears
 from ditq.checkpoint import QuantizedCheckpoint
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.affine import round_to_nearest
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.mmdit import MMDiT
-from ditq.nn import ActivationGrid
 from tests.models.families import FAMILIES, stability_weights, to_mlx
 from tests.models.mmdit.test_model import loaded
 
 CONFIG = FAMILIES["sd3.5-medium"]
 TIMESTEPS = np.array([1000, 700, 300, 20], np.float32)
 INT4 = Spec(4)
-NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2")
 IMAGE = "multimodal_transformer_blocks.0.image_transformer_block"
 
 
 def model(config=CONFIG) -> MMDiT:
+    """A network whose layers can be replaced; it shares its weights with every other one of this shape."""
+    return capture.sharing(_model(config))
+
+
+@cache
+def _model(config) -> MMDiT:
     return loaded(config, to_mlx(stability_weights(config)))
 
 
-def block_linears(mmdit: nn.Module) -> dict[str, nn.Linear]:
+def block_layers(network: MMDiT) -> dict[str, capture.Layer]:
     """The layers that are quantized by default."""
-    return {path: layer for path, layer in linears(mmdit).items() if path.rpartition(".")[2] in NAMES}
+    modules = network.anatomy.modules(network)
+    return {path: modules[path] for path in network.anatomy.paths("block")}
 
 
 def factors(path: str, columns: int) -> mx.array | None:
@@ -46,26 +53,26 @@ def quantize(weight: mx.array, spec: Spec, smooth: mx.array | None = None) -> Qu
     )
 
 
-def table(mmdit: nn.Module, bits: int = 8, smooth: bool = False, shift: bool = True) -> ActivationTable:
+def table(network: MMDiT, bits: int = 8, smooth: bool = False, shift: bool = True) -> ActivationTable:
     """Grids of another width at each timestep; shifted per channel for fc2, per tensor for o_proj, else not."""
     spec, grids, steps = Spec(bits), {}, len(TIMESTEPS)
-    for i, (path, layer) in enumerate(block_linears(mmdit).items()):
+    for i, (path, layer) in enumerate(block_layers(network).items()):
         rng, columns = np.random.default_rng(i), layer.weight.shape[1]
         channels = {"fc2": columns, "o_proj": 1}.get(path.rpartition(".")[2]) if shift else None
-        grids[path] = ActivationGrid(
+        rows = GridRows(
             scale=mx.array((rng.uniform(4, 8, steps) / 2**bits).astype(np.float32)),
             qmin=mx.full((steps,), float(spec.qmin)),
             qmax=mx.full((steps,), float(spec.qmax)),
             shift=None
             if channels is None
             else mx.array(rng.normal(0, 0.3, (steps, channels)).astype(np.float32)),
-            smooth=factors(path, columns) if smooth else None,
         )
+        grids[path] = TimestepGrid(TIMESTEPS, rows, factors(path, columns) if smooth else None)
     return ActivationTable(TIMESTEPS, grids)
 
 
 def checkpoint(
-    mmdit: nn.Module,
+    network: MMDiT,
     spec: Spec = INT4,
     smooth: bool = False,
     activations: bool = True,
@@ -73,6 +80,6 @@ def checkpoint(
 ) -> QuantizedCheckpoint:
     weights = {
         path: quantize(layer.weight, spec, factors(path, layer.weight.shape[1]) if smooth else None)
-        for path, layer in block_linears(mmdit).items()
+        for path, layer in block_layers(network).items()
     }
-    return QuantizedCheckpoint(name, weights, table(mmdit, smooth=smooth) if activations else None)
+    return QuantizedCheckpoint(name, weights, table(network, smooth=smooth) if activations else None)

@@ -1,6 +1,7 @@
 """Injected layers against fake quantization by hand, before, during and after; misfits are named."""
 
 from dataclasses import replace
+from functools import cache
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,17 +10,17 @@ import pytest
 from mlx.utils import tree_flatten
 
 from ditq.activations import ActivationTable
-from ditq.capture import linears, swapped
+from ditq.capture import layers, swapped
 from ditq.checkpoint import QuantizedModel, inject, injected
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
-from ditq.models.base import Conditioning
+from ditq.models import Conditioning, TextToImage
 from ditq.models.mmdit import MMDiT
 from ditq.nn import QuantizedLinear, WeightOnlyLinear, clock_of
 from ditq.sampling.guidance import Denoiser
 from ditq.sampling.schedules import diffusionkit_sigmas
 from ditq.sampling.steppers import noise
-from tests.checkpoint.small import CONFIG, IMAGE, TIMESTEPS, block_linears, checkpoint, model
+from tests.checkpoint.small import CONFIG, IMAGE, TIMESTEPS, block_layers, checkpoint, model
 from tests.models.families import inputs
 from tests.sampling.test_generate import Small
 
@@ -40,16 +41,15 @@ class FakeLinear(nn.Module):
         if smooth is not None:
             x = x / np.array(smooth)
         if self.grid is not None:
-            scale, low, high = (
-                np.array(part)[self.row] for part in (self.grid.scale, self.grid.qmin, self.grid.qmax)
-            )
-            shift = 0.0 if self.grid.shift is None else np.array(self.grid.shift)[self.row]
+            rows = self.grid.rows
+            scale, low, high = (np.array(part)[self.row] for part in (rows.scale, rows.qmin, rows.qmax))
+            shift = 0.0 if rows.shift is None else np.array(rows.shift)[self.row]
             x = np.clip(np.rint((x - shift) / scale), low, high) * scale + shift
         return mx.array((x @ weight.T + bias).astype(np.float32))
 
 
-def fakes(mmdit, parts, activations: bool) -> dict[str, FakeLinear]:
-    layers = block_linears(mmdit)
+def fakes(network, parts, activations: bool) -> dict[str, FakeLinear]:
+    layers = block_layers(network)
     grids = parts.activations.grids if activations else {}
     return {path: FakeLinear(w, layers[path].bias, grids.get(path)) for path, w in parts.weights.items()}
 
@@ -59,9 +59,9 @@ def conditioning(batch: int, seed: int) -> Conditioning:
     return Conditioning(mx.array(text), mx.array(pooled))
 
 
-def velocities(mmdit, compiled=False, set_row=None) -> list[np.ndarray]:
+def velocities(network, compiled=False, set_row=None) -> list[np.ndarray]:
     """The guided velocity of the same latents at every step of a schedule that was not calibrated."""
-    denoise = Denoiser(mmdit, compiled).run(conditioning(1, 3), conditioning(1, 4), SIGMAS, 4.0)
+    denoise = Denoiser(network, compiled=compiled).run(conditioning(1, 3), conditioning(1, 4), SIGMAS, 4.0)
     x, found = noise([0], 8, 8, 16), []
     for step in range(len(SIGMAS) - 1):
         if set_row is not None:
@@ -78,24 +78,31 @@ def close(got, wanted) -> bool:
     return all(np.abs(a - b).mean() < 0.01 * np.abs(b).mean() for a, b in zip(got, wanted, strict=True))
 
 
+@cache
+def oracle(spec, smooth) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The velocities of fake quantization by hand, and those of the neighbouring rows."""
+    network = model()
+    layers = fakes(network, checkpoint(network, spec, smooth), activations=True)
+
+    def set_row(row):
+        for layer in layers.values():
+            layer.row = row
+
+    with swapped(network, layers):
+        wanted = velocities(network, set_row=set_row)
+        return wanted, velocities(network, set_row=lambda row: set_row((row + 1) % 4))
+
+
 @pytest.mark.parametrize("backend", ["codes", "packed"])
 @pytest.mark.parametrize("spec", [Spec(4), Spec(8, False), Spec(4, True, 64)], ids=str)
 @pytest.mark.parametrize("smooth", [False, True])
 def test_w4a8_equals_fake_quantization_at_every_step_of_another_schedule(backend, spec, smooth):
-    mmdit = model()
-    parts = checkpoint(mmdit, spec, smooth)
-    oracle = fakes(mmdit, parts, activations=True)
-
-    def set_row(row):
-        for layer in oracle.values():
-            layer.row = row
-
-    with swapped(mmdit, oracle):
-        wanted = velocities(mmdit, set_row=set_row)
-        wrong = velocities(mmdit, set_row=lambda row: set_row((row + 1) % 4))
-    with injected(mmdit, parts, backend=backend):
-        assert all(isinstance(dict(mmdit.named_modules())[path], QuantizedLinear) for path in parts.weights)
-        got = velocities(mmdit)
+    network = model()
+    parts = checkpoint(network, spec, smooth)
+    wanted, wrong = oracle(spec, smooth)
+    with injected(network, parts, backend=backend):
+        assert all(isinstance(dict(network.named_modules())[path], QuantizedLinear) for path in parts.weights)
+        got = velocities(network)
     assert close(got, wanted)
     rows = {int(np.abs(TIMESTEPS - 1000 * sigma).argmin()) for sigma in SIGMAS[:-1]}
     assert rows == {0, 1, 2, 3}
@@ -105,32 +112,37 @@ def test_w4a8_equals_fake_quantization_at_every_step_of_another_schedule(backend
 @pytest.mark.parametrize("backend", [None, "packed"])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_weights_only_equals_dequantized_weights(backend, smooth):
-    mmdit = model()
-    parts = checkpoint(mmdit, Spec(4, True, 32), smooth, activations=False)
-    with swapped(mmdit, fakes(mmdit, parts, activations=False)):
-        wanted = velocities(mmdit)
-    with injected(mmdit, parts, activations=False, backend=backend):
+    network = model()
+    parts = checkpoint(network, Spec(4, True, 32), smooth, activations=False)
+    with swapped(network, fakes(network, parts, activations=False)):
+        wanted = velocities(network)
+    with injected(network, parts, activations=False, backend=backend):
         kind = WeightOnlyLinear if backend == "packed" else nn.Linear
-        assert all(type(dict(mmdit.named_modules())[path]) is kind for path in parts.weights)
-        got = velocities(mmdit)
+        assert all(type(dict(network.named_modules())[path]) is kind for path in parts.weights)
+        got = velocities(network)
     assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(got, wanted, strict=True))
 
 
 def test_one_trace_serves_all_steps_of_a_quantized_model(monkeypatch):
-    mmdit = model()
-    inject(mmdit, checkpoint(mmdit))
-    eager, traces, call = velocities(mmdit), [], MMDiT.__call__
-    monkeypatch.setattr(MMDiT, "__call__", lambda self, *args: traces.append(1) or call(self, *args))
-    compiled = velocities(mmdit, compiled=True)
+    network = model()
+    inject(network, checkpoint(network))
+    eager, traces, call = velocities(network), [], MMDiT.__call__
+
+    def counted(self, *args, **inputs):
+        traces.append(1)
+        return call(self, *args, **inputs)
+
+    monkeypatch.setattr(MMDiT, "__call__", counted)
+    compiled = velocities(network, compiled=True)
     assert len(traces) == 1
     assert close(compiled, eager)
     assert np.abs(compiled[0] - compiled[-1]).max() > 1e-3
 
 
 def test_two_runs_may_take_turns_on_one_clock():
-    mmdit = model()
-    inject(mmdit, checkpoint(mmdit))
-    denoiser, x = Denoiser(mmdit), noise([0], 8, 8, 16)
+    network = model()
+    inject(network, checkpoint(network))
+    denoiser, x = Denoiser(network), noise([0], 8, 8, 16)
     one = denoiser.run(conditioning(1, 3), None, SIGMAS, 0.0)
     other = denoiser.run(conditioning(1, 3), None, diffusionkit_sigmas(3, 1.0), 0.0)
     alone = one(x, 4)
@@ -140,30 +152,32 @@ def test_two_runs_may_take_turns_on_one_clock():
 
 
 def test_the_float_model_comes_back_and_permanent_injection_stays():
-    mmdit = model()
-    parts, before = checkpoint(mmdit), dict(tree_flatten(mmdit.parameters()))
-    with pytest.raises(RuntimeError, match="inside"), injected(mmdit, parts):
+    network = model()
+    parts, before = checkpoint(network), dict(tree_flatten(network.parameters()))
+    with pytest.raises(RuntimeError, match="inside"), injected(network, parts):
         raise RuntimeError("inside")
-    after = dict(tree_flatten(mmdit.parameters()))
+    after = dict(tree_flatten(network.parameters()))
     assert after.keys() == before.keys() and all(mx.array_equal(after[key], before[key]) for key in before)
-    inject(mmdit, parts)
-    assert not set(linears(mmdit)) & set(parts.weights) and clock_of(mmdit) is not None
-    with pytest.raises(UserError, match="no such linear layer in the model \\(or a quantized one already\\)"):
-        inject(mmdit, parts)
+    inject(network, parts)
+    assert not set(layers(network)) & set(parts.weights) and clock_of(network) is not None
+    with pytest.raises(UserError, match="no such layer in the model \\(or a quantized one already\\)"):
+        inject(network, parts)
 
 
 def test_a_quantized_model_leaves_its_float_model_alone():
     parent = Small()
-    transformer = model(parent.config)
-    parent.transformer = lambda: transformer
-    quantized = QuantizedModel(parent, checkpoint(transformer))
-    assert (
-        quantized.transformer() is quantized.transformer() and clock_of(quantized.transformer()) is not None
-    )
-    assert clock_of(transformer) is None
-    assert quantized.transformer().final_layer.linear.weight is transformer.final_layer.linear.weight
+    network = model(parent.config)
+    parent.network = lambda: network
+    quantized = QuantizedModel(parent, checkpoint(network))
+    assert isinstance(quantized, TextToImage)
+    assert quantized.network() is quantized.network() and clock_of(quantized.network()) is not None
+    assert clock_of(network) is None
+    assert quantized.network().final_layer.linear.weight is network.final_layer.linear.weight
+    assert quantized.skeleton().config == network.config
+    for name in ("defaults", "geometry", "prediction", "noise"):
+        assert getattr(quantized, name) == getattr(parent, name)
     with pytest.raises(UserError, match="checkpoint: got one of mini; expected one of small"):
-        QuantizedModel(parent, checkpoint(transformer, name="mini"))
+        QuantizedModel(parent, checkpoint(network, name="mini"))
 
 
 def spoilt(parts, path=FC2, **changes):
@@ -172,7 +186,11 @@ def spoilt(parts, path=FC2, **changes):
 
 def regridded(parts, path=FC2, **changes):
     grids = parts.activations.grids
-    grids = {**grids, path: replace(grids[path], **changes)}
+    if "smooth" in changes:
+        changed = replace(grids[path], **changes)
+    else:
+        changed = replace(grids[path], rows=replace(grids[path].rows, **changes))
+    grids = {**grids, path: changed}
     return replace(parts, activations=ActivationTable(parts.activations.timesteps, grids))
 
 
@@ -181,7 +199,7 @@ def regridded(parts, path=FC2, **changes):
     [
         (
             lambda c: replace(c, weights={"blocks.9.fc2": c.weights[FC2]}),
-            "blocks.9.fc2: got no such linear layer",
+            "blocks.9.fc2: got no such layer",
         ),
         (
             lambda c: replace(c, weights={**c.weights, FC2: c.weights[f"{IMAGE}.mlp.fc1"]}),
@@ -222,8 +240,8 @@ def regridded(parts, path=FC2, **changes):
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_replaced(spoil, message):
-    mmdit = model()
-    before = linears(mmdit)
+    network = model()
+    before = layers(network)
     with pytest.raises(UserError, match=message):
-        inject(mmdit, spoil(checkpoint(mmdit)))
-    assert linears(mmdit) == before
+        inject(network, spoil(checkpoint(network)))
+    assert layers(network) == before

@@ -58,4 +58,6 @@ def test_storage_that_mlx_lacks_is_explained():
         packing.storage_group(Spec(7), 128, "fc1")
     with pytest.raises(UserError, match="got 100 columns; expected a multiple of 32"):
         packing.storage_group(Spec(4), 100)
+    assert not packing.is_storable(Spec(7), 128) and not packing.is_storable(Spec(4), 36)
+    assert packing.is_storable(Spec(4), 96) and not packing.is_storable(Spec(4, True, 64), 96)
     assert [packing.storage_group(Spec(4), columns) for columns in (96, 192, 384)] == [32, 64, 128]

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import inject, injected, quantized_layers
-from ditq.checkpoint.mlx_folder import folder
+from ditq.checkpoint.mlx_folder.description import is_folder
 from ditq.checkpoint.mlx_folder.folder import read_folder, read_model, write_folder
 from ditq.checkpoint.npz_run.run import read_adaround, with_grids
 from ditq.checkpoint.quantized_model import FolderModel, QuantizedModel
 from ditq.checkpoint.summary import Outline, outline, outline_of_folder
-from ditq.core.files import read_json
 
 __all__ = [
     "FolderModel",
@@ -38,9 +37,3 @@ def load(path: Path, quant_config: Path | None = None) -> QuantizedCheckpoint:
     if is_folder(path):
         return with_grids(read_folder(path), quant_config)
     return read_adaround(path, quant_config)
-
-
-def is_folder(path: Path) -> bool:
-    """Whether `path` holds what export_checkpoint writes, which is complete in itself."""
-    config = path / "config.json"
-    return config.exists() and folder.is_config(read_json(config))

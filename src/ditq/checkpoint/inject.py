@@ -7,65 +7,115 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ditq import capture
 from ditq.activations import ActivationTable
-from ditq.capture import linears, replace, swapped
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.core.activation_grid import ActivationGrid, TimestepGrid, Timesteps
 from ditq.core.errors import UserError
-from ditq.core.quantized import QuantizedWeight
-from ditq.diagnostics.names import within_block
-from ditq.nn import ActivationGrid, Backend, QuantizedLinear, StepClock, WeightOnlyLinear
+from ditq.core.quantized import QuantizedWeight, fits_channels
+from ditq.models import MODELS, load
+from ditq.models.anatomy import Anatomy
+from ditq.nn import (
+    Backend,
+    QuantizedConv2d,
+    QuantizedLinear,
+    StepClock,
+    WeightOnlyConv2d,
+    WeightOnlyLinear,
+    usual_backend,
+)
 
 _SHOWN = 5
 
 
 def inject(
-    mmdit: nn.Module,
+    network: nn.Module,
     checkpoint: QuantizedCheckpoint,
     activations: bool = True,
     backend: Backend | None = None,
+    anatomy: Anatomy | None = None,
 ) -> None:
-    """Puts the checkpoint's layers in the place of the model's, for good; see `quantized_layers`."""
-    replace(mmdit, quantized_layers(mmdit, checkpoint, activations, backend))
+    """Puts the checkpoint's layers in the place of the network's, for good; see `quantized_layers`."""
+    capture.replace(network, quantized_layers(network, checkpoint, activations, backend, anatomy))
 
 
 @contextmanager
 def injected(
-    mmdit: nn.Module,
+    network: nn.Module,
     checkpoint: QuantizedCheckpoint,
     activations: bool = True,
     backend: Backend | None = None,
+    anatomy: Anatomy | None = None,
 ) -> Iterator[nn.Module]:
-    """`mmdit` with the checkpoint's layers in it; its own come back afterwards. See `quantized_layers`."""
-    with swapped(mmdit, quantized_layers(mmdit, checkpoint, activations, backend)) as model:
+    """`network` with the checkpoint's layers in it; its own come back afterwards. See `quantized_layers`."""
+    layers = quantized_layers(network, checkpoint, activations, backend, anatomy)
+    with capture.swapped(network, layers) as model:
         yield model
 
 
 def quantized_layers(
-    mmdit: nn.Module,
+    network: nn.Module,
     checkpoint: QuantizedCheckpoint,
     activations: bool = True,
     backend: Backend | None = None,
+    anatomy: Anatomy | None = None,
 ) -> dict[str, nn.Module]:
-    """The modules that replace the model's linear layers, by path; biases are the model's own.
+    """The modules that replace the network's layers, by path; biases are the network's own.
 
-    With `activations` they compute on integer codes of both, by one clock; those outside attentions and MLPs (adaLN,
-    embedders), whose inputs have no grids, compute as without. Without, activations stay as they are: on a
-    GPU, or with the backend "packed", MLX's packed words; otherwise plain linear layers of the dequantized weights,
-    which a CPU multiplies fastest.
+    With `activations` they compute on integer codes of both, by one clock; layers outside the blocks (embedders,
+    modulation), whose inputs have no grids, compute as without. Without, activations stay as they are: on a GPU, or
+    with the backend "packed", the weights are MLX's packed words; otherwise float layers of the dequantized weights,
+    which a CPU multiplies fastest. `anatomy` is that of a module which has none of its own; see `anatomy_of`.
 
-    Raises UserError, naming the layer, for what does not fit `mmdit` or is not finite, and for smoothing of the inputs
-    that differs from the weights'. Grids of layers whose weights are not quantized are left out.
+    Raises UserError, naming the layer, for what does not fit `network` or is not finite, and for smoothing of the
+    inputs that differs from the weights'. Grids of layers whose weights are not quantized are left out.
     """
-    modules = linears(mmdit)
+    anatomy = anatomy or anatomy_of(network, checkpoint.model)
+    modules = quantizable(network, anatomy)
     check_fits(modules, checkpoint.weights)
-    make = LayerMaker(checkpoint.model, checkpoint.activations, activations, backend)
+    make = LayerMaker(checkpoint.model, checkpoint.activations, activations, backend, anatomy)
     return {path: make(path, weight, modules[path]) for path, weight in checkpoint.weights.items()}
+
+
+def anatomy_of(network: nn.Module, model: str) -> Anatomy:
+    """What the network's layers are: its own `anatomy`, or for a stock module that of the model with this name.
+
+    Raises UserError when neither is known.
+    """
+    own = getattr(network, "anatomy", None)
+    if isinstance(own, Anatomy):
+        return own
+    if model not in MODELS:
+        raise UserError(
+            f"{type(network).__name__}: anatomy",
+            got=f"none of its own, and a checkpoint of {model}",
+            expected=f"a checkpoint of {' or '.join(MODELS)}",
+            remedy="give the anatomy of the network: inject(..., anatomy=)",
+        )
+    return load(model).skeleton().anatomy
+
+
+def quantizable(network: nn.Module, anatomy: Anatomy) -> dict[str, capture.Layer]:
+    """The layers of `network` that may be quantized, by path; a stock module may have more than the anatomy knows."""
+    sites = anatomy.sites
+    return {
+        path: layer
+        for path, layer in capture.layers(network).items()
+        if path in sites and sites[path].quantizable
+    }
 
 
 class LayerMaker:
     """Makes the quantized layers of one model, one after the other; with activations they share one clock."""
 
-    def __init__(self, model: str, table: ActivationTable | None, activations: bool, backend: Backend | None):
+    def __init__(
+        self,
+        model: str,
+        table: ActivationTable | None,
+        activations: bool,
+        backend: Backend | None,
+        anatomy: Anatomy,
+    ):
         """Raises UserError when activations are asked for and there are no grids."""
         if activations and table is None:
             raise UserError(
@@ -74,64 +124,77 @@ class LayerMaker:
                 remedy="give a quant_config, or use the weights only (V1)",
             )
         self._table = table if activations else None
-        self._clock = None if self._table is None else StepClock(self._table.timesteps)
+        self._clock = StepClock()
         self._backend: Backend | None = backend
+        self._anatomy = anatomy
 
-    def __call__(self, path: str, weight: QuantizedWeight, linear: nn.Linear) -> nn.Module:
-        """The layer in the place of `linear`, whose bias it takes. Raises UserError for a grid that does not fit."""
-        if self._table is None or self._clock is None:
-            return _weight_only(weight, linear, self._backend, path)
+    def __call__(self, path: str, weight: QuantizedWeight, layer: capture.Layer) -> nn.Module:
+        """The layer in the place of `layer`, whose bias it takes. Raises UserError for a grid that does not fit."""
+        if self._table is None:
+            return _weight_only(weight, layer, self._backend, path)
         grid = self._table.grids.get(path)
-        if grid is None and not within_block(path):
-            return _weight_only(weight, linear, self._backend, path)
+        if grid is None and self._anatomy.site(path).phase != "block":
+            return _weight_only(weight, layer, self._backend, path)
         if grid is None:
             raise UserError(
                 path,
                 got="a quantized weight without an activation grid",
                 remedy="collect this layer's statistics too",
             )
-        check_grid(path, grid, weight)
-        parts = weight.codes, weight.scale, weight.zero, weight.spec
-        return QuantizedLinear(*parts, linear.get("bias"), grid, self._clock, self._backend)
+        check_grid(path, grid, weight, self._table.timesteps, capture.channels(layer))
+        if isinstance(layer, nn.Conv2d):
+            return QuantizedConv2d(weight, layer, grid, self._clock, self._backend)
+        return QuantizedLinear(weight, layer.get("bias"), grid, self._clock, self._backend)
 
 
-def check_fits(modules: Mapping[str, nn.Linear], weights: Mapping[str, QuantizedWeight]) -> None:
-    """Raises UserError, naming the layers, unless each weight is whole and has a linear layer of its shape."""
+def check_fits(modules: Mapping[str, capture.Layer], weights: Mapping[str, QuantizedWeight]) -> None:
+    """Raises UserError, naming the layers, unless each weight is whole and has a layer of its shape."""
     absent = [path for path in weights if path not in modules]
     if absent:
         more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
         raise UserError(
             ", ".join(absent[:_SHOWN]) + more,
-            got="no such linear layer in the model (or a quantized one already)",
-            expected=f"a checkpoint of this model, which has {len(modules)} linear layers",
+            got="no such layer in the model (or a quantized one already)",
+            expected=f"a checkpoint of this model, which has {len(modules)} layers to quantize",
         )
     for path, weight in weights.items():
-        there = tuple(modules[path].weight.shape)
+        there = capture.matrix(modules[path]).shape
         if weight.shape != there:
             raise UserError(
                 path,
                 got=f"a weight of shape {weight.shape}",
                 expected=f"{there}, as in the model; is it another one?",
             )
-        weight.check(path)
+        weight.check(path, capture.channels(modules[path]))
 
 
-def check_grid(path: str, grid: ActivationGrid, weight: QuantizedWeight) -> None:
-    """Raises UserError, naming the layer, unless the grid is whole, finite, and smoothed as the weight is."""
+def check_grid(
+    path: str,
+    grid: ActivationGrid,
+    weight: QuantizedWeight,
+    timesteps: Timesteps,
+    channels: int | None = None,
+) -> None:
+    """Raises UserError, naming the layer, unless the grid is whole, finite, and smoothed as the weight is.
+
+    A grid that computes its rows is asked at `timesteps`. `channels` are the layer's input channels, if they are known.
+    """
     _check_smoothing(path, grid.smooth, weight.smooth)
-    scale = np.array(grid.scale)
+    rows = grid.rows if isinstance(grid, TimestepGrid) else grid.at(timesteps)
+    scale = np.array(rows.scale)
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise UserError(
             f"{path}: activation scale", got=f"{scale.min()} at least", expected="finite steps above 0"
         )
-    if grid.shift is not None:
-        if not np.isfinite(np.array(grid.shift)).all():
+    if rows.shift is not None:
+        if not np.isfinite(np.array(rows.shift)).all():
             raise UserError(f"{path}: activation shift", got="values that are not finite", expected="numbers")
-        if grid.shift.shape[1] not in (1, weight.shape[1]):
+        columns, shifts = weight.shape[1], rows.shift.shape[1]
+        if shifts != 1 and not fits_channels((shifts,), columns, channels):
             raise UserError(
                 f"{path}: activation shift",
-                got=f"{grid.shift.shape[1]} channels",
-                expected=f"1 or {weight.shape[1]}",
+                got=f"{shifts} channels",
+                expected=f"1 or {columns if channels is None else channels}",
             )
 
 
@@ -155,13 +218,11 @@ def _check_smoothing(path: str, of_input: mx.array | None, of_weight: mx.array |
     )
 
 
-def _weight_only(weight: QuantizedWeight, linear: nn.Linear, backend: Backend | None, path: str) -> nn.Module:
-    bias = linear.get("bias")
-    if backend == "packed" or (backend is None and mx.default_device().type == mx.DeviceType.gpu):
-        return WeightOnlyLinear(weight, bias, path)
-    rows, columns = weight.shape
-    plain = nn.Linear(columns, rows, bias is not None)
-    plain.weight = weight.effective().astype(linear.weight.dtype)
-    if bias is not None:
-        plain.bias = bias
-    return plain
+def _weight_only(
+    weight: QuantizedWeight, layer: capture.Layer, backend: Backend | None, path: str
+) -> nn.Module:
+    if (backend or usual_backend(weight)) == "packed":
+        if isinstance(layer, nn.Conv2d):
+            return WeightOnlyConv2d(weight, layer, path)
+        return WeightOnlyLinear(weight, layer.get("bias"), path)
+    return capture.with_weight(layer, weight.effective().astype(layer.weight.dtype))

@@ -6,21 +6,22 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ditq import capture
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import inject
-from ditq.checkpoint.mlx_folder.folder import read_config, read_model
+from ditq.checkpoint.mlx_folder.description import read_config
+from ditq.checkpoint.mlx_folder.folder import read_model
 from ditq.core.errors import UserError
-from ditq.models import Conditioning, TextToImage
-from ditq.models.mmdit import MMDiT
+from ditq.models import Conditioning, Network, TextToImage
 from ditq.nn import Backend
 
 
 class QuantizedModel:
-    """`model` with `checkpoint` in its transformer: implements `ditq.models.TextToImage`.
+    """`model` with `checkpoint` in its network: implements `ditq.models.TextToImage`.
 
-    `model` itself stays as it is: its transformer's other parameters are shared, its linear layers are not touched. So
-    the float model and its quantized selves can be sampled side by side. Raises UserError for a checkpoint of another
-    model, and, when the transformer is first used, for what does not fit.
+    `model` itself stays as it is: its network's other parameters are shared, its own layers are not touched. So the
+    float model and its quantized selves can be sampled side by side. Raises UserError for a checkpoint of another
+    model, and, when the network is first used, for what does not fit.
     """
 
     def __init__(
@@ -35,24 +36,23 @@ class QuantizedModel:
         self.float_model, self.checkpoint = model, checkpoint
         self.activations = activations
         self.backend: Backend | None = backend
-        self.name, self.config, self.defaults = model.name, model.config, model.defaults
-        self.factor, self.text_tokens = model.factor, model.text_tokens
-        self._transformer: MMDiT | None = None
+        self.name, self.defaults, self.geometry = model.name, model.defaults, model.geometry
+        self.prediction, self.noise = model.prediction, model.noise
+        self._network: Network | None = None
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts."""
         return self.float_model.encode(prompts)
 
-    def transformer(self) -> MMDiT:
-        """The transformer with the quantized layers, made on the first call and kept."""
-        if self._transformer is None:
-            self._transformer = self._made()
-        return self._transformer
+    def network(self) -> Network:
+        """The network with the quantized layers, made on the first call and kept."""
+        if self._network is None:
+            self._network = self._made()
+        return self._network
 
-    def _made(self) -> MMDiT:
-        transformer = sharing(self.float_model.transformer())
-        inject(transformer, self.checkpoint, self.activations, self.backend)
-        return transformer
+    def skeleton(self) -> Network:
+        """The float network's shapes; nothing is allocated."""
+        return self.float_model.skeleton()
 
     def decode(
         self, latents: Float[mx.array, "batch height width channels"]
@@ -60,11 +60,16 @@ class QuantizedModel:
         """The pictures of final latents."""
         return self.float_model.decode(latents)
 
+    def _made(self) -> Network:
+        network = capture.sharing(self.float_model.network())
+        inject(network, self.checkpoint, self.activations, self.backend)
+        return network
+
 
 class FolderModel(QuantizedModel):
-    """The quantized model of a checkpoint folder, whose transformer comes from the folder alone.
+    """The quantized model of a checkpoint folder, whose network comes from the folder alone.
 
-    `model` gives the text encoders and the decoder; its float transformer is never loaded.
+    `model` gives the text encoders and the decoder; its float network is never loaded.
     """
 
     def __init__(
@@ -74,12 +79,5 @@ class FolderModel(QuantizedModel):
         super().__init__(model, nothing_yet, activations, backend)
         self.folder = folder
 
-    def _made(self) -> MMDiT:
+    def _made(self) -> Network:
         return read_model(self.folder, self.activations, self.backend)
-
-
-def sharing(mmdit: MMDiT) -> MMDiT:
-    """Another module of the same parameters, so that replacing layers of one leaves the other alone."""
-    twin = MMDiT(mmdit.config)  # its random weights are lazy: they are never computed
-    twin.update(mmdit.parameters())
-    return twin

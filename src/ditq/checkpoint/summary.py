@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ditq.capture import linears
+from ditq import capture
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
-from ditq.checkpoint.mlx_folder.folder import layouts_of, read_config, shape_of
-from ditq.models.mmdit import MMDiT
+from ditq.checkpoint.mlx_folder.description import layouts_of, network_of, read_config
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ def outline(checkpoint: QuantizedCheckpoint) -> Outline:
 def outline_of_folder(folder: Path) -> Outline:
     """The outline of an exported folder, from its config.json alone. Raises UserError for another kind or version."""
     config = read_config(folder)
-    modules = linears(MMDiT(shape_of(config)))  # lazy: nothing is allocated
+    modules = capture.layers(network_of(config, folder))  # lazy: nothing is allocated
     sizes = []
-    for path, layout in layouts_of(config).items():
-        rows, columns = modules[path].weight.shape if path in modules else (0, 0)
+    for path, layout in layouts_of(config, folder).items():
+        rows, columns = capture.matrix(modules[path]).shape if path in modules else (0, 0)
         scales = layout.spec.groups(columns, path) * rows
         bits = layout.bits * rows * columns + scales * (32 if layout.symmetric else 32 + layout.bits)
         sizes.append((rows * columns, bits / max(rows * columns, 1)))

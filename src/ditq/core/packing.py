@@ -41,6 +41,15 @@ def storage_group(spec: Spec, columns: int, name: str = "layer") -> int:
     return fitting[-1]
 
 
+def is_storable(spec: Spec, columns: int) -> bool:
+    """Whether MLX has packed storage for these bits and columns."""
+    try:
+        storage_group(spec, columns)
+    except UserError:
+        return False
+    return True
+
+
 def pack(
     codes: Codes, scale: Scales, zero: Scales, spec: Spec, name: str = "layer"
 ) -> tuple[Words, StoredScales, StoredScales]:

@@ -4,7 +4,7 @@ from ditq.core.activation_grid import ActivationGrid as ActivationGrid  # TEMPOR
 from ditq.core.activation_grid import nearest_rows as nearest_rows  # TEMPORARY
 from ditq.nn.clock import StepClock, clock_of
 from ditq.nn.quantized_conv import QuantizedConv2d
-from ditq.nn.quantized_layer import Backend
+from ditq.nn.quantized_layer import Backend, usual_backend
 from ditq.nn.quantized_linear import QuantizedLinear
 from ditq.nn.weight_only import WeightOnlyConv2d, WeightOnlyLinear
 
@@ -16,4 +16,5 @@ __all__ = [
     "WeightOnlyConv2d",
     "WeightOnlyLinear",
     "clock_of",
+    "usual_backend",
 ]

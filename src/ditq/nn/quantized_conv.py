@@ -5,12 +5,10 @@ import mlx.nn as nn
 from jaxtyping import Float
 
 from ditq import capture
-from ditq.core import packing
 from ditq.core.activation_grid import ActivationGrid
-from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.nn.clock import StepClock
-from ditq.nn.quantized_layer import Backend, QuantizedLayer
+from ditq.nn.quantized_layer import Backend, QuantizedLayer, usual_backend
 
 
 class QuantizedConv2d(QuantizedLayer):
@@ -30,8 +28,8 @@ class QuantizedConv2d(QuantizedLayer):
     that transform a 3x3 kernel first (Winograd) round. With a scale per group the terms are no whole numbers, and the
     sum is rounded like any float32 sum. What the shift adds is a float32 sum as well.
 
-    The backend "codes" keeps int8 codes, "packed" MLX's packed words; None takes "packed" on a GPU, where the weight
-    can be packed. Both compute the same. `layer` gives kernel size, stride, padding and bias.
+    The backend "codes" keeps int8 codes, "packed" MLX's packed words; both compute the same. None takes the
+    `usual_backend`. `layer` gives kernel size, stride, padding and bias.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class QuantizedConv2d(QuantizedLayer):
             shift = mx.broadcast_to(shift, (len(shift), channels))
             return shift @ weight.values().reshape(-1, channels).T
 
-        super().__init__(weight, grid, clock, backend or _usual_backend(weight), added)
+        super().__init__(weight, grid, clock, backend or usual_backend(weight), added)
         self.kernel, self.stride, self.padding = layer.weight.shape, layer.stride, layer.padding
         self.bias = layer.get("bias")
         self.freeze()
@@ -67,14 +65,3 @@ class QuantizedConv2d(QuantizedLayer):
         if self.bias is not None:
             y = y + self.bias
         return y.astype(x.dtype)
-
-
-def _usual_backend(weight: QuantizedWeight) -> Backend:
-    """Packed words on a GPU, where MLX can pack this weight; the first convolution of a network often has 4 inputs."""
-    if mx.default_device().type != mx.DeviceType.gpu:
-        return "codes"
-    try:
-        packing.storage_group(weight.spec, weight.shape[1])
-    except UserError:
-        return "codes"
-    return "packed"

@@ -18,6 +18,15 @@ NUMBERS = 4
 """Inverse scale, lower bound, upper bound and scale: what every row of a grid has."""
 
 
+def usual_backend(weight: QuantizedWeight) -> Backend:
+    """Packed words on a GPU, where MLX has storage for this weight; else plain codes.
+
+    MLX packs neither 7 bits nor the 36 columns of a 3x3 convolution from 4 channels.
+    """
+    on_gpu = mx.default_device().type == mx.DeviceType.gpu
+    return "packed" if on_gpu and packing.is_storable(weight.spec, weight.shape[1]) else "codes"
+
+
 class QuantizedLayer(nn.Module):
     """Weight codes, as MLX's packed words or as int8, and rows of a clock that put the input on its grid.
 

@@ -6,15 +6,15 @@ from jaxtyping import Float
 from ditq.core.activation_grid import ActivationGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.nn.clock import StepClock
-from ditq.nn.quantized_layer import Backend, QuantizedLayer
+from ditq.nn.quantized_layer import Backend, QuantizedLayer, usual_backend
 
 
 class QuantizedLinear(QuantizedLayer):
     """y = W x + b on codes: exact integer sums, one scale at the end, the shift folded into a bias per step.
 
     The backend "packed" multiplies MLX's packed words (`mx.quantized_matmul`), "codes" int8 codes as float32; None
-    takes "packed" on a GPU and "codes" on a CPU, where packed products run at a hundredth of BLAS's speed. Both give
-    the same result: with one scale per row every sum is of whole numbers, exact in float32 while it stays below 2^24.
+    takes the `usual_backend`: on a CPU "codes", where packed products run at a hundredth of BLAS's speed. Both give the
+    same result: with one scale per row every sum is of whole numbers, exact in float32 while it stays below 2^24.
     `clock` is shared by all layers of a model; `grid` is asked for the rows of the timesteps that it follows.
     """
 
@@ -26,13 +26,11 @@ class QuantizedLinear(QuantizedLayer):
         clock: StepClock,
         backend: Backend | None = None,
     ):
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
-
         def biases(shift: Float[mx.array, "rows channels"]) -> Float[mx.array, "rows out"]:
             channels = mx.broadcast_to(shift, (len(shift), weight.shape[1]))
             return channels @ weight.values().T + (0 if bias is None else bias)
 
-        super().__init__(weight, grid, clock, backend or ("packed" if on_gpu else "codes"), biases)
+        super().__init__(weight, grid, clock, backend or usual_backend(weight), biases)
         self.bias = None if self._offsets else bias
         self.freeze()
 

@@ -1,7 +1,9 @@
 """The checkpoint folder: codes bit for bit there and back, read by code that is not ours, refused when not whole."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,11 +22,13 @@ from ditq.checkpoint import (
     write_folder,
 )
 from ditq.checkpoint.mlx_folder import folder, shards
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
+from ditq.models import Conditioning
 from ditq.models.mmdit import MMDiT
-from ditq.nn import ActivationGrid, clock_of
-from tests.checkpoint.small import CONFIG, IMAGE, TIMESTEPS, block_linears, checkpoint, model, quantize
+from ditq.nn import clock_of
+from tests.checkpoint.small import CONFIG, IMAGE, TIMESTEPS, block_layers, checkpoint, model, quantize
 from tests.checkpoint.test_inject import velocities
 
 FC2 = f"{IMAGE}.mlp.fc2"
@@ -38,7 +42,7 @@ SPECS += [Spec(4, True, 64), Spec(4, False, 64)]
 
 
 @pytest.fixture(scope="module")
-def mmdit() -> MMDiT:
+def network() -> MMDiT:
     return model()
 
 
@@ -55,10 +59,11 @@ def same(
         assert np.array_equal(one.activations.timesteps, other.activations.timesteps)
         assert one.activations.grids.keys() == other.activations.grids.keys()
         for path, grid in one.activations.grids.items():
-            for part in ("scale", "qmin", "qmax", "shift", "smooth"):
-                same_array(
-                    getattr(grid, part), getattr(other.activations.grids[path], part), f"{path} {part}"
-                )
+            found = other.activations.grids[path]
+            assert np.array_equal(grid.timesteps, found.timesteps), path
+            same_array(grid.smooth, found.smooth, f"{path} smooth")
+            for part in ("scale", "qmin", "qmax", "shift"):
+                same_array(getattr(grid.rows, part), getattr(found.rows, part), f"{path} {part}")
 
 
 def same_array(one, other, what) -> None:
@@ -67,27 +72,27 @@ def same_array(one, other, what) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_everything_comes_back_bit_for_bit(tmp_path, mmdit, spec):
-    before = replace(checkpoint(mmdit, spec, smooth=True), meta={"method": "rounding", "bits": spec.bits})
-    write_folder(tmp_path, mmdit, before)
+def test_everything_comes_back_bit_for_bit(tmp_path, network, spec):
+    before = replace(checkpoint(network, spec, smooth=True), meta={"method": "rounding", "bits": spec.bits})
+    write_folder(tmp_path, network, before)
     same(before, read_folder(tmp_path))
 
 
 @pytest.mark.parametrize("spec", [Spec(4), Spec(8, False), Spec(3, False, 32)], ids=str)
-def test_codes_survive_half_precision_scales(tmp_path, mmdit, spec):
+def test_codes_survive_half_precision_scales(tmp_path, network, spec):
     scales = mx.float16
-    before = checkpoint(mmdit, spec, activations=False)
-    write_folder(tmp_path, mmdit, before, scales)
+    before = checkpoint(network, spec, activations=False)
+    write_folder(tmp_path, network, before, scales)
     after = read_folder(tmp_path)
     same(before, after, ("codes", "zero"))
     for path, weight in before.weights.items():
         assert mx.array_equal(after.weights[path].scale, weight.scale.astype(scales).astype(mx.float32))
 
 
-def mixed(mmdit: MMDiT) -> QuantizedCheckpoint:
+def mixed(network: MMDiT) -> QuantizedCheckpoint:
     """Another number of bits and another granularity from layer to layer."""
     choices = [Spec(4), Spec(8, True, 32), Spec(3, False, 64), Spec(4, True, 64), Spec(6), Spec(8, False)]
-    layers = block_linears(mmdit).items()
+    layers = block_layers(network).items()
     weights = {path: quantize(layer.weight, choices[i % 6]) for i, (path, layer) in enumerate(layers)}
     return QuantizedCheckpoint("small", weights)
 
@@ -106,30 +111,30 @@ def stock(path) -> MMDiT:
 
 @pytest.mark.parametrize("smooth", [False, True])
 @pytest.mark.parametrize("kind", ["mixed", "per channel", "grouped"])
-def test_code_that_is_not_ours_computes_the_same_w4a16(tmp_path, mmdit, kind, smooth):
+def test_code_that_is_not_ours_computes_the_same_w4a16(tmp_path, network, kind, smooth):
     if kind == "mixed":
-        parts = mixed(mmdit)
+        parts = mixed(network)
     else:
-        parts = checkpoint(mmdit, Spec(4, True, None if kind == "per channel" else 32), smooth)
-    write_folder(tmp_path, mmdit, parts, shard=200_000)
+        parts = checkpoint(network, Spec(4, True, None if kind == "per channel" else 32), smooth)
+    write_folder(tmp_path, network, parts, shard=200_000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     theirs = stock(tmp_path)
     assert sum(isinstance(m, nn.QuantizedLinear) for _, m in theirs.named_modules()) == len(parts.weights)
-    with injected(mmdit, parts, activations=False):
-        wanted = velocities(mmdit)
+    with injected(network, parts, activations=False):
+        wanted = velocities(network)
     for other in (theirs, read_model(tmp_path, activations=False), read_model(tmp_path, False, "packed")):
         for got, velocity in zip(velocities(other), wanted, strict=True):
             assert np.abs(got - velocity).max() < 2e-5 * np.abs(velocity).max()
 
 
 @pytest.mark.parametrize("smooth", [False, True])
-def test_the_folder_alone_computes_what_injection_does(tmp_path, mmdit, smooth):
-    parts = checkpoint(mmdit, Spec(4), smooth)
-    before = dict(tree_flatten(mmdit.parameters()))
-    write_folder(tmp_path, mmdit, parts)
-    assert all(mx.array_equal(before[key], value) for key, value in tree_flatten(mmdit.parameters()))
-    with injected(mmdit, read_folder(tmp_path)):
-        wanted = velocities(mmdit)
+def test_the_folder_alone_computes_what_injection_does(tmp_path, network, smooth):
+    parts = checkpoint(network, Spec(4), smooth)
+    before = dict(tree_flatten(network.parameters()))
+    write_folder(tmp_path, network, parts)
+    assert all(mx.array_equal(before[key], value) for key, value in tree_flatten(network.parameters()))
+    with injected(network, read_folder(tmp_path)):
+        wanted = velocities(network)
     alone = read_model(tmp_path)
     assert clock_of(alone) is not None
     for got, velocity in zip(velocities(alone), wanted, strict=True):
@@ -143,33 +148,36 @@ def test_a_16_bit_model_stays_one(tmp_path):
     write_folder(tmp_path, half, parts)
     for alone in (read_model(tmp_path), read_model(tmp_path, False), read_model(tmp_path, False, "packed")):
         assert alone.dtype == mx.float16
-        x, text = mx.zeros((1, 8, 8, 16), mx.float16), mx.zeros((1, 7, 40), mx.float16)
-        modulation = alone.modulation(mx.ones((1, 48)), mx.array([500.0]))
-        assert modulation.dtype == mx.float16 and alone(x, text, modulation[0]).dtype == mx.float16
+        inputs = alone.prepare(Conditioning(mx.zeros((1, 7, 40)), mx.ones((1, 48))), mx.array([500.0]))
+        clock = clock_of(alone)
+        if clock is not None:
+            clock.follow(np.array([500.0]))
+        assert inputs.by_step["modulation"].dtype == mx.float16
+        assert alone(mx.zeros((1, 8, 8, 16), mx.float16), **inputs.at(0)).dtype == mx.float16
 
 
-def test_an_earlier_run_leaves_nothing_behind(tmp_path, mmdit):
-    write_folder(tmp_path, mmdit, checkpoint(mmdit, smooth=True), shard=200_000)
-    files = write_folder(tmp_path, mmdit, mixed(mmdit))
+def test_an_earlier_run_leaves_nothing_behind(tmp_path, network):
+    write_folder(tmp_path, network, checkpoint(network, smooth=True), shard=200_000)
+    files = write_folder(tmp_path, network, mixed(network))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert sorted(files) == sorted(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("at", ["write_safetensors", "write_npz", "write_json"])
 def test_a_run_that_was_killed_leaves_no_checkpoint_and_can_be_repeated_to_the_bit(
-    tmp_path, mmdit, at, monkeypatch
+    tmp_path, network, at, monkeypatch
 ):
-    parts = checkpoint(mmdit, smooth=True)
-    write_folder(tmp_path / "whole", mmdit, parts)
-    write_folder(tmp_path / "killed", mmdit, mixed(mmdit))
+    parts = checkpoint(network, smooth=True)
+    write_folder(tmp_path / "whole", network, parts)
+    write_folder(tmp_path / "killed", network, mixed(network))
     with monkeypatch.context() as patch:
         place = shards if at == "write_safetensors" else folder
         patch.setattr(place, at, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            write_folder(tmp_path / "killed", mmdit, parts)
+            write_folder(tmp_path / "killed", network, parts)
     with pytest.raises(UserError, match="config.json: got no such file"):
         read_folder(tmp_path / "killed")
-    write_folder(tmp_path / "killed", mmdit, parts)
+    write_folder(tmp_path / "killed", network, parts)
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "killed").iterdir())
     for name in names:
@@ -205,48 +213,79 @@ def test_a_run_that_was_killed_leaves_no_checkpoint_and_can_be_repeated_to_the_b
         ),
     ],
 )
-def test_smoothing_that_cannot_be_folded_is_refused(tmp_path, mmdit, spoil, message):
-    parts = checkpoint(mmdit, activations=False)
+def test_smoothing_that_cannot_be_folded_is_refused(tmp_path, network, spoil, message):
+    parts = checkpoint(network, activations=False)
     changes = spoil(parts.weights)
     weights = {p: replace(w, **changes.get(p, {})) for p, w in parts.weights.items()}
     with pytest.raises(UserError, match=message):
-        write_folder(tmp_path, mmdit, replace(parts, weights=weights))
+        write_folder(tmp_path, network, replace(parts, weights=weights))
     assert not list(tmp_path.iterdir())
 
 
-def test_grids_that_expect_other_factors_are_not_written(tmp_path, mmdit):
-    parts = checkpoint(mmdit, smooth=True)
-    plain = checkpoint(mmdit, smooth=False)
+def test_grids_that_expect_other_factors_are_not_written(tmp_path, network):
+    parts = checkpoint(network, smooth=True)
+    plain = checkpoint(network, smooth=False)
     with pytest.raises(UserError, match="smoothing factors of the weight alone"):
-        write_folder(tmp_path, mmdit, replace(parts, activations=plain.activations))
+        write_folder(tmp_path, network, replace(parts, activations=plain.activations))
 
 
-def test_bits_that_mlx_cannot_store_are_refused_by_name(tmp_path, mmdit):
-    parts = checkpoint(mmdit, activations=False)
-    layer = block_linears(mmdit)[FC2]
+class Computed:
+    """A grid whose rows are a function of the timestep."""
+
+    smooth = None
+
+    def at(self, timesteps):
+        bound = mx.full((len(timesteps),), 127.0)
+        return GridRows(mx.array(np.asarray(timesteps, np.float32) / 1e4), -bound - 1, bound)
+
+
+@pytest.mark.parametrize("kind", ["computed", "other timesteps"])
+def test_grids_without_a_row_for_each_timestep_are_refused_by_name_before_anything_is_written(
+    tmp_path, network, kind
+):
+    parts, grid = checkpoint(network), Computed()
+    if kind == "other timesteps":
+        grid = TimestepGrid(TIMESTEPS - 1, Computed().at(TIMESTEPS))
+    given = ActivationTable(TIMESTEPS, {**parts.activations.grids, FC2: grid})
+    with pytest.raises(UserError, match=r"fc2: activation grid: got .*; tabulate it first: TimestepGrid\("):
+        write_folder(tmp_path, network, replace(parts, activations=given))
+    assert not list(tmp_path.iterdir())
+    with injected(network, replace(parts, activations=given)):  # but it can be run
+        assert all(np.isfinite(velocity).all() for velocity in velocities(network))
+
+
+def test_bits_that_mlx_cannot_store_are_refused_by_name(tmp_path, network):
+    parts = checkpoint(network, activations=False)
+    layer = block_layers(network)[FC2]
     weights = {**parts.weights, FC2: quantize(layer.weight, Spec(7))}
     with pytest.raises(UserError, match="fc2: packed storage: got 7 bits"):
-        write_folder(tmp_path, mmdit, replace(parts, weights=weights))
+        write_folder(tmp_path, network, replace(parts, weights=weights))
 
 
-def test_bfloat16_scales_are_refused(tmp_path, mmdit):
+def test_bfloat16_scales_are_refused(tmp_path, network):
     with pytest.raises(UserError, match="scales: got .*bfloat16; expected float32 or float16"):
-        write_folder(tmp_path, mmdit, checkpoint(mmdit), mx.bfloat16)
+        write_folder(tmp_path, network, checkpoint(network), mx.bfloat16)
 
 
-def test_scales_beyond_half_precision_are_refused_by_name(tmp_path, mmdit):
-    parts = checkpoint(mmdit, activations=False)
+def test_scales_beyond_half_precision_are_refused_by_name(tmp_path, network):
+    parts = checkpoint(network, activations=False)
     weights = {**parts.weights, FC2: replace(parts.weights[FC2], scale=parts.weights[FC2].scale * 1e-8)}
     with pytest.raises(
         UserError, match="fc2: scales: got values beyond .*float16; store the scales as float32"
     ):
-        write_folder(tmp_path, mmdit, replace(parts, weights=weights), mx.float16)
+        write_folder(tmp_path, network, replace(parts, weights=weights), mx.float16)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, network):
+    folder = tmp_path_factory.mktemp("whole")
+    write_folder(folder, network, checkpoint(network, smooth=True))
+    return folder
 
 
 @pytest.fixture
-def written(tmp_path, mmdit):
-    write_folder(tmp_path, mmdit, checkpoint(mmdit, smooth=True))
-    return tmp_path
+def written(tmp_path, whole):
+    return Path(shutil.copytree(whole, tmp_path / "written"))
 
 
 def edit_config(folder, change) -> None:
@@ -265,8 +304,11 @@ def edit_arrays(folder, change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(version=9), "version 9; expected 'ditq.quantized_model', version 1"),
-        (lambda c: c.update(kind="other"), "got kind 'other'"),
+        (
+            lambda c: c.update(version=9),
+            "version 9; expected ditq.quantized_model version 1, as export",
+        ),
+        (lambda c: c.update(kind="other"), "got other version 1"),
         (
             lambda c: c["quantization"].pop(FC2),
             "fc2: got packed weights that config.json's quantization does not name",
@@ -284,12 +326,20 @@ def edit_arrays(folder, change) -> None:
             r"fc2.scales: got shape \(64, 2\); expected \(64, 8\)",
         ),
         (
+            lambda c: c["quantization"][FC2].pop("group_size"),
+            "fc2: group_size: got None; expected a whole number",
+        ),
+        (lambda c: c["quantization"][FC2].update(bits="4"), "fc2: bits: got '4'; expected a whole number"),
+        (lambda c: c["quantization"][FC2].update(bits=7), "fc2: got 7 bits in groups of 128; expected bits"),
+        (lambda c: c.pop("model_config"), "config.json: model_config: got None; expected an object"),
+        (lambda c: c.update(model_type="gan"), "config.json: model_type: got gan; expected mmdit"),
+        (
             lambda c: c["model_config"].update(hidden_size_override=128),
             r"_proj.weight: got shape \(64, 8\); expected \(128, 16\)",
         ),
         (
             lambda c: c["model_config"].update(depth_multimodal=2),
-            "transformer_blocks.1.*o_proj: got no such linear layer",
+            "transformer_blocks.1.*o_proj: got no such layer in the model",
         ),
     ],
 )
@@ -355,24 +405,22 @@ def test_an_unfinished_folder_is_refused(written):
         read_folder(written)
 
 
-def one_row(grid: ActivationGrid) -> ActivationGrid:
-    rows = {name: getattr(grid, name) for name in ("scale", "qmin", "qmax", "shift")}
-    return replace(grid, **{name: None if row is None else row[:1] for name, row in rows.items()})
-
-
-def test_tables_of_one_row_are_kept(tmp_path, mmdit):
-    parts = checkpoint(mmdit)
-    grids = {path: one_row(grid) for path, grid in parts.activations.grids.items()}
+def test_tables_of_one_row_are_kept(tmp_path, network):
+    parts = checkpoint(network)
+    grids = {
+        path: TimestepGrid(TIMESTEPS[:1], grid.rows.take(np.array([0])), grid.smooth)
+        for path, grid in parts.activations.grids.items()
+    }
     static = replace(parts, activations=ActivationTable(TIMESTEPS[:1], grids))
-    write_folder(tmp_path, mmdit, static)
+    write_folder(tmp_path, network, static)
     same(static, read_folder(tmp_path))
 
 
 @pytest.mark.parametrize("spec", [Spec(4), Spec(3, False, 32), Spec(8, False)], ids=str)
 @pytest.mark.parametrize("activations", [False, True])
-def test_the_outline_is_known_without_the_codes(tmp_path, mmdit, spec, activations):
-    parts = checkpoint(mmdit, spec, activations=activations)
-    write_folder(tmp_path, mmdit, parts)
+def test_the_outline_is_known_without_the_codes(tmp_path, network, spec, activations):
+    parts = checkpoint(network, spec, activations=activations)
+    write_folder(tmp_path, network, parts)
     (tmp_path / "model.safetensors").unlink()
     assert outline_of_folder(tmp_path) == outline(parts)
     if spec.group_size == 32:

@@ -4,9 +4,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.checkpoint.npz_run.block_file import block_file, read_block, write_block
+from ditq.checkpoint.npz_run.block_file import block_file, read_block, static_grid, write_block
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.affine import round_to_nearest
-from ditq.core.errors import UserError
+from ditq.core.errors import DitqError, UserError
 from ditq.core.files import read_npz, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
@@ -25,16 +26,21 @@ def weight(spec: Spec, smooth: bool = False) -> QuantizedWeight:
 @pytest.mark.parametrize("smooth", [False, True])
 def test_round_trip_is_exact(tmp_path, spec, smooth):
     before = weight(spec, smooth)
-    write_block(tmp_path, 2, {LAYER: before}, {LAYER: (0.25, -1.5)}, {"model": "mini"})
-    after, activations, meta = read_block(tmp_path, 2)
-    assert after[LAYER].spec == spec and activations == {LAYER: (0.25, -1.5)} and meta["model"] == "mini"
+    write_block(tmp_path, 2, {LAYER: before}, {LAYER: static_grid(0.25, -1.5, 6)}, {"model": "mini"})
+    after, activations, meta = read_block(tmp_path, 2, 6)
+    assert after[LAYER].spec == spec and activations.keys() == {LAYER} and meta["model"] == "mini"
+    rows = activations[LAYER].rows
+    numbers = [np.array(part).item() for part in (rows.scale, rows.qmin, rows.qmax, rows.shift)]
+    assert numbers == [0.25, -32, 31, -1.5]
+    smoothing = activations[LAYER].smooth
+    assert (smoothing is not None) == smooth and (not smooth or mx.array_equal(smoothing, before.smooth))
     for part in ("codes", "scale", "zero"):
         assert mx.array_equal(getattr(after[LAYER], part), getattr(before, part)), part
     assert (after[LAYER].smooth is not None) == smooth
 
 
 def test_the_file_has_the_documented_arrays(tmp_path):
-    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {LAYER: (0.5, 0.0)}, {})
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {LAYER: static_grid(0.5, 0.0, 8)}, {})
     arrays = read_npz(tmp_path / "weights" / "mm0.npz")
     shapes = {name.removeprefix(LAYER): (array.dtype.name, array.shape) for name, array in arrays.items()}
     shapes.pop("__meta__")
@@ -53,15 +59,17 @@ def test_a_missing_part_is_named(tmp_path, part):
     del arrays[f"{LAYER}__{part}"]
     write_npz(block_file(tmp_path, 0), arrays)
     with pytest.raises(UserError, match=rf"fc1: got no {part}"):
-        read_block(tmp_path, 0)
+        read_block(tmp_path, 0, 8)
 
 
 def test_other_files_are_refused(tmp_path):
     write_npz(block_file(tmp_path, 0), {"x": np.zeros(3)})
-    with pytest.raises(UserError, match="no __meta__"):
-        read_block(tmp_path, 0)
+    with pytest.raises(
+        UserError, match="mm0.npz: got None version None; expected ditq.quantized_block version 1"
+    ):
+        read_block(tmp_path, 0, 8)
     with pytest.raises(UserError, match="no such file"):
-        read_block(tmp_path, 1)
+        read_block(tmp_path, 1, 8)
 
 
 def test_codes_beyond_their_grid_are_refused(tmp_path):
@@ -70,4 +78,28 @@ def test_codes_beyond_their_grid_are_refused(tmp_path):
     arrays[f"{LAYER}__weight_int"][0, 0] = 9
     write_npz(block_file(tmp_path, 0), arrays)
     with pytest.raises(UserError, match="fc1: codes: got from -8 to 9"):
-        read_block(tmp_path, 0)
+        read_block(tmp_path, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: a.pop(f"{LAYER}__a_shift"), "fc1: got no a_shift; expected one finite number"),
+        (lambda a: a.update({f"{LAYER}__a_scale": np.array(np.nan)}), "fc1: got a_scale nan; expected one"),
+        (lambda a: a.update({f"{LAYER}__a_scale": np.ones(2)}), "fc1: got a_scale .*; expected one"),
+    ],
+)
+def test_a_grid_that_is_not_whole_is_named(tmp_path, spoil, message):
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4))}, {LAYER: static_grid(0.5, 1.0, 8)}, {})
+    arrays = read_npz(block_file(tmp_path, 0))
+    spoil(arrays)
+    write_npz(block_file(tmp_path, 0), arrays)
+    with pytest.raises(UserError, match=message):
+        read_block(tmp_path, 0, 8)
+
+
+def test_only_static_grids_can_be_written(tmp_path):
+    rows = GridRows.of([8, 8], np.ones(2, np.float32))
+    with pytest.raises(DitqError, match="fc1: only a static grid with one centre can be stored, got 2 rows"):
+        write_block(tmp_path, 0, {}, {LAYER: TimestepGrid(np.array([900.0, 100.0]), rows)}, {})
+    assert not list(tmp_path.iterdir())

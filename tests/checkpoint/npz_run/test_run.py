@@ -11,11 +11,11 @@ from ditq import checkpoint as checkpoints
 from ditq.activations import ActivationTable
 from ditq.checkpoint import QuantizedCheckpoint, read_adaround, read_folder, write_folder
 from ditq.checkpoint.npz_run import run as module
-from ditq.checkpoint.npz_run.block_file import block_file, write_block
+from ditq.checkpoint.npz_run.block_file import block_file, static_grid, write_block
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from tests.checkpoint.mlx_folder.test_folder import same
-from tests.checkpoint.small import block_linears, checkpoint, model, table
+from tests.checkpoint.small import block_layers, checkpoint, model, table
 
 
 def write_adaround(folder, parts: QuantizedCheckpoint, static: bool = True, bits: int = 8) -> None:
@@ -23,7 +23,7 @@ def write_adaround(folder, parts: QuantizedCheckpoint, static: bool = True, bits
     numbers = sorted({int(path.split(".")[1]) for path in parts.weights})
     for number in numbers:
         layers = {p: w for p, w in parts.weights.items() if int(p.split(".")[1]) == number}
-        grids = {path: (0.01 * (i + 1), 0.5 * (i % 2)) for i, path in enumerate(layers)}
+        grids = {path: static_grid(0.01 * (i + 1), 0.5 * (i % 2), bits) for i, path in enumerate(layers)}
         write_block(folder, number, layers, grids if static else {}, {"report": {}})
     config = {
         "kind": module.KIND,
@@ -41,21 +41,21 @@ def write_adaround(folder, parts: QuantizedCheckpoint, static: bool = True, bits
     "spec", [Spec(b, s, g) for b in (2, 3, 4, 5, 6, 8) for s, g in ((True, None), (False, 32))], ids=str
 )
 def test_codes_survive_adaround_checkpoint_folder_checkpoint(tmp_path, spec):
-    mmdit = model()
+    network = model()
     before = replace(
-        checkpoint(mmdit, spec, smooth=True, activations=False), meta={"adaround": {"bits_w": 4}}
+        checkpoint(network, spec, smooth=True, activations=False), meta={"adaround": {"bits_w": 4}}
     )
     write_adaround(tmp_path / "adaround", before, static=False)
     first = read_adaround(tmp_path / "adaround")
     same(before, first)
-    write_folder(tmp_path / "folder", mmdit, first)
+    write_folder(tmp_path / "folder", network, first)
     same(before, read_folder(tmp_path / "folder"))
 
 
 @pytest.mark.parametrize("bits", [8, 6, 4])
 def test_learned_steps_become_grids_of_one_row(tmp_path, bits):
-    mmdit = model()
-    parts = checkpoint(mmdit, smooth=True, activations=False)
+    network = model()
+    parts = checkpoint(network, smooth=True, activations=False)
     write_adaround(tmp_path, parts, bits=bits)
     found = read_adaround(tmp_path).activations
     assert found is not None and len(found.timesteps) == 1 and found.grids.keys() == parts.weights.keys()
@@ -63,20 +63,21 @@ def test_learned_steps_become_grids_of_one_row(tmp_path, bits):
         paths = [path for path in parts.weights if int(path.split(".")[1]) == number]
         for i, path in enumerate(paths):
             grid = found.grids[path]
-            assert np.array_equal(grid.scale, np.array([0.01 * (i + 1)], np.float32))
-            assert (grid.qmin.item(), grid.qmax.item()) == (Spec(bits).qmin, Spec(bits).qmax)
-            shift = 0.0 if grid.shift is None else grid.shift.item()
+            rows = grid.rows
+            assert np.array_equal(rows.scale, np.array([0.01 * (i + 1)], np.float32))
+            assert (rows.qmin.item(), rows.qmax.item()) == (Spec(bits).qmin, Spec(bits).qmax)
+            shift = 0.0 if rows.shift is None else rows.shift.item()
             assert shift == 0.5 * (i % 2)
             assert (grid.smooth is None) == (parts.weights[path].smooth is None)
-    with checkpoints.injected(mmdit, read_adaround(tmp_path)):
+    with checkpoints.injected(network, read_adaround(tmp_path)):
         pass
 
 
 def test_either_form_is_recognised(tmp_path):
-    mmdit = model()
-    parts = replace(checkpoint(mmdit, activations=False), meta={"adaround": {"bits_w": 4}})
+    network = model()
+    parts = replace(checkpoint(network, activations=False), meta={"adaround": {"bits_w": 4}})
     write_adaround(tmp_path / "one", parts, static=False)
-    write_folder(tmp_path / "two", mmdit, parts)
+    write_folder(tmp_path / "two", network, parts)
     same(checkpoints.load(tmp_path / "one"), checkpoints.load(tmp_path / "two"))
 
 
@@ -106,10 +107,13 @@ def test_an_unfinished_run_is_told(written):
     [
         (
             {"kind": "ditq.quant_config", "version": 1},
-            "kind 'ditq.quant_config', version 1; expected 'ditq.adaround'",
+            "got ditq.quant_config version 1; expected ditq.adaround version 1",
         ),
-        ({"kind": module.KIND, "version": 9}, "version 9; expected 'ditq.adaround', version 1"),
-        ([1, 2], "got kind None"),
+        (
+            {"kind": module.KIND, "version": 9},
+            "version 9; expected ditq.adaround version 1, as adaround_opt",
+        ),
+        ([1, 2], "got None version None"),
     ],
 )
 def test_another_kind_of_folder_is_refused(written, content, message):
@@ -151,5 +155,5 @@ def test_a_quant_config_without_factors_on_smoothed_weights_names_them(tmp_path,
 
 
 def test_all_layers_of_the_blocks_are_there(written):
-    assert read_adaround(written).weights.keys() == block_linears(model()).keys()
+    assert read_adaround(written).weights.keys() == block_layers(model()).keys()
     assert all(weight.codes.dtype == mx.int8 for weight in read_adaround(written).weights.values())

@@ -1,16 +1,17 @@
 """The checkpoint folder: MLX's own convention, which stock loaders read as W4A16, with the activation grids apart.
 
 config.json         "quantization" as MLX reads it, explicit for every layer; the model's shape; our own facts
-model*.safetensors  packed layers (`weight`, `scales`, `biases`) and every other parameter of the transformer
+model*.safetensors  packed layers (`weight`, `scales`, `biases`) and every other parameter of the network
 activations.npz     grids per layer and timestep, if there are any
 smoothing.npz       factors that were folded into the adaLN rows, if there are any
 
-docs/artefacts.md describes each. config.json is written last: without it a folder is not finished.
+A convolution is stored like a linear layer, as its unfolded kernel (out, kernel pixels * channels). MLX has no
+quantized convolution: a stock loader reads a folder only if none of its convolutions is quantized.
+docs/artefacts.md describes each file. config.json is written last: without it a folder is not finished.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,12 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-import ditq
+from ditq import capture
 from ditq.activations import ActivationTable
-from ditq.capture import linears
-from ditq.capture import replace as put
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.fold import folded
-from ditq.checkpoint.inject import LayerMaker, check_fits, check_grid
+from ditq.checkpoint.inject import LayerMaker, check_fits, check_grid, quantizable
+from ditq.checkpoint.mlx_folder.description import description, layouts_of, network_of, read_config
 from ditq.checkpoint.mlx_folder.shards import written_shards
 from ditq.checkpoint.mlx_folder.stored import (
     PARTS,
@@ -36,14 +36,12 @@ from ditq.checkpoint.mlx_folder.stored import (
     table_from,
 )
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_npz, remove, write_json, write_npz
+from ditq.core.files import read_npz, remove, write_json, write_npz
 from ditq.core.quantized import QuantizedWeight
+from ditq.models import Network
 from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.mmdit import MMDiT
-from ditq.models.mmdit.config import MMDiTConfig
 from ditq.nn import Backend
 
-KIND, VERSION = "ditq.quantized_model", 1
 SCALES = {"float32": mx.float32, "float16": mx.float16}
 """What scales can be stored as."""
 SHARD = 5 << 30
@@ -52,41 +50,41 @@ SHARD = 5 << 30
 
 def write_folder(
     folder: Path,
-    mmdit: MMDiT,
+    network: Network,
     checkpoint: QuantizedCheckpoint,
     scales: mx.Dtype = mx.float32,
     shard: int = SHARD,
 ) -> list[Path]:
-    """Writes the float transformer `mmdit` with the checkpoint's layers in it, and returns the files.
+    """Writes the float `network` with the checkpoint's layers in it, and returns the files.
 
     `scales` is the dtype of the stored scales, float32 or float16. Smoothing factors are folded into adaLN rows, so
-    that a reader that knows nothing of them is right. Raises UserError, naming the layer, for what does not fit, what
-    MLX cannot store and what cannot be folded.
+    that a reader that knows nothing of them is right. Raises UserError, naming the layer, before anything is written,
+    for what does not fit, what cannot be stored and what cannot be folded.
     """
     if scales not in SCALES.values():
         expected = " or ".join(SCALES)
         raise UserError(
             "scales", got=scales, expected=f"{expected}: bfloat16 would move codes by most of a step"
         )
-    modules = linears(mmdit)
+    modules = quantizable(network, network.anatomy)
     check_fits(modules, checkpoint.weights)
     layouts = {path: Layout.of(weight, path) for path, weight in checkpoint.weights.items()}
     table, files = checkpoint.activations, []
-    for path, weight in checkpoint.weights.items():
-        if table is not None and path in table.grids:
-            check_grid(path, table.grids[path], weight)
-    arrays = folded(dict(tree_flatten(mmdit.parameters())), checkpoint.weights)
+    if table is not None:
+        _check_table(table, checkpoint.weights, modules)
+    grids = None if table is None else table_arrays(table)
+    arrays = folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy)
     for path, weight in checkpoint.weights.items():
         arrays |= stored(weight, path, scales)
     remove(folder / "config.json")
     files += written_shards(folder, arrays, shard)
     smooth = {path: np.array(w.smooth) for path, w in checkpoint.weights.items() if w.smooth is not None}
-    for name, content in (("activations.npz", table and table_arrays(table)), ("smoothing.npz", smooth)):
+    for name, content in (("activations.npz", grids), ("smoothing.npz", smooth)):
         remove(folder / name)
         if content:
             write_npz(folder / name, content)
             files.append(folder / name)
-    write_json(folder / "config.json", _config(mmdit, checkpoint, layouts, scales, bool(smooth)))
+    write_json(folder / "config.json", description(network, checkpoint, layouts, scales, bool(smooth)))
     return [*files, folder / "config.json"]
 
 
@@ -101,104 +99,58 @@ def read_folder(folder: Path) -> QuantizedCheckpoint:
     return QuantizedCheckpoint(config["model"], weights, _table(folder, config, smooth), config["meta"])
 
 
-def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> MMDiT:
-    """The quantized transformer of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
-    config, mmdit, stored_weights = _read(folder)
-    make = LayerMaker(config["model"], _table(folder, config, {}), activations, backend)
-    modules, layers = linears(mmdit), {}
+def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> Network:
+    """The quantized network of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
+    config, network, stored_weights = _read(folder)
+    table = _table(folder, config, {})
+    make = LayerMaker(config["model"], table, activations, backend, network.anatomy)
+    modules, layers = capture.layers(network), {}
     for path, weight in stored_weights:
         layers[path] = make(path, weight, modules[path])
         mx.eval(
             layers[path].parameters()
         )  # now, so that one layer's codes lie unpacked in memory and not all
-    put(mmdit, layers)
-    return mmdit
+    capture.replace(network, layers)
+    return network
 
 
-def is_config(config: Any) -> bool:
-    """Whether this is the config.json of a checkpoint folder, of whatever version."""
-    return isinstance(config, dict) and config.get("kind") == KIND
+def _check_table(
+    table: ActivationTable, weights: Mapping[str, QuantizedWeight], modules: Mapping[str, capture.Layer]
+) -> None:
+    """Raises UserError, naming the layer, for a grid that does not fit its weight."""
+    for path, weight in weights.items():
+        if path in table.grids:
+            check_grid(path, table.grids[path], weight, table.timesteps, capture.channels(modules[path]))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder. Raises UserError for another kind or version."""
-    path = folder / "config.json"
-    config = read_json(path)
-    found = (config.get("kind"), config.get("version")) if isinstance(config, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(
-            str(path), got=f"kind {found[0]!r}, version {found[1]!r}", expected=f"{KIND!r}, version {VERSION}"
-        )
-    return config
+def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, QuantizedWeight]]]:
+    """The configuration, the network with its float parameters, and the quantized layers, without their factors.
 
-
-def _config(
-    mmdit: MMDiT,
-    checkpoint: QuantizedCheckpoint,
-    layouts: Mapping[str, Layout],
-    scales: mx.Dtype,
-    smoothed: bool,
-) -> dict[str, Any]:
-    usual = Counter((layout.stored_group, layout.bits) for layout in layouts.values()).most_common(1)
-    group, bits = usual[0][0] if usual else (64, 4)
-    quantization: dict[str, Any] = {"group_size": group, "bits": bits, "mode": "affine"}
-    for path, layout in layouts.items():
-        quantization[path] = {"group_size": layout.stored_group, "bits": layout.bits, "mode": "affine"}
-    others = [path for path, module in mmdit.named_modules() if hasattr(module, "to_quantized")]
-    quantization |= {path: False for path in reversed(others) if path not in layouts}
-    config = {
-        "kind": KIND,
-        "version": VERSION,
-        "producer": f"ditq {ditq.__version__}",
-        "model": checkpoint.model,
-        "model_type": "mmdit",
-        "model_config": asdict(mmdit.config),
-        "quantization": quantization,
-        "weight_quantization": {
-            "scales": str(scales).rpartition(".")[2],
-            "smoothing": "smoothing.npz" if smoothed else None,
-            "layers": {
-                path: {"symmetric": layout.symmetric, "per_channel": layout.per_channel}
-                for path, layout in layouts.items()
-            },
-        },
-        "meta": checkpoint.meta,
-    }
-    table = checkpoint.activations
-    if table is not None:
-        config["activation_quantization"] = {
-            "file": "activations.npz",
-            "scale": "step",
-            "timesteps": [float(t) for t in table.timesteps],
-            "layers": len(table.grids),
-        }
-    return config
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], MMDiT, Iterator[tuple[str, QuantizedWeight]]]:
-    """The configuration, the transformer with its float parameters, and the quantized layers, without their factors.
-
-    Where the quantized layers belong, the transformer has float ones of zeros. Each layer is unpacked when its turn
-    comes; that all are there, and of the right shapes, is known before.
+    Where the quantized layers belong, the network has float ones of zeros. Each layer is unpacked when its turn comes;
+    that all are there, and of the right shapes, is known before.
     """
     config = read_config(folder)
     arrays = read_weights(folder)
     layouts = _layouts(folder, config, arrays)
-    mmdit = MMDiT(shape_of(config))
-    modules = linears(mmdit)
+    network = network_of(config, folder)
+    modules = quantizable(network, network.anatomy)
     packed: dict[str, dict[str, mx.array]] = {}
     for path, layout in layouts.items():
         if path not in modules:
             raise UserError(
-                f"{folder}: {path}", got="no such linear layer in the model", expected="one of its layers"
+                f"{folder}: {path}", got="no such layer in the model", expected="one that can be quantized"
             )
         packed[path] = {part: arrays.pop(f"{path}.{part}") for part in PARTS}
-        check_stored(packed[path], path, layout, tuple(modules[path].weight.shape))
-    dtype = arrays["x_embedder.proj.weight"].dtype if "x_embedder.proj.weight" in arrays else mx.float32
-    nothing = mx.zeros((1, 1), dtype)  # seen as any shape, it takes no memory
-    places = {f"{path}.weight": mx.broadcast_to(nothing, modules[path].weight.shape) for path in layouts}
-    load_weights_into(mmdit, {**arrays, **places}, str(folder))
-    return config, mmdit, ((path, restored(packed.pop(path), path, layouts[path])) for path in layouts)
+        check_stored(packed[path], path, layout, capture.matrix(modules[path]).shape)
+    shapes = {f"{path}.weight": modules[path].weight.shape for path in layouts}
+    load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder))
+    network.load_weights(list(_zeros(shapes, network.dtype).items()), strict=False)
+    return config, network, ((path, restored(packed.pop(path), path, layouts[path])) for path in layouts)
+
+
+def _zeros(shapes: Mapping[str, tuple[int, ...]], dtype: mx.Dtype) -> dict[str, mx.array]:
+    """Zeros of these shapes, which take no memory."""
+    return {name: mx.broadcast_to(mx.zeros((1,), dtype), shape) for name, shape in shapes.items()}
 
 
 def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.array]) -> dict[str, Layout]:
@@ -217,25 +169,7 @@ def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.ar
             raise UserError(
                 f"{folder}: {path}", got=f"no {', '.join(parts)}", expected="a whole quantized layer"
             )
-    return layouts_of(config)
-
-
-def layouts_of(config: Mapping[str, Any]) -> dict[str, Layout]:
-    """Each quantized layer's layout, as config.json tells it."""
-    ours, entries = config["weight_quantization"]["layers"], config["quantization"]
-    return {
-        path: Layout(entries[path]["bits"], entries[path]["group_size"], own["symmetric"], own["per_channel"])
-        for path, own in ours.items()
-    }
-
-
-def shape_of(config: Mapping[str, Any]) -> MMDiTConfig:
-    """The shape of the folder's transformer."""
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in config["model_config"].items()
-    }
-    return MMDiTConfig(**fields)
+    return layouts_of(config, folder)
 
 
 def _smoothing(folder: Path, config: Mapping[str, Any]) -> dict[str, mx.array]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from ditq.activations import ActivationTable
 from ditq.core import packing
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.nn import ActivationGrid
 
 Arrays = dict[str, mx.array]
 PARTS = ("weight", "scales", "biases")
@@ -102,11 +102,22 @@ def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> Quant
 
 
 def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
-    """The grids as named arrays: timesteps, and {path}::{scale,qmin,qmax,shift}, a row per timestep."""
+    """The grids as named arrays: timesteps, and {path}::{scale,qmin,qmax,shift}, a row per timestep.
+
+    Raises UserError, naming the layer, for a grid that has no row for each of the table's timesteps: one that computes
+    its rows would be another grid when it is read again.
+    """
     arrays = {"timesteps": table.timesteps}
     for path, grid in table.grids.items():
+        if not isinstance(grid, TimestepGrid) or not np.array_equal(grid.timesteps, table.timesteps):
+            raise UserError(
+                f"{path}: activation grid",
+                got=f"a {type(grid).__name__} of other timesteps than the table's",
+                expected="a row for each timestep of the table",
+                remedy="tabulate it first: TimestepGrid(timesteps, grid.at(timesteps), grid.smooth)",
+            )
         for part in ("scale", "qmin", "qmax", "shift"):
-            value = getattr(grid, part)
+            value = getattr(grid.rows, part)
             if value is not None:
                 arrays[f"{path}::{part}"] = np.array(value, np.float32)
     return arrays
@@ -121,12 +132,14 @@ def table_from(
     missing = [key for key in wanted if key not in arrays]
     if missing:
         raise UserError(source, got=f"no {missing[0]}", expected="whole activation grids")
+    timesteps = arrays["timesteps"].astype(np.float32)
 
-    def part(path: str, name: str) -> mx.array | None:
-        return mx.array(arrays[f"{path}::{name}"]) if f"{path}::{name}" in arrays else None
+    def grid(path: str) -> TimestepGrid:
+        parts = {part: arrays.get(f"{path}::{part}") for part in ("scale", "qmin", "qmax", "shift")}
+        steps = [len(value) for value in parts.values() if value is not None and value.ndim]
+        if steps != [len(timesteps)] * sum(value is not None for value in parts.values()):
+            raise UserError(f"{source}: {path}", got=f"rows for {steps} timesteps", expected=len(timesteps))
+        rows = {part: None if value is None else mx.array(value) for part, value in parts.items()}
+        return TimestepGrid(timesteps, GridRows(**rows), smooth.get(path))  # pyright: ignore[reportArgumentType]
 
-    def grid(path: str) -> ActivationGrid:
-        scale, qmin, qmax = (mx.array(arrays[f"{path}::{name}"]) for name in ("scale", "qmin", "qmax"))
-        return ActivationGrid(scale, qmin, qmax, part(path, "shift"), smooth.get(path))
-
-    return ActivationTable(arrays["timesteps"].astype(np.float32), {path: grid(path) for path in paths})
+    return ActivationTable(timesteps, {path: grid(path) for path in paths})

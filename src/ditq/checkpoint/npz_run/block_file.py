@@ -1,6 +1,6 @@
 """weights/mm{N}.npz: the quantized layers of one block, and the static activation grids learned with them.
 
-{path}__weight_int  (out, in) int8; uint8 on asymmetric grids
+{path}__weight_int  (out, columns) int8; uint8 on asymmetric grids. Of a convolution, its unfolded kernel
 {path}__scale       (out, groups) float32, steps; groups is 1 per channel
 {path}__zero        (out, groups) float32, on asymmetric grids alone
 {path}__smooth      (in,) float32, where the weight was smoothed
@@ -20,15 +20,19 @@ import numpy as np
 
 import ditq
 from ditq.core import affine
-from ditq.core.errors import UserError
-from ditq.core.files import read_npz, write_npz
+from ditq.core.activation_grid import GridRows, TimestepGrid
+from ditq.core.errors import DitqError, UserError
+from ditq.core.files import read_npz, stored_meta, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 
 KIND, VERSION = "ditq.quantized_block", 1
+MIDDLE = 500.0
+"""The timestep of grids that hold at all timesteps; nothing depends on it."""
 
-StaticGrids = dict[str, tuple[float, float]]
-"""Step and centre of each layer's input."""
+Weights = dict[str, QuantizedWeight]
+StaticGrids = dict[str, TimestepGrid]
+"""Grids of one row, by the path of the layer whose input stands on them."""
 
 
 def block_file(folder: Path, number: int) -> Path:
@@ -40,20 +44,23 @@ def write_block(
     folder: Path,
     number: int,
     weights: Mapping[str, QuantizedWeight],
-    activations: Mapping[str, tuple[float, float]],
+    activations: Mapping[str, TimestepGrid],
     meta: Mapping[str, Any],
 ) -> None:
-    """Writes the layers of one block, and (step, centre) of those inputs that have one; `meta` joins the file's own."""
+    """Writes the layers of one block, and the static grids of those inputs that have one.
+
+    `meta` joins the file's own. Of a grid only step and centre are kept: a reader says its bits.
+    """
     write_layers(block_file(folder, number), weights, activations, {**meta, "block": number})
 
 
 def write_layers(
     path: Path,
     weights: Mapping[str, QuantizedWeight],
-    activations: Mapping[str, tuple[float, float]],
+    activations: Mapping[str, TimestepGrid],
     meta: Mapping[str, Any],
 ) -> None:
-    """The same for any layers, in a file of another name."""
+    """Writes any layers, as `write_block` does, to a file of another name."""
     arrays: dict[str, np.ndarray] = {}
     layers = {}
     for layer, weight in weights.items():
@@ -66,7 +73,8 @@ def write_layers(
             arrays[f"{layer}__zero"] = np.array(weight.zero, np.float32)
         if weight.smooth is not None:
             arrays[f"{layer}__smooth"] = np.array(weight.smooth, np.float32)
-    for layer, (scale, shift) in activations.items():
+    for layer, grid in activations.items():
+        scale, shift = step_and_centre(layer, grid)
         arrays[f"{layer}__a_scale"] = np.array(scale, np.float32)
         arrays[f"{layer}__a_shift"] = np.array(shift, np.float32)
     own = {
@@ -81,36 +89,61 @@ def write_layers(
     )
 
 
-def read_block(folder: Path, number: int) -> tuple[dict[str, QuantizedWeight], StaticGrids, dict[str, Any]]:
-    """The layers of one block, their static activation grids, and the file's meta data.
+def read_block(
+    folder: Path, number: int, activation_bits: int
+) -> tuple[Weights, StaticGrids, dict[str, Any]]:
+    """The layers of one block, the static grids of their inputs, of `activation_bits`, and the file's meta data.
 
     Raises UserError, naming file and layer, for what is missing, of another kind or version, or misshapen.
     """
-    return read_layers(block_file(folder, number))
+    return read_layers(block_file(folder, number), activation_bits)
 
 
-def read_layers(path: Path) -> tuple[dict[str, QuantizedWeight], StaticGrids, dict[str, Any]]:
-    """The same of a file of any name that `write_layers` wrote."""
+def read_layers(
+    path: Path, activation_bits: int | None = None
+) -> tuple[Weights, StaticGrids, dict[str, Any]]:
+    """What `write_layers` wrote to a file of any name; without `activation_bits` the grids are left out."""
     arrays = read_npz(path)
-    meta = _meta(path, arrays)
-    if meta.get("kind") != KIND or meta.get("version") != VERSION:
-        raise UserError(
-            str(path),
-            got=f"kind {meta.get('kind')!r}, version {meta.get('version')!r}",
-            expected=f"{KIND!r}, version {VERSION}",
-        )
+    meta = stored_meta(arrays, path, KIND, VERSION, "adaround_optimize")
     weights, activations = {}, {}
-    for layer, grid in meta["layers"].items():
-        weights[layer] = _weight(path, layer, arrays, Spec(**grid))
-        if f"{layer}__a_scale" in arrays:
-            activations[layer] = float(arrays[f"{layer}__a_scale"]), float(arrays[f"{layer}__a_shift"])
+    for layer, grid in _layers(path, meta).items():
+        weights[layer] = _weight(path, layer, arrays, grid)
+        if activation_bits is not None and f"{layer}__a_scale" in arrays:
+            step, centre = (_number(path, layer, arrays, part) for part in ("a_scale", "a_shift"))
+            activations[layer] = static_grid(step, centre, activation_bits, weights[layer].smooth)
     return weights, activations, meta
 
 
-def _meta(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    if "__meta__" not in arrays:
-        raise UserError(str(path), got="no __meta__", expected=f"a file of kind {KIND!r}")
-    return json.loads(str(arrays["__meta__"]))
+def static_grid(step: float, centre: float, bits: int, smooth: mx.array | None = None) -> TimestepGrid:
+    """A symmetric grid that holds at all timesteps."""
+    shift = np.array([[centre]], np.float32) if centre else None
+    rows = GridRows.of([bits], np.array([step], np.float32), shift)
+    return TimestepGrid(np.array([MIDDLE], np.float32), rows, smooth)
+
+
+def step_and_centre(layer: str, grid: TimestepGrid) -> tuple[float, float]:
+    """The two numbers of a static grid. Raises DitqError, naming the layer, for a grid of more than these."""
+    rows = grid.rows
+    if len(rows) != 1 or (rows.shift is not None and rows.shift.size != 1):
+        raise DitqError(f"{layer}: only a static grid with one centre can be stored, got {len(rows)} rows")
+    return np.array(rows.scale).item(), 0.0 if rows.shift is None else np.array(rows.shift).item()
+
+
+def _layers(path: Path, meta: Mapping[str, Any]) -> dict[str, Spec]:
+    try:
+        return {layer: Spec(**grid) for layer, grid in meta["layers"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: __meta__", got=f"no grid of each layer ({error})", expected="a whole file"
+        ) from error
+
+
+def _number(path: Path, layer: str, arrays: Mapping[str, np.ndarray], part: str) -> float:
+    array = arrays.get(f"{layer}__{part}")
+    if array is None or array.size != 1 or not np.isfinite(array).all():
+        got = f"no {part}" if array is None else f"{part} {array.tolist()}"
+        raise UserError(f"{path}: {layer}", got=got, expected="one finite number")
+    return float(array)
 
 
 def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec) -> QuantizedWeight:

@@ -5,12 +5,17 @@ from pathlib import Path
 import numpy as np
 
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
-from ditq.checkpoint.npz_run.block_file import StaticGrids, block_file, read_block
-from ditq.checkpoint.npz_run.run import KIND, VERSION, static_table
+from ditq.checkpoint.npz_run.block_file import (
+    StaticGrids,
+    Weights,
+    block_file,
+    read_block,
+    step_and_centre,
+)
+from ditq.checkpoint.npz_run.run import KIND, MADE_BY, VERSION, static_table
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_json
-from ditq.core.quantized import QuantizedWeight
+from ditq.core.files import read_stored_json
 
 
 def read_finished(folder: Path) -> tuple[QuantizedCheckpoint, dict[int, str]]:
@@ -19,33 +24,28 @@ def read_finished(folder: Path) -> tuple[QuantizedCheckpoint, dict[int, str]]:
     The activation grids are those learned with the weights; None where there are none. Raises UserError for another
     kind of folder, and when no block is finished.
     """
-    path = folder / "plan.json"
-    begun = read_json(path)
-    found = (begun.get("kind"), begun.get("version")) if isinstance(begun, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(
-            str(path), got=f"kind {found[0]!r}, version {found[1]!r}", expected=f"{KIND!r}, version {VERSION}"
-        )
-    weights: dict[str, QuantizedWeight] = {}
+    begun = read_stored_json(folder / "plan.json", KIND, VERSION, MADE_BY)
+    weights: Weights = {}
     static: StaticGrids = {}
     digests = {}
     for number in begun["quantized_blocks"]:
         if block_file(folder, number).exists():
-            layers, grids, _ = read_block(folder, number)
+            layers, grids, _ = read_block(folder, number, begun["recipe"]["bits_a"])
             digests[number] = _digest(layers, grids)
             weights |= layers
             static |= grids
     if not weights:
         raise UserError(str(folder), got="no finished block", remedy="let adaround_optimize finish one first")
-    table = static_table({"bits_a": begun["recipe"]["bits_a"]}, weights, static) if static else None
-    return QuantizedCheckpoint(begun["model"], weights, table, {"adaround": begun["recipe"]}), digests
+    meta = {"adaround": begun["recipe"]}
+    return QuantizedCheckpoint(begun["model"], weights, static_table(static), meta), digests
 
 
-def _digest(weights: dict[str, QuantizedWeight], static: StaticGrids) -> str:
+def _digest(weights: Weights, static: StaticGrids) -> str:
     arrays = [
         np.array(part).tobytes()
         for weight in weights.values()
         for part in (weight.codes, weight.scale, weight.zero, weight.smooth)
         if part is not None
     ]
-    return plan.digest(repr(list(weights)), repr(sorted(static.items())), *arrays)
+    numbers = {path: step_and_centre(path, grid) for path, grid in static.items()}
+    return plan.digest(repr(list(weights)), repr(sorted(numbers.items())), *arrays)

@@ -5,23 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from ditq.activations import ActivationTable
 from ditq.activations.quant_config import read_quant_config
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import check_grid
-from ditq.checkpoint.npz_run.block_file import block_file, read_block
+from ditq.checkpoint.npz_run.block_file import MIDDLE, StaticGrids, Weights, block_file, read_block
+from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
-from ditq.core.files import read_json
-from ditq.core.quantized import QuantizedWeight
-from ditq.core.spec import Spec
-from ditq.nn import ActivationGrid
+from ditq.core.files import read_stored_json
 
 KIND, VERSION = "ditq.adaround", 1
-MIDDLE = 500.0
-"""The timestep of grids that hold at all timesteps; nothing depends on it."""
+MADE_BY = "adaround_optimize"
 
 
 def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCheckpoint:
@@ -31,8 +27,8 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
     `quant_config` whose smoothing is not that of the weights.
     """
     config = read_config(folder)
-    weights: dict[str, QuantizedWeight] = {}
-    static: dict[str, tuple[float, float]] = {}
+    weights: Weights = {}
+    static: StaticGrids = {}
     for number in config["quantized_blocks"]:
         if not block_file(folder, number).exists():
             raise UserError(
@@ -41,11 +37,11 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
                 expected=f"all {len(config['quantized_blocks'])} blocks that config.json names",
                 remedy="copy it again, or make it: adaround_optimize --resume",
             )
-        layers, grids, _ = read_block(folder, number)
+        layers, grids, _ = read_block(folder, number, config["bits_a"])
         weights |= layers
         static |= grids
-    activations = static_table(config, weights, static) if static else None
-    checkpoint = QuantizedCheckpoint(config["model"], weights, activations, {"adaround": config["recipe"]})
+    meta = {"adaround": config["recipe"]}
+    checkpoint = QuantizedCheckpoint(config["model"], weights, static_table(static), meta)
     return with_grids(checkpoint, quant_config)
 
 
@@ -56,7 +52,7 @@ def with_grids(checkpoint: QuantizedCheckpoint, quant_config: Path | None) -> Qu
     table = read_quant_config(quant_config)
     for path, weight in checkpoint.weights.items():
         if path in table.grids:
-            check_grid(path, table.grids[path], weight)
+            check_grid(path, table.grids[path], weight, table.timesteps)
     return replace(checkpoint, activations=table)
 
 
@@ -68,25 +64,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         remedy = f"make it: python -m src.quantize --out {folder}"
         raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
-    config = read_json(path)
-    found = (config.get("kind"), config.get("version")) if isinstance(config, dict) else (None, None)
-    if found != (KIND, VERSION):
-        raise UserError(
-            str(path), got=f"kind {found[0]!r}, version {found[1]!r}", expected=f"{KIND!r}, version {VERSION}"
-        )
+    config = read_stored_json(path, KIND, VERSION, MADE_BY)
+    missing = [key for key in ("model", "quantized_blocks", "recipe", "bits_a") if key not in config]
+    if missing:
+        raise UserError(f"{path}: {missing[0]}", got="nothing", expected=f"as {MADE_BY} writes it")
     return config
 
 
-def static_table(
-    config: Mapping[str, Any],
-    weights: Mapping[str, QuantizedWeight],
-    static: Mapping[str, tuple[float, float]],
-) -> ActivationTable:
-    """One row for all timesteps."""
-    spec = Spec(config["bits_a"])
-    qmin, qmax = (mx.array([float(bound)]) for bound in (spec.qmin, spec.qmax))
-    grids = {}
-    for path, (scale, shift) in static.items():
-        centre = mx.array([[shift]]) if shift else None
-        grids[path] = ActivationGrid(mx.array([scale]), qmin, qmax, centre, weights[path].smooth)
-    return ActivationTable(np.array([MIDDLE], np.float32), grids)
+def static_table(grids: Mapping[str, TimestepGrid]) -> ActivationTable | None:
+    """The table of static grids: one row for all timesteps. None without grids."""
+    return ActivationTable(np.array([MIDDLE], np.float32), dict(grids)) if grids else None
