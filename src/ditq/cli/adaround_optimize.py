@@ -28,9 +28,8 @@ from ditq.core.errors import UserError
 from ditq.core.files import read_text, remove, write_figure
 from ditq.core.spec import Spec
 from ditq.models import TextToImage
-from ditq.quantization import CONTENTS, WeightTrack, quantize_weights
+from ditq.quantization import CONTENTS, Forecast, WeightTrack, forecast, quantize_weights
 from ditq.weights import AdaRound
-from ditq.weights.cost import forecast
 
 FLAGS = {"iterations": "iters"}
 """Fields of AdaRound whose flag has another name."""
@@ -92,12 +91,9 @@ def optimise(args: argparse.Namespace) -> None:
     track = track_from(args)
     cache = read_block_cache(args.cache_dir)
     model = model_from(args, cache.meta["model"])
-    chosen = track.chosen(cache.blocks)
+    recipe = track.recipe(model.skeleton().anatomy)
     if args.dry_run:
-        told = forecast(
-            model.config, cache.meta, len(cache), len(chosen), args.iters, args.batch_size, track.spec
-        )
-        print(json.dumps(told.facts) if args.json else f"{told}; {args.out}")
+        print_forecast(args, forecast(model, recipe, cache.meta))
         return
     if args.force:
         remove(*(args.out / name for name in CONTENTS))
@@ -112,6 +108,21 @@ def write_figures(folder: Path, config: dict[str, Any]) -> None:
 
     write_figure(folder / "adaround_loss.png", loss_curves(config))
     write_figure(folder / "adaround_errors.png", block_errors(config))
+
+
+def print_forecast(args: argparse.Namespace, told: Forecast) -> None:
+    """Prints blocks, iterations, time, memory and disk."""
+    facts = {"blocks": told.blocks, "iterations": args.iters, "seconds": round(told.seconds, 1)}
+    facts |= {"memory_bytes": told.memory, "disk_bytes": told.codes}
+    if args.json:
+        print(json.dumps(facts))
+        return
+    minutes = told.seconds / 60
+    time = f"{told.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+    print(
+        f"blocks to quantize: {told.blocks}, {args.iters:,} iterations each; about {time} by this device's speed; "
+        f"memory: {told.memory / 1e9:.2f} GB beside the model; disk: {told.codes / 1e6:.1f} MB; {args.out}"
+    )
 
 
 def with_bars(

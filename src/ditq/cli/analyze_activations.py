@@ -4,7 +4,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,30 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.activations import (
-    Analysis,
+    ActivationMethod,
     ByError,
     ByTier,
     Decision,
     Fixed,
+    PerTimestep,
     Smoothing,
+    Static,
     Tiers,
+    Weights,
+    described,
+    observed_ranges,
     temporal_analysis,
     write_quant_config,
 )
 from ditq.activations.smooth import POLICIES
-from ditq.capture import linears
-from ditq.cli.flags import parser
+from ditq.cli.flags import CALIBRATION, add_model_path, add_numbers, add_run_flags, parser
+from ditq.cli.given import model_from
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import write_figure, write_json
 from ditq.core.spec import Spec
-from ditq.diagnostics import LayerStatistics, PooledStatistics, read_layer_statistics
-from ditq.models import load
+from ditq.diagnostics import LayerStatistics, read_layer_statistics
 
 TEMPORAL = "layer_temporal_analysis.json"
 
@@ -42,12 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         "Decide the bits, the static grid, the shift and the channel factors of every layer's input at every timestep.",
         "python -m src.analyze_activations --stats calibration_data/activations/layer_statistics.json",
     )
+    place = Path(CALIBRATION) / "activations" / "layer_statistics.json"
     flags.add_argument(
         "--stats",
         type=Path,
-        default=Path("calibration_data/activations/layer_statistics.json"),
+        default=place,
         metavar="FILE",
-        help="what collect_layer_activations wrote (default: calibration_data/activations/layer_statistics.json)",
+        help=f"what collect_layer_activations wrote (default: {place})",
     )
     flags.add_argument(
         "--output", type=Path, metavar="FILE", help="default: quant_config.json beside --stats"
@@ -57,14 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group(
         "model (named by the statistics; read only where a layer has isolated spikes)"
     )
-    group.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
-    )
-    group = flags.add_argument_group("run")
+    add_model_path(group)
+    group = add_run_flags(flags, resume=False)
     group.add_argument("--no-plots", action="store_true", help="write no figures")
-    group.add_argument("--force", action="store_true", help="replace what an earlier run wrote")
-    group.add_argument("--dry-run", action="store_true", help="say what would be computed, and stop")
-    group.add_argument("--json", action="store_true", help="print the result as JSON")
     args = flags.parse_args(argv)
     run(lambda: analyze(args))
 
@@ -73,14 +72,13 @@ def analyze(args: argparse.Namespace) -> None:
     """Writes the config, the temporal analysis and the figures, and prints what was decided."""
     output: Path = args.output or args.stats.with_name("quant_config.json")
     temporal = output.with_name(TEMPORAL)
-    analysis = analysis_from(args)
+    method = method_from(args)
     statistics = read_layer_statistics(args.stats)
-    if args.timesteps == "one":
-        statistics = PooledStatistics(statistics.folder, statistics.manifest)
     if args.dry_run:
+        steps = 1 if isinstance(method, Static) else len(statistics.steps)
         print(
             f"would decide {len(statistics.layers)} layers ({len(statistics.groups)} inputs) x "
-            f"{len(statistics.steps)} timesteps: {output}"
+            f"{steps} timesteps: {output}"
         )
         return
     for path in (output, temporal):
@@ -91,35 +89,36 @@ def analyze(args: argparse.Namespace) -> None:
     started = time.perf_counter()
 
     def weights(paths: list[str]) -> dict[str, mx.array]:
-        modules = linears(load(statistics.manifest["model"], args.model_path).transformer())
-        return {path: modules[path].weight for path in paths}
+        network = model_from(args, statistics.manifest["model"]).network()
+        layers = network.anatomy.modules(network)
+        return {path: layers[path].weight for path in paths}
 
     with Progress(len(statistics.steps), "timestep", "analysis") as bar:
-        written = write_decision(analysis, statistics, output, weights, not args.no_plots, bar.advance)
+        written = write_decision(method, statistics, output, weights, not args.no_plots, bar.advance)
     _report(args, output, *written, time.perf_counter() - started)
 
 
 def write_decision(
-    analysis: Analysis,
+    method: ActivationMethod,
     statistics: LayerStatistics,
     output: Path,
-    weights: Callable[[list[str]], Mapping[str, mx.array]],
+    weights: Weights,
     plots: bool = True,
     on_step: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Writes the config, the temporal analysis and the figures; the summary, that analysis, and how many figures."""
-    decision = analysis.decide(statistics, weights, on_step)
+    decision = method.decide(statistics, weights, on_step)
     summary = summary_of(statistics, decision)
-    write_quant_config(output, statistics, decision, {"method": told(analysis), "summary": summary})
-    scales = {path: np.array([grid.scale for grid in grids]) for path, grids in decision.grids.items()}
-    analysed = temporal_analysis(decision.bits, decision.ranges, scales, statistics.steps)
+    write_quant_config(output, statistics, decision, {"method": described(method), "summary": summary})
+    ranges = observed_ranges(statistics, decision)
+    analysed = temporal_analysis(decision.bits, ranges, decision.scales, decision.steps)
     temporal = output.with_name(TEMPORAL)
     write_json(temporal, {**analysed, "sigma_map": statistics.manifest["sigma_map"]})
     return summary, analysed, len(draw(statistics, decision, output)) if plots else 0
 
 
-def analysis_from(args: argparse.Namespace) -> Analysis:
-    """The analysis that the flags describe. Raises UserError for flags that exclude each other."""
+def method_from(args: argparse.Namespace) -> ActivationMethod:
+    """The method that the flags describe. Raises UserError for flags that exclude each other."""
     if args.bits is not None and args.objective == "error":
         raise UserError("--bits", got="with --objective error", remedy="give one of them")
     if args.average_bits is not None and args.objective != "error":
@@ -136,21 +135,8 @@ def analysis_from(args: argparse.Namespace) -> Analysis:
     smoothing = Smoothing(args.smooth, args.spike_from, args.spike_channels, spec)
     if not args.norm >= 1:
         raise UserError("--norm", got=args.norm, expected="at least 1")
-    return Analysis(bits, args.scale, args.norm, smoothing, args.shift_gain, args.time_gain)
-
-
-def told(analysis: Analysis) -> dict[str, Any]:
-    """The analysis as JSON."""
-    bits = {"by": type(analysis.bits).__name__, **asdict(analysis.bits)}  # pyright: ignore[reportArgumentType]
-    smoothing = {**asdict(analysis.smoothing), "weights": asdict(analysis.smoothing.weights)}
-    return {
-        "bits": bits,
-        "range": analysis.how,
-        "norm": analysis.norm,
-        "smoothing": smoothing,
-        "shift_gain": analysis.shift_gain,
-        "time_gain": analysis.time_gain,
-    }
+    common = bits, args.scale, args.norm, smoothing, args.shift_gain
+    return Static(*common) if args.timesteps == "one" else PerTimestep(*common, args.time_gain)
 
 
 def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any]:
@@ -164,7 +150,7 @@ def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any
     return {
         "layers": len(statistics.layers),
         "inputs": len(statistics.groups),
-        "timesteps": len(statistics.steps),
+        "timesteps": len(decision.steps),
         "average_bits": round(weighted / sum(sizes.values()), 4),
         "bits": {f"A{b}": cells.count(b) for b in sorted(set(cells))},
         "shift_kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
@@ -177,7 +163,8 @@ def draw(statistics: LayerStatistics, decision: Decision, output: Path) -> list[
     from ditq.plots.decisions import decision_figures  # matplotlib takes a second
 
     folder, names = output.with_name(f"{output.stem}_plots"), []
-    for name, figure in decision_figures(statistics.sigmas, decision):
+    sigmas = [statistics.manifest["sigma_map"][str(step)] for step in decision.steps]
+    for name, figure in decision_figures(sigmas, decision):
         write_figure(folder / f"{name}.png", figure)
         names.append(name)
     return names
@@ -201,10 +188,7 @@ def _add_bit_flags(flags: argparse.ArgumentParser) -> None:
         "--a6-below": (Tiers.a6_below, "A6 from there to below this, A8 beyond"),
         "--tail-from": (Tiers.tail_from, "A8 where p99/p50 of |x| reaches this"),
     }
-    for flag, (number, meaning) in limits.items():
-        group.add_argument(
-            flag, type=float, default=number, metavar="X", help=f"{meaning} (default: {number:g})"
-        )
+    add_numbers(group, limits, float)
 
 
 def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
@@ -216,56 +200,32 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
         help="least output error, or the full range (default: mse)",
     )
     group.add_argument(
-        "--time-gain",
-        type=float,
-        default=Analysis.time_gain,
-        metavar="PART",
-        help="part of the error that grids per timestep must save, or one serves all "
-        f"(default: {Analysis.time_gain:g})",
-    )
-    group.add_argument(
         "--timesteps",
         choices=["each", "one"],
         default="each",
         help="a grid for each timestep, or one that serves all (default: each)",
     )
-    group.add_argument(
-        "--norm",
-        type=float,
-        default=Analysis.norm,
-        metavar="P",
-        help=f"grids minimise |error|^P; 2: the mean square (default: {Analysis.norm:g})",
-    )
-    group.add_argument(
-        "--shift-gain",
-        type=float,
-        default=Analysis.shift_gain,
-        metavar="X",
-        help=f"part of the error that a shift must save (default: {Analysis.shift_gain:g})",
-    )
+    gains = {
+        "--time-gain": (
+            PerTimestep.time_gain,
+            "part of the error that grids per timestep must save, or one serves all",
+        ),
+        "--norm": (PerTimestep.norm, "grids minimise |error|^X; 2: the mean square"),
+        "--shift-gain": (PerTimestep.shift_gain, "part of the error that a shift must save"),
+    }
+    add_numbers(group, gains, float)
     group.add_argument(
         "--smooth",
         choices=POLICIES,
         default="foldable",
         help="factors where adaLN can take the division in, none, or all layers (default: foldable)",
     )
-    group.add_argument(
-        "--spike-from",
-        type=float,
-        default=Smoothing.spike_from,
-        metavar="X",
-        help=f"p100/p99 of |x| of an isolated spike (default: {Smoothing.spike_from:g})",
-    )
-    group.add_argument(
-        "--spike-channels",
-        type=float,
-        default=Smoothing.rarer_than,
-        metavar="X",
-        help=f"part of the channels that may spike (default: {Smoothing.rarer_than:g})",
-    )
-    group.add_argument(
-        "--bits-w", type=int, default=4, metavar="N", help="bits of the weights, for the gate (default: 4)"
-    )
+    spikes = {
+        "--spike-from": (Smoothing.spike_from, "p100/p99 of |x| of an isolated spike"),
+        "--spike-channels": (Smoothing.rarer_than, "part of the channels that may spike"),
+    }
+    add_numbers(group, spikes, float)
+    add_numbers(group, {"--bits-w": (4, "bits of the weights, for the gate")})
     group.add_argument(
         "--group-size", type=int, metavar="N", help="group of the weights (default: per channel)"
     )

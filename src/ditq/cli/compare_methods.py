@@ -35,7 +35,7 @@ from ditq.evaluation import FIRST_SEED, evaluation_prompts
 from ditq.evaluation.compare_methods import CONTENDERS, Arena, Comparison, Contender, compare
 from ditq.evaluation.method_tables import as_json, conclusion, page, rows
 from ditq.models import TextToImage
-from ditq.quantization.forecast import forecast
+from ditq.quantization import forecast
 from ditq.quantization.preparation import CalibrationAmounts, calibrated, calibration_amounts
 from ditq.sampling.generate import Settings, settings_for
 

@@ -19,10 +19,10 @@ from ditq.cli.flags import (
 )
 from ditq.cli.given import model_from
 from ditq.cli.run import run
+from ditq.core.activation_grid import GridRows
 from ditq.core.errors import UserError
 from ditq.models import TextToImage
 from ditq.models.cost import parameter_count
-from ditq.nn import ActivationGrid
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -110,10 +110,11 @@ def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextTo
     codes = sum(weight.codes.size for weight in parts.weights.values())
     bits = sum(weight.codes.size * (weight.spec.bits + 2) for weight in parts.weights.values())
     table = parts.activations
-    grids = 0 if table is None else sum(_grid_bytes(grid) for grid in table.grids.values())
+    rows = [] if table is None else [grid.at(table.timesteps) for grid in table.grids.values()]
+    grids = sum(_grid_bytes(own) for own in rows)
     rest = DTYPES[args.dtype or "float32"].size * (parameter_count(model.skeleton()) - codes)
     return bits / 8 + grids + rest
 
 
-def _grid_bytes(grid: ActivationGrid) -> int:
-    return sum(part.nbytes for part in (grid.scale, grid.qmin, grid.qmax, grid.shift) if part is not None)
+def _grid_bytes(rows: GridRows) -> int:
+    return sum(part.nbytes for part in (rows.scale, rows.qmin, rows.qmax, rows.shift) if part is not None)

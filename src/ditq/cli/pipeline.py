@@ -16,8 +16,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ditq import capture, checkpoint
-from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing
+from ditq import checkpoint
+from ditq.activations import ByError, ByTier, Fixed, PerTimestep, Smoothing
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import (
     CacheRecipe,
@@ -165,16 +165,17 @@ class Pipeline:
         """Step 3A: grids, shifts and factors."""
         choices = {"tiers": ByTier(), "error": ByError()}
         bits = Fixed(self.bits_a) if isinstance(self.bits_a, int) else choices[self.bits_a]
-        analysis = Analysis(bits, smoothing=Smoothing(self.smooth, weights=self.spec))
+        method = PerTimestep(bits, smoothing=Smoothing(self.smooth, weights=self.spec))
         statistics = read_layer_statistics(self.statistics)
 
         def weights(paths: list[str]) -> dict[str, mx.array]:
-            layers = capture.layers(self.model.network())
+            network = self.model.network()
+            layers = network.anatomy.modules(network)
             return {path: layers[path].weight for path in paths}
 
         with Progress(len(statistics.steps), "timestep", "analysis") as bar:
             summary, _, _ = write_decision(
-                analysis,
+                method,
                 statistics,
                 self.quant_config,
                 weights,

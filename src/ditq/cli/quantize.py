@@ -27,15 +27,14 @@ from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import free_bytes, read_json, remove, write_json
-from ditq.core.recipe import Recipe, first_blocks, presets, read_recipe
+from ditq.core.recipe import Recipe, blocks_alone, presets, read_recipe
 from ditq.evaluation import size_of
 from ditq.models import TextToImage
-from ditq.quantization import quantize
-from ditq.quantization.forecast import Forecast, forecast
+from ditq.quantization import Forecast, forecast, quantize
 from ditq.quantization.preparation import (
     CACHE,
     CalibrationAmounts,
-    analysis_of,
+    activation_method,
     calibrated,
     calibration_amounts,
 )
@@ -104,11 +103,11 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     """Writes the checkpoint of a recipe and prints how good it is, or with --dry-run what it will take."""
     images = read_images(args.calib_dir)
     model = model_from(args)
-    recipe = (
-        recipe if args.blocks is None else first_blocks(recipe, args.blocks, model.config.depth_multimodal)
-    )
+    if args.blocks is not None:
+        anatomy = model.skeleton().anatomy
+        recipe = blocks_alone(recipe, anatomy.blocks, anatomy.first_blocks(args.blocks))
     amounts = _amounts(args, images)
-    analysis_of(recipe)
+    activation_method(recipe)
     told = forecast(model, recipe, cache_meta(model, images, amounts.cache))
     if args.dry_run:
         _print_forecast(args, recipe, told)
