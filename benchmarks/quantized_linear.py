@@ -24,10 +24,12 @@ import numpy as np
 from mlx.utils import tree_flatten
 from turns import in_turns, median_ratio
 
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.affine import round_to_nearest
 from ditq.core.platform import prepare
+from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.nn import ActivationGrid, QuantizedLinear, StepClock
+from ditq.nn import QuantizedLinear, StepClock
 
 SHAPES = ((1536, 1536), (1536, 6144), (6144, 1536))
 ROWS = (64, 333, 1024, 4250)
@@ -102,14 +104,17 @@ def made(columns: int, out: int) -> dict[str, nn.Module]:
     mx.random.seed(0)
     dense = nn.Linear(columns, out)
     spec = Spec(4)
-    codes, scale, zero = round_to_nearest(dense.weight, spec)
+    weight = QuantizedWeight(*round_to_nearest(dense.weight, spec), spec)
     rng = np.random.default_rng(0)
     shift = mx.array(rng.normal(0, 0.2, (STEPS, columns)).astype(np.float32)) if columns > out else None
-    grid = ActivationGrid(mx.full((STEPS,), 0.03), mx.full((STEPS,), -128.0), mx.full((STEPS,), 127.0), shift)
+    timesteps = np.linspace(1000, 20, STEPS)
+    rows = GridRows(mx.full((STEPS,), 0.03), mx.full((STEPS,), -128.0), mx.full((STEPS,), 127.0), shift)
+    grid = TimestepGrid(timesteps, rows)
     layers: dict[str, nn.Module] = {"dense": dense}
     for backend in ("codes", "packed"):
-        clock = StepClock(np.linspace(1000, 20, STEPS))
-        layers[backend] = QuantizedLinear(codes, scale, zero, spec, dense.bias, grid, clock, backend)
+        clock = StepClock()
+        layers[backend] = QuantizedLinear(weight, dense.bias, grid, clock, backend)
+        clock.follow(timesteps)
         clock.set(STEPS // 2)
     layers["mlx"] = nn.QuantizedLinear.from_linear(dense, 64, 4)
     for layer in layers.values():
@@ -120,8 +125,8 @@ def made(columns: int, out: int) -> dict[str, nn.Module]:
 def held(layer: nn.Module) -> int:
     """Bytes of a layer, its table of activation grids included."""
     clock = getattr(layer, "_clock", None)
-    tables = 0 if clock is None else sum(table.nbytes for table in clock.tables)
-    return sum(array.nbytes for _, array in tree_flatten(layer.parameters())) + tables
+    table = 0 if clock is None else STEPS * clock.state[0].nbytes
+    return sum(array.nbytes for _, array in tree_flatten(layer.parameters())) + table
 
 
 def told(times: list[list[str]], sizes: list[list[str]], rounds: int) -> str:

@@ -1,7 +1,5 @@
 """Layers that compute on quantization grids."""
 
-from ditq.core.activation_grid import ActivationGrid as ActivationGrid  # TEMPORARY
-from ditq.core.activation_grid import nearest_rows as nearest_rows  # TEMPORARY
 from ditq.nn.clock import StepClock, clock_of
 from ditq.nn.quantized_conv import QuantizedConv2d
 from ditq.nn.quantized_layer import Backend, usual_backend

@@ -107,7 +107,7 @@ def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
     Raises UserError, naming the layer, for a grid that has no row for each of the table's timesteps: one that computes
     its rows would be another grid when it is read again.
     """
-    arrays = {"timesteps": table.timesteps}
+    arrays = {"timesteps": table.timesteps.astype(np.float32)}
     for path, grid in table.grids.items():
         if not isinstance(grid, TimestepGrid) or not np.array_equal(grid.timesteps, table.timesteps):
             raise UserError(

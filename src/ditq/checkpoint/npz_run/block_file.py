@@ -90,11 +90,11 @@ def write_layers(
 
 
 def read_block(
-    folder: Path, number: int, activation_bits: int
+    folder: Path, number: int, activation_bits: int | None = None
 ) -> tuple[Weights, StaticGrids, dict[str, Any]]:
     """The layers of one block, the static grids of their inputs, of `activation_bits`, and the file's meta data.
 
-    Raises UserError, naming file and layer, for what is missing, of another kind or version, or misshapen.
+    Without `activation_bits` the grids are left out. Raises UserError, naming file and layer, for what is missing, of another kind or version, or misshapen.
     """
     return read_layers(block_file(folder, number), activation_bits)
 
@@ -102,7 +102,7 @@ def read_block(
 def read_layers(
     path: Path, activation_bits: int | None = None
 ) -> tuple[Weights, StaticGrids, dict[str, Any]]:
-    """What `write_layers` wrote to a file of any name; without `activation_bits` the grids are left out."""
+    """What `write_layers` wrote to a file of any name; see `read_block`."""
     arrays = read_npz(path)
     meta = stored_meta(arrays, path, KIND, VERSION, "adaround_optimize")
     weights, activations = {}, {}
