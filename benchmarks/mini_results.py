@@ -110,7 +110,7 @@ class Study:
         )
         with Progress(cache.blocks * self.iterations, "iteration", name) as bar:
             config = quantize_weights(
-                self.pipeline.model.transformer(),
+                self.pipeline.model.network(),
                 cache,
                 track,
                 self.weights(name),
@@ -186,11 +186,13 @@ def main() -> None:
     write_report(args.work / "report.json", report)
     shown = shown_variants(report)
     drawn = {
-        one.name: draw(model, one, prompts, seeds, settings, folder, 7).samples.pictures[::EVERY]
+        one.name: draw(model, one, prompts, seeds, settings, folder, 7).pictures(
+            range(0, len(prompts), EVERY)
+        )
         for one in variants
         if one.name in shown
     }
-    scores = {name: report.variant(name).scores["psnr"][::EVERY] for name in shown[1:]}
+    scores = {name: report.shown_scores(name)[::EVERY] for name in shown[1:]}
     write_figure(args.out.with_name("mini_pictures.png"), picture_grid(drawn, prompts[::EVERY], scores))
     dots = {entry.name: entry.scores["psnr"] for entry in report.variants}
     floor = np.array(report.floor.scores["psnr"])

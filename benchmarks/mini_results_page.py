@@ -5,7 +5,7 @@ from dataclasses import asdict
 from itertools import product
 
 from ditq.cli.amounts import Amounts
-from ditq.evaluation import EvalReport, compared, floor_told, markdown, rows, smaller
+from ditq.evaluation import EvalReport, comparison_sentence, floor_sentence, markdown, rows, size_sentence
 
 RANGES = ("A8", "A6", "A4", "tiers", "budget of 6 bits")
 """Choices of activation bits that are drawn with learned 4-bit weights."""
@@ -42,7 +42,7 @@ ABOUT = """\
 Written by `python benchmarks/mini_results.py`; every figure and sentence is computed. {prompts} prompts, all of them
 combinations of object and background that neither the training of `mini` nor the calibration has seen; {steps} steps,
 guidance {guidance:g}. Every variant starts from the float model's own noise, and is compared with the float model's
-picture of that prompt and seed.
+picture of that prompt and seed; the float model's own row compares it with itself.
 """
 LEGEND = """\
 Median, and in brackets the quartiles over the prompts; all scores picture by picture are in [mini.json](mini.json).
@@ -67,7 +67,9 @@ def text(report: EvalReport, amounts: Amounts, average_bits: dict[str, float], p
         "![PSNR of every variant](mini_psnr.png)",
         _wrapped(LEGEND),
         markdown(_table(report)),
-        _wrapped(f"{floor_told(report)} Two pictures nearer than that differ by less than a change of seed."),
+        _wrapped(
+            f"{floor_sentence(report)} Two pictures nearer than that differ by less than a change of seed."
+        ),
         _section("AdaRound against rounding to nearest", _learned(report)),
         _section("The range of the weights", _ranges(report)),
         _section("Grids of the activations per timestep, or one for all", _static(report)),
@@ -90,7 +92,7 @@ def _section(title: str, lines: list[str]) -> str:
 
 
 def _against(report: EvalReport, name: str, over: str) -> str:
-    return compared(report, name, over, f"{name}", over)
+    return comparison_sentence(report, name, over, name, over)
 
 
 def _learned(report: EvalReport) -> list[str]:
@@ -108,7 +110,7 @@ def _static(report: EvalReport) -> list[str]:
     for bits, kind in product(GRIDS, ("", f", {TIMED}")):
         timed, static = f"W4 {bits} AdaRound{kind}", f"W4 {bits} AdaRound, {STATIC}"
         errors = [report.variant(name).spread("latent_error").median for name in (timed, static)]
-        smaller_on = report.gain(static, timed, "latent_error").wins
+        smaller_on = report.gain(timed, static, "latent_error").wins
         told.append(
             f"{_against(report, timed, static)} Latent error {errors[0]:.1f} % against {errors[1]:.1f} % (medians), "
             f"smaller on {smaller_on}."
@@ -134,7 +136,7 @@ def _groups(report: EvalReport) -> list[str]:
 
 def _sizes(report: EvalReport) -> list[str]:
     note = "`mini`'s adaptive layer norms, a third of its weights, and its embeddings stay in 16 bits."
-    return [smaller(report, name) for name in ("W4 A8 AdaRound", "W4 g64 A8 AdaRound")] + [note]
+    return [size_sentence(report, name) for name in ("W4 A8 AdaRound", "W4 g64 A8 AdaRound")] + [note]
 
 
 def _wrapped(text: str) -> str:

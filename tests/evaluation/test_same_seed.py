@@ -1,6 +1,5 @@
 """Same-seed comparisons: scores are those of the pictures, computed batch by batch."""
 
-import gc
 import weakref
 
 import numpy as np
@@ -63,7 +62,6 @@ class Brightness(PairMetric):
         self.seen, self.most = [], 0
 
     def scores(self, reference, candidate):
-        gc.collect()
         self.seen += [weakref.ref(reference.pictures), weakref.ref(candidate.pictures)]
         self.most = max(self.most, sum(len(a) for ref in self.seen if (a := ref()) is not None))
         assert self.most <= 2 * 2 * 2, "more than two batches of two pictures of two variants"

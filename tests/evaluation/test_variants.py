@@ -117,9 +117,9 @@ def test_more_bits_are_nearer(tmp_path):
     model = Toy()
     variants = [
         float_variant(model),
-        quantized_variant("W3", model, rounded(model, Spec(3)), activations=False),
-        quantized_variant("W8", model, rounded(model, Spec(8)), activations=False),
-        quantized_variant("W8A8", model, rounded(model, Spec(8), table_of(model))),
+        quantized_variant("W3", model, rounded(model, Spec(3), search=False), activations=False),
+        quantized_variant("W8", model, rounded(model, Spec(8), search=False), activations=False),
+        quantized_variant("W8A8", model, rounded(model, Spec(8), table_of(model), search=False)),
     ]
     report = evaluate(model, variants, PROMPTS, SEEDS, settings_for(model), tmp_path, 2)
     median = {entry.name: entry.spread("latent_error").median for entry in report.variants}
@@ -155,7 +155,7 @@ def test_a_checkpoint_is_made_when_it_is_drawn_with(tmp_path):
 
     def make():
         made.append(1)
-        return rounded(model, Spec(8))
+        return rounded(model, Spec(8), search=False)
 
     variant = lazy_variant("W8", make, "rounding", size_on(model, Spec(8)), activations=False)
     assert not made
