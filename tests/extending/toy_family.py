@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from mlx.utils import tree_flatten
 
-from ditq.capture import layers
 from ditq.models.anatomy import Anatomy, Site
 from ditq.models.base import Conditioning, Defaults, Geometry, Network, RunInputs
 from ditq.models.functional import attention, gelu_tanh, timestep_embedding
@@ -104,7 +104,7 @@ class ToyNetwork(Network):
     def __init__(self, config: ToyConfig):
         super().__init__()
         self.config = config
-        self.time_embedder, self.text_embedder = nn.Linear(16, WIDTH), nn.Linear(8, WIDTH)
+        self.time_embedder, self.text_embedder = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         self.conv_in, self.head = nn.Conv2d(4, WIDTH, 3, padding=1), nn.Linear(WIDTH, 4)
         self.parts = [Down(), Cross(), Up()]
         self.anchor = mx.zeros((1,))
@@ -118,12 +118,12 @@ class ToyNetwork(Network):
         return self.parts
 
     def prepare(self, conditioning: Conditioning, timesteps) -> RunInputs:
-        time = self.time_embedder(timestep_embedding(timesteps, 16, 10000))[:, None]
+        time = self.time_embedder(timestep_embedding(timesteps, WIDTH, 10000))[:, None]
         rows = mx.broadcast_to(time, (len(timesteps), len(conditioning), WIDTH))
         return RunInputs({"words": self.text_embedder(conditioning.tokens)}, {"time": rows})
 
     def given(self, timesteps, tokens):
-        time = self.time_embedder(timestep_embedding(timesteps, 16, 10000))
+        time = self.time_embedder(timestep_embedding(timesteps, WIDTH, 10000))
         return {"words": self.text_embedder(tokens), "time": time}
 
     def begin(self, latents, words, time):
@@ -141,7 +141,7 @@ class Toy:
 
     name = "toy"
     defaults = Defaults(size=32, steps=6, guidance=3.0, shift=1.0, schedule="trailing", sampler="ddim")
-    geometry = Geometry(latent_channels=4, factor=4, unit=1, largest=16, text_tokens=5, text_dim=8)
+    geometry = Geometry(latent_channels=4, factor=4, unit=1, largest=16, text_tokens=5, text_dim=WIDTH)
     prediction = "epsilon"
     noise = "ddpm-linear"
 
@@ -149,21 +149,21 @@ class Toy:
         self._network = None
 
     def encode(self, prompts):
-        letters = [np.resize(np.frombuffer((p or " ").encode(), np.uint8) / 60.0 - 1, 40) for p in prompts]
-        return Conditioning(mx.array(np.stack(letters).astype(np.float32)).reshape(-1, 5, 8))
+        letters = [
+            np.resize(np.frombuffer((p or " ").encode(), np.uint8) / 60.0 - 1, 5 * WIDTH) for p in prompts
+        ]
+        return Conditioning(mx.array(np.stack(letters).astype(np.float32)).reshape(-1, 5, WIDTH))
 
     def network(self):
         if self._network is None:
             self._network = ToyNetwork(ToyConfig())
             rng = np.random.default_rng(3)
-            shapes = {path: layer.weight.shape for path, layer in layers(self._network).items()}
-            weights = {
-                f"{path}.weight": mx.array(
-                    (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)
-                )
-                for path, s in shapes.items()
-            }
-            self._network.load_weights(list(weights.items()), strict=False)
+            shapes = {name: array.shape for name, array in tree_flatten(self._network.parameters())}
+            weights = [
+                (name, mx.array((rng.standard_normal(s) / np.sqrt(np.prod(s[1:]))).astype(np.float32)))
+                for name, s in sorted(shapes.items())
+            ]
+            self._network.load_weights(weights)
             mx.eval(self._network.parameters())
         return self._network
 

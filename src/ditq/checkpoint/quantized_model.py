@@ -12,7 +12,7 @@ from ditq.checkpoint.inject import inject
 from ditq.checkpoint.mlx_folder.description import read_config
 from ditq.checkpoint.mlx_folder.folder import read_model
 from ditq.core.errors import UserError
-from ditq.models import Conditioning, Network, TextToImage
+from ditq.models.base import Conditioning, Network, Prediction, TextToImage
 from ditq.nn import Backend
 
 
@@ -37,7 +37,8 @@ class QuantizedModel:
         self.activations = activations
         self.backend: Backend | None = backend
         self.name, self.defaults, self.geometry = model.name, model.defaults, model.geometry
-        self.prediction, self.noise = model.prediction, model.noise
+        self.prediction: Prediction = model.prediction
+        self.noise = model.noise
         self._network: Network | None = None
 
     def encode(self, prompts: list[str]) -> Conditioning:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
@@ -28,6 +28,7 @@ FLOAT = "float"
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
+@runtime_checkable
 class Layer(Protocol):
     """What a recipe asks of a layer: `ditq.models.anatomy.Site` has it."""
 

@@ -1,0 +1,87 @@
+"""Calibration data in a notebook: recorded trajectories, in a folder that is kept or one that goes with the object."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from ditq.calibration import ImageRecipe, ImageSet, collect_images, read_images, varied_prompts
+from ditq.cli.amounts import amounts_for
+from ditq.cli.progress import Progress
+from ditq.core.files import read_image
+from ditq.models.base import TextToImage
+from ditq.notebook.model import Model, inner_of, settings_from
+from ditq.notebook.pictures import Pictures
+
+SHOWN = 8
+"""Pictures that a notebook shows."""
+
+
+class CalibrationData:
+    """Pictures that a model drew, with every latent on the way to them."""
+
+    def __init__(self, images: ImageSet, place: TemporaryDirectory | None = None):
+        self.images, self._place = images, place
+
+    @property
+    def folder(self) -> Path:
+        """Where the samples lie; a temporary folder goes with this object."""
+        return self.images.folder
+
+    @property
+    def prompts(self) -> list[str]:
+        """One per picture."""
+        return self.images.manifest["prompts"]
+
+    def pictures(self, count: int | None = None) -> Pictures:
+        """The first pictures, or all."""
+        chosen = range(min(count or len(self), len(self)))
+        arrays = [read_image(self.folder / "images" / f"{i:04d}.png")[0] for i in chosen]
+        return Pictures(np.stack(arrays), self.prompts[: len(chosen)])
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __repr__(self) -> str:
+        manifest = self.images.manifest
+        return (
+            f"{len(self)} trajectories of {manifest['num_steps']} steps of {manifest['model']}: {self.folder}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.pictures(SHOWN)._repr_html_()}"
+
+
+def calibrate(
+    model: "Model | TextToImage",
+    images: int | None = None,
+    prompts: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | tuple[int, int] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> CalibrationData:
+    """Draws `images` pictures and records every latent of their trajectories: what all calibrated methods learn from.
+
+    What is not given is by model, as in the pipeline. `prompts` repeat when there are fewer than pictures (None: ditq's
+    own). In a `folder` the data stays, and a call that was interrupted goes on where it stopped; without one it goes
+    with the object. Raises UserError for a folder that was begun with other settings.
+    """
+    inner = inner_of(model)
+    amounts = amounts_for(inner.name, quick=False)
+    wanted = amounts.cfg_weight if guidance is None else guidance
+    settings = settings_from(inner, steps or amounts.steps, wanted, size)
+    recipe = ImageRecipe(
+        amounts.images if images is None else images,
+        seed,
+        amounts.batch_size if batch_size is None else batch_size,
+    )
+    place = TemporaryDirectory(prefix="ditq-") if folder is None else None
+    where = Path(folder if place is None else place.name)  # pyright: ignore[reportArgumentType]
+    given = list(prompts) if prompts is not None else varied_prompts(inner.name)
+    with Progress(recipe.num_images * settings.steps, "step", "calibration") as bar:
+        collect_images(inner, given, recipe, settings, where, True, bar.advance)
+    return CalibrationData(read_images(where), place)
