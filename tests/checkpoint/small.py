@@ -83,3 +83,28 @@ def checkpoint(
         for path, layer in block_layers(network).items()
     }
     return QuantizedCheckpoint(name, weights, table(network, smooth=smooth) if activations else None)
+
+
+def same(
+    one: QuantizedCheckpoint, other: QuantizedCheckpoint, parts=("codes", "scale", "zero", "smooth")
+) -> None:
+    assert (one.model, one.meta, set(one.weights)) == (other.model, other.meta, set(other.weights))
+    for path, weight in one.weights.items():
+        assert weight.spec == other.weights[path].spec
+        for part in parts:
+            same_array(getattr(weight, part), getattr(other.weights[path], part), f"{path} {part}")
+    assert (one.activations is None) == (other.activations is None)
+    if one.activations is not None and other.activations is not None:
+        assert np.array_equal(one.activations.timesteps, other.activations.timesteps)
+        assert one.activations.grids.keys() == other.activations.grids.keys()
+        for path, grid in one.activations.grids.items():
+            found = other.activations.grids[path]
+            assert np.array_equal(grid.timesteps, found.timesteps), path
+            same_array(grid.smooth, found.smooth, f"{path} smooth")
+            for part in ("scale", "qmin", "qmax", "shift"):
+                same_array(getattr(grid.rows, part), getattr(found.rows, part), f"{path} {part}")
+
+
+def same_array(one, other, what) -> None:
+    assert (one is None) == (other is None), what
+    assert one is None or mx.array_equal(one, other), what

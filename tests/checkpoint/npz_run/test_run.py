@@ -14,8 +14,7 @@ from ditq.checkpoint.npz_run import run as module
 from ditq.checkpoint.npz_run.block_file import block_file, static_grid, write_block
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
-from tests.checkpoint.mlx_folder.test_folder import same
-from tests.checkpoint.small import block_layers, checkpoint, model, table
+from tests.checkpoint.small import block_layers, checkpoint, model, same, table
 
 
 def write_adaround(folder, parts: QuantizedCheckpoint, static: bool = True, bits: int = 8) -> None:
