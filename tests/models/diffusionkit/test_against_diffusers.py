@@ -12,8 +12,8 @@ import ditq.models.diffusionkit.sd3 as sd3
 from ditq.models import load
 from ditq.models.diffusionkit.vae import VAE
 from ditq.sampling.guidance import Denoiser
-from ditq.sampling.schedules import SCHEDULES
-from ditq.sampling.steppers import euler
+from ditq.sampling.schedules import PROCESSES
+from ditq.sampling.steppers import sample
 from tests.models.diffusionkit.small import SHAPE, ldm_vae_weights, mmdit_config
 from tests.models.families import diffusers_model, stability_weights
 
@@ -72,9 +72,9 @@ def test_picture_equals_diffusers(model, reference):
             latents=torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()), max_sequence_length=77, output_type="np",
         ).images  # fmt: skip
     conditioning = model.encode([PROMPT, NEGATIVE])
-    sigmas = SCHEDULES[model.defaults.schedule](STEPS, model.defaults.shift)
+    sigmas = PROCESSES[model.noise].grids[model.defaults.schedule](STEPS, model.defaults.shift)
     assert np.abs(sigmas - reference.scheduler.sigmas.numpy()).max() < 1e-6
-    denoise = Denoiser(model.transformer()).run(conditioning[:1], conditioning[1:], sigmas, GUIDANCE)
-    got = model.decode(euler(denoise, mx.array(noise), sigmas))
+    denoise = Denoiser(model.network()).run(conditioning[:1], conditioning[1:], sigmas, GUIDANCE)
+    got = model.decode(sample(denoise, mx.array(noise), sigmas))
     assert np.abs(got - (wanted * 255).round()).max() <= 1
     assert (got != (wanted * 255).round()).mean() < 0.01

@@ -17,8 +17,8 @@ from ditq.models.diffusionkit.vae import SCALE, SHIFT, VAE
 from ditq.models.mmdit.keymap import to_mmdit
 from ditq.models.mmdit.loading import load_mmdit, load_weights_into
 from ditq.sampling.guidance import Denoiser
-from ditq.sampling.schedules import SCHEDULES
-from ditq.sampling.steppers import euler
+from ditq.sampling.schedules import diffusionkit_sigmas
+from ditq.sampling.steppers import sample
 from tests.models.diffusionkit.small import SHAPE, SmallModel, mmdit_config
 from tests.models.families import FAMILIES, inputs, stability_weights, to_mlx
 
@@ -144,10 +144,10 @@ def ours(small: SmallModel, pipeline, prompt, cfg_weight, seed=1) -> np.ndarray:
     tokens, pooled = pipeline.encode_text(prompt, 5.0)
     conditioning = Conditioning(tokens, pooled)
     noise = np.random.RandomState(seed).randn(1, 16, 8, 12).astype(np.float32).transpose(0, 2, 3, 1)
-    sigmas = SCHEDULES["diffusionkit"](3, 3.0)
+    sigmas = diffusionkit_sigmas(3, 3.0)
     denoiser = Denoiser(load_mmdit(small.files.transformer(), mmdit_config()), compiled=False)
     denoise = denoiser.run(conditioning[:1], conditioning[1:] if cfg_weight else None, sigmas, cfg_weight)
-    return VAE(small.files.vae(), SHAPE).decode(euler(denoise, mx.array(noise), sigmas))[0]
+    return VAE(small.files.vae(), SHAPE).decode(sample(denoise, mx.array(noise), sigmas))[0]
 
 
 @pytest.mark.parametrize("cfg_weight", [5.0, 0.0])

@@ -15,8 +15,8 @@ from ditq.models.diffusionkit.vae import VAE
 from ditq.models.mmdit.loading import load_mmdit
 from ditq.nn import clock_of
 from ditq.sampling.guidance import Denoiser
-from ditq.sampling.schedules import SCHEDULES
-from ditq.sampling.steppers import euler
+from ditq.sampling.schedules import diffusionkit_sigmas
+from ditq.sampling.steppers import sample
 from tests.checkpoint.small import checkpoint
 from tests.models.diffusionkit.small import SHAPE, SmallModel, mmdit_config
 from tests.models.diffusionkit.test_pipeline import draw, kit_config, make_pipeline, run
@@ -38,7 +38,7 @@ def test_a_stock_transformer_with_stock_quantized_layers_computes_our_w4a16(spec
             module.act_fn = nn.gelu_approx
     x, text, pooled = inputs(config, 2, 8, 8)
     before = run(stock, x, text, pooled, [602.15], 0)
-    inject(stock, parts, activations=False, backend="packed")
+    inject(stock, parts, activations=False, backend="packed", anatomy=ours.anatomy)
     paths = {path for path, module in stock.named_modules() if isinstance(module, nn.QuantizedLinear)}
     assert paths == set(parts.weights)
     with injected(ours, parts, activations=False):
@@ -72,7 +72,8 @@ def test_pictures_of_a_live_pipeline_equal_ours(small: SmallModel, activations):
     plain = draw(pipeline, "the red fox", 5.0)
     mmdit = load_mmdit(small.files.transformer(), mmdit_config())
     parts = checkpoint(mmdit, Spec(4), smooth=True)
-    inject(pipeline.mmdit, parts, activations, backend=None if activations else "packed")
+    backend = None if activations else "packed"
+    inject(pipeline.mmdit, parts, activations, backend, anatomy=mmdit.anatomy)
     inject(mmdit, parts, activations)
     assert (clock_of(pipeline.mmdit) is not None) == activations
     picture = draw(pipeline, "the red fox", 5.0).astype(int)
@@ -86,9 +87,9 @@ def ours(small, pipeline, mmdit, prompt, cfg_weight) -> np.ndarray:
     tokens, pooled = pipeline.encode_text(prompt, cfg_weight)
     conditioning = Conditioning(tokens, pooled)
     noise = np.random.RandomState(1).randn(1, 16, 8, 12).astype(np.float32).transpose(0, 2, 3, 1)
-    sigmas = SCHEDULES["diffusionkit"](3, 3.0)
+    sigmas = diffusionkit_sigmas(3, 3.0)
     denoise = Denoiser(mmdit).run(conditioning[:1], conditioning[1:], sigmas, cfg_weight)
-    return VAE(small.files.vae(), SHAPE).decode(euler(denoise, mx.array(noise), sigmas))[0]
+    return VAE(small.files.vae(), SHAPE).decode(sample(denoise, mx.array(noise), sigmas))[0]
 
 
 def test_an_exported_folder_loads_into_a_stock_transformer_without_ditq(tmp_path):
