@@ -41,20 +41,21 @@ def headline(report: EvalReport) -> str:
 ABOUT = """\
 Written by `python benchmarks/mini_results.py`; every figure and sentence is computed. {prompts} prompts, all of them
 combinations of object and background that neither the training of `mini` nor the calibration has seen; {steps} steps,
-guidance {guidance:g}. Every variant starts from the float model's own noise, and is compared with the float model's
-picture of that prompt and seed; the float model's own row compares it with itself.
+guidance {guidance:g}. Every variant starts from the same noise as the float model, and is compared with the float
+model's picture of that prompt and seed. The first row compares the float model with itself.
 """
 LEGEND = """\
 Median, and in brackets the quartiles over the prompts; all scores picture by picture are in [mini.json](mini.json).
-A16: activations stay float. g64: a scale for each 64 columns, else one for each output channel. Rounding takes the
-scale of least squared error unless it says min-max. Activation grids are per timestep where that pays, unless it says
-static or all timed.
+A16: activations stay float. g64: a scale for each 64 columns, else one for each output channel. Rounding uses the
+scale of the lowest squared error, except where the name says min-max. Activation grids are per timestep where that
+saves a tenth of an input's error, except where the name says static (one grid for all timesteps) or all timed (per
+timestep everywhere).
 """
 MAKING = """\
 {images} calibration prompts, {steps} steps each. Blocks are reconstructed on all of them, every {cache_stride}th step,
-{iterations} iterations a block, with 8-bit activations in the loop. Activation grids come from {statistics_images} of
-them, every {statistics_stride}nd step, without channel factors, so that all weights meet all grids. A static grid is
-chosen like the others, from the values of all timesteps together. {platform}.
+{iterations} iterations per block, with 8-bit activations in the loop. Activation grids are chosen on
+{statistics_images} of them, every {statistics_stride}nd step, without channel factors, so that all weights can be
+combined with all grids. A static grid is chosen like the others, from the values of all timesteps together. {platform}.
 """
 
 
@@ -116,10 +117,10 @@ def _static(report: EvalReport) -> list[str]:
             f"smaller on {smaller_on}."
         )
     note = (
-        "What `mini`'s layers receive hardly drifts along the trajectory ([PHASE2.md](../PHASE2.md)), so that a good "
-        "static grid is a strong opponent. An input has grids per timestep only where they save a tenth of its error "
-        "on the calibration data; where it says all timed, it has them whether they pay or not. This says little of a "
-        "model that drifts."
+        "The inputs of `mini`'s layers hardly drift along the trajectory ([PHASE2.md](../PHASE2.md)), so a good static "
+        "grid is a strong baseline. An input has grids per timestep only where they save a tenth of its error on the "
+        "calibration data; with all timed, every input has them. These results say little about a model whose inputs "
+        "drift."
     )
     return [*told, note]
 

@@ -81,18 +81,19 @@ def page(comparison: Comparison, figure: str, commands: str) -> str:
 
 ![Error against bits, a line per method]({figure})
 
-Every method quantizes the same layers (attentions and MLPs of all blocks) on the same grid ({kind}, {grid}) from the
-same {facts["calibration_rows"]} calibration rows ({facts["calibration_pictures"]} pictures); activations stay as they
-are. Layer and block errors are taken on {facts["held_out_pictures"]} other recorded pictures, the pictures' scores on
-{facts["pictures"]} prompts that calibration never saw ({settings["steps"]} steps, guidance {settings["guidance"]:g},
+Every method quantizes the same layers (all layers of the blocks but their modulation) on the same grid ({kind}, {grid})
+from the same {facts["calibration_rows"]} calibration rows ({facts["calibration_pictures"]} pictures); activations stay
+float. Layer and block errors are measured on {facts["held_out_pictures"]} other recorded pictures, PSNR and latent
+error on {facts["pictures"]} prompts that calibration never saw ({settings["steps"]} steps, guidance {settings["guidance"]:g},
 the same seeds for all). The float model from other seeds is {floor.median:.1f} dB from its own pictures.
 
-- layer error: relative error of a layer's output for the float model's input, mean over the layers. A method that makes
-  up for earlier layers (Qronos) does not minimise it.
-- block error: relative error of the image stream behind a block, all blocks quantized, mean over the blocks.
-- latent error and PSNR: against the float model's, median (quartiles) over the pictures.
-- seconds: of quantizing, without the cache of block inputs that all share. Memory: what MLX held at most
-  meanwhile beside the model; Hessians are NumPy's, and not in it.
+- layer error: relative error of a layer's output for the float model's input, mean over the layers. A method that
+  compensates for the errors of earlier layers (Qronos) does not minimise it.
+- block error: relative error behind a block of what becomes the prediction (an MMDiT's image stream), all blocks
+  quantized, mean over the blocks.
+- latent error and PSNR: against the float model's latents and pictures, median (quartiles) over the pictures.
+- seconds: time of quantizing, without the block cache that all methods share. Memory: peak of MLX's memory meanwhile
+  beside the model; the Hessians, which NumPy holds, are not included.
 
 {markdown(rows(comparison))}
 

@@ -43,7 +43,7 @@ def digits_of(value: float) -> int:
 
 
 def _cell(report: EvalReport, name: str, metric: str) -> str:
-    """Median and quartiles; where pictures are identical to the reference's, the table says so."""
+    """Median and quartiles, or one value where they are alike; "identical" in place of infinite scores."""
     scores = report.variant(name).scores[metric]
     spread, digits = Spread.of(scores), digits_of(Spread.of(scores).median)
     values = [spread.median, spread.low, spread.high]
@@ -52,4 +52,4 @@ def _cell(report: EvalReport, name: str, metric: str) -> str:
             return IDENTICAL
         values = [float(np.quantile(shown, at, method="lower")) for at in (0.5, 0.25, 0.75)]
     median, low, high = (f"{value:.{digits}f}" if np.isfinite(value) else IDENTICAL for value in values)
-    return median if len(scores) == 1 else f"{median} ({low} to {high})"
+    return median if low == high else f"{median} ({low} to {high})"
