@@ -12,6 +12,7 @@ BLOCK = "multimodal_transformer_blocks.0.image_transformer_block"
 QKV = [f"{BLOCK}.attn.{name}_proj" for name in "qkv"]
 FC1, FC2 = f"{BLOCK}.mlp.fc1", f"{BLOCK}.mlp.fc2"
 SIGMAS = {0: 1.0, 2: 0.6, 4: 0.25}
+ROLES = {**dict.fromkeys(QKV, "attention_in"), FC1: "mlp_in", FC2: "mlp_out"}
 CHANNELS = {QKV[0]: 24, FC1: 128, FC2: 48}
 SPIKE = 5
 
@@ -49,7 +50,16 @@ def folder(path: Path) -> LayerStatistics:
         "step_keys": list(SIGMAS),
         "sigma_map": {str(step): sigma for step, sigma in SIGMAS.items()},
         "layers": {
-            layer: {"input": source, "channels": CHANNELS[source]} for layer, source in sources.items()
+            layer: {
+                "input": source,
+                "channels": CHANNELS[source],
+                "label": layer.replace(BLOCK, "mm_00_img").removesuffix(".mlp.fc2"),
+                "stream": "image",
+                "role": ROLES[layer],
+                "post_gelu": layer == FC2,
+                "foldable": layer != FC2,
+            }
+            for layer, source in sources.items()
         },
     }
     write_json(path / MANIFEST, manifest)

@@ -6,7 +6,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.activations import Analysis, ByError, ByTier, Fixed, Smoothing, Tiers, temporal_analysis
+from ditq.activations import (
+    ByError,
+    ByTier,
+    Decision,
+    Fixed,
+    LogSNRGrid,
+    PerTimestep,
+    Smoothing,
+    Tiers,
+    observed_ranges,
+    temporal_analysis,
+)
 from ditq.activations.budget import allocate, lower_hull
 from ditq.activations.grid_search import Inputs
 from ditq.activations.smooth import best_factors, factors
@@ -104,8 +115,23 @@ def test_spikes_must_be_high_and_few():
     assert found is not None and found.tolist() == [True] * 3 + [False] * 97
     absmax[:6] = 10
     assert smoothing.spikes(absmax, p99=0.5) is None
-    assert smoothing.allows(FC1) and smoothing.allows(QKV[2]) and not smoothing.allows(FC2)
-    assert Smoothing("all").allows(FC2) and not Smoothing("none").allows(FC1)
+
+
+def test_policies_ask_the_statistics_what_can_be_folded(tmp_path):
+    statistics = folder(tmp_path)
+    assert Smoothing().allowed(statistics) == [QKV[0], FC1]
+    assert (
+        Smoothing("all").allowed(statistics) == [QKV[0], FC1, FC2]
+        and Smoothing("none").allowed(statistics) == []
+    )
+    statistics.manifest["layers"][QKV[2]]["foldable"] = False  # one that shares the input could not follow
+    assert Smoothing().allowed(statistics) == [FC1]
+    del statistics.manifest["layers"][FC1]["foldable"]
+    with pytest.raises(
+        UserError, match="fc1: got no word on which layers take factors in .* use|collect again"
+    ):
+        Smoothing().allowed(statistics)
+    assert Smoothing("all").allowed(statistics) == [QKV[0], FC1, FC2]
 
 
 def test_gate_takes_factors_that_help_and_refuses_those_that_do_not():
@@ -136,23 +162,24 @@ def test_decision_of_tiers_smooths_the_spiked_layer_and_lowers_its_tier(tmp_path
         found[FC1][:, SPIKE] *= 0.01
         return found
 
-    decision = Analysis(ByTier()).decide(statistics, weights)
+    decision = PerTimestep(ByTier()).decide(statistics, weights)
     assert asked == [FC1] and list(decision.smooth) == [FC1]
     assert decision.smooth[FC1][SPIKE] > 2 and (np.delete(decision.smooth[FC1], SPIKE) == 1).all()
     assert decision.bits[QKV[0]] == [4, 6, 8]  # louder from step to step
     assert decision.bits[FC1] == [6, 6, 6]  # A8 by its range, one tier less
-    plain = Analysis(ByTier(), smoothing=Smoothing("none")).decide(statistics, weights)
+    plain = PerTimestep(ByTier(), smoothing=Smoothing("none")).decide(statistics, weights)
     assert plain.bits[FC1] == [8, 8, 8] and not plain.smooth
     assert decision.kinds[FC2] == "tensor"
-    fixed = Analysis(Fixed(8), smoothing=Smoothing("none")).decide(statistics, weights)
+    fixed = PerTimestep(Fixed(8), smoothing=Smoothing("none")).decide(statistics, weights)
     assert fixed.kinds[FC2] == "tensor"  # one-sided
 
 
 def test_budget_spends_where_errors_are(tmp_path):
     statistics = folder(tmp_path)
-    decision = Analysis(ByError(6.0), smoothing=Smoothing("none")).decide(statistics, weights_of)
+    decision = PerTimestep(ByError(6.0), smoothing=Smoothing("none")).decide(statistics, weights_of)
     fixed = {
-        b: Analysis(Fixed(b), smoothing=Smoothing("none")).decide(statistics, weights_of) for b in (4, 6, 8)
+        b: PerTimestep(Fixed(b), smoothing=Smoothing("none")).decide(statistics, weights_of)
+        for b in (4, 6, 8)
     }
 
     def total(decided) -> float:
@@ -174,3 +201,19 @@ def test_temporal_analysis_names_switching_and_constant_layers():
     assert found["layers"]["a"]["switches"] == [{"step": 10, "from": 8, "to": 6}]
     assert found["layers"]["a"]["range_drift"] == 4.0 and found["layers"]["c"]["widest_at_step"] == 5
     assert found["layers"]["a"]["clip_drift"] == pytest.approx(4.0)  # 51.2, 25.6, 12.8
+
+
+def test_ready_made_grids_are_a_decision(tmp_path):
+    statistics = folder(tmp_path)
+    grid = LogSNRGrid(np.array([-3.0, 0.1]), 6)
+    decision = Decision.of(statistics, {FC2: grid})
+    assert decision.steps == [0, 2, 4] and decision.timesteps.tolist() == [1000, 600, 250]
+    assert decision.bits == {FC2: [6, 6, 6]} and decision.kinds == {FC2: "none"} and decision.smooth == {}
+    table = decision.table(statistics.layers)
+    assert table.grids == {FC2: grid}  # the others keep their inputs
+    found = observed_ranges(statistics, decision)
+    searched = PerTimestep(Fixed(6), smoothing=Smoothing("none")).decide(statistics, weights_of)
+    assert found[FC2].tolist() == searched.ranges[FC2].tolist()
+    assert observed_ranges(statistics, searched) is searched.ranges
+    qkv = searched.table(statistics.layers).grids
+    assert qkv[QKV[0]] is qkv[QKV[1]] is qkv[QKV[2]]

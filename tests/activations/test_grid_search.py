@@ -4,10 +4,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.activations import Grid, Inputs, find_grid
+from ditq.activations import Inputs, find_grid
 from ditq.core import affine
+from ditq.core.activation_grid import GridRows
 from ditq.core.spec import Spec
 from tests.activations.invented import statistics_of
+
+
+def numbers(grid: GridRows) -> tuple[float, np.ndarray]:
+    """Step and centre of a grid of one row, the centre of no shift 0."""
+    shift = np.zeros(1) if grid.shift is None else np.array(grid.shift[0], np.float64)
+    return float(np.array(grid.scale, np.float64)[0]), shift
 
 
 def raw_error(x: np.ndarray, scale: float, shift, spec: Spec, norms: np.ndarray, norm: float = 2.0) -> float:
@@ -33,8 +40,8 @@ def test_symmetric_step_is_that_of_brute_force_on_the_raw_values(bits, norm):
     found = find_grid(inputs_of(x, 5000, norms=norms), bits, "none", norm=norm)
     full = np.abs(x).max() / Spec(bits).qmax
     fine = [raw_error(x, full * r, 0.0, Spec(bits), norms, norm) for r in np.linspace(0.02, 1, 1500)]
-    assert found.shift == 0.0
-    assert raw_error(x, found.scale, 0.0, Spec(bits), norms, norm) <= 1.01 * min(fine)
+    assert found.shift is None and found.bits == [bits]
+    assert raw_error(x, numbers(found)[0], 0.0, Spec(bits), norms, norm) <= 1.01 * min(fine)
 
 
 @pytest.mark.parametrize("bits", [4, 6])
@@ -46,7 +53,7 @@ def test_asymmetric_ends_are_nearly_those_of_brute_force(bits):
         for high in np.linspace(0.5, x.max(), 120):
             scale = (high - low) / (2**bits - 1)
             best = min(best, raw_error(x, scale, low - spec.qmin * scale, spec, norms))
-    assert raw_error(x, found.scale, found.shift, spec, norms) <= 1.03 * best
+    assert raw_error(x, *numbers(found), spec, norms) <= 1.03 * best
 
 
 def test_a_sample_with_the_extremes_finds_nearly_the_step_of_all_values():
@@ -54,14 +61,14 @@ def test_a_sample_with_the_extremes_finds_nearly_the_step_of_all_values():
     found = find_grid(inputs_of(x, 400), 8, "none", norm=2.0)
     full = np.abs(x).max() / 127
     fine = min(raw_error(x, full * r, 0.0, Spec(8), norms) for r in np.linspace(0.02, 1, 300))
-    assert raw_error(x, found.scale, 0.0, Spec(8), norms) <= 1.15 * fine
+    assert raw_error(x, numbers(found)[0], 0.0, Spec(8), norms) <= 1.15 * fine
 
 
 def test_error_is_that_of_the_output_for_uncorrelated_channels():
     x, rng = heavy(7), np.random.default_rng(8)
     weight = rng.standard_normal((12, 16)).astype(np.float32)
     inputs = inputs_of(x, 5000, norms=np.square(weight.astype(np.float64)).sum(axis=0))
-    grid = Grid(8, 0.05, 0.01)
+    grid = GridRows.of([8], np.array([0.05]), np.array([[0.01]]))
     y = affine.fake_quant(mx.array(x), mx.array(0.05), mx.array(0.01), Spec(8))
     real = float(np.square((np.array(y) - x) @ weight.T).sum(axis=1).mean())
     assert inputs.error(grid) == pytest.approx(real, rel=0.1)
@@ -76,7 +83,8 @@ def test_maximum_range_holds_every_value():
     for kind in ("none", "tensor", "channels"):
         inputs = inputs_of(x, 64, shifted=True)
         grid = find_grid(inputs, 6, kind, "max")
-        low, high = grid.shift + grid.scale * Spec(6).qmin, grid.shift + grid.scale * Spec(6).qmax
+        scale, shift = numbers(grid)
+        low, high = shift + scale * Spec(6).qmin, shift + scale * Spec(6).qmax
         assert (x >= low - 1e-4).all() and (x <= high + 1e-4).all()
 
 
@@ -93,9 +101,9 @@ def test_degenerate_inputs_have_a_grid(x):
     inputs = inputs_of(x.astype(np.float32), 32, shifted=True)
     for kind in ("none", "tensor", "channels"):
         grid = find_grid(inputs, 4, kind)
-        assert np.isfinite(grid.scale) and grid.scale > 0 and inputs.error(grid) < 0.02
+        assert 0 < numbers(grid)[0] < np.inf and inputs.error(grid) < 0.02
     silent = inputs_of(x.astype(np.float32), 32, norms=np.zeros(4))
-    assert find_grid(silent, 4, "none").scale > 0
+    assert numbers(find_grid(silent, 4, "none"))[0] > 0
 
 
 def test_smoothing_keeps_the_product_and_the_meaning_of_errors():

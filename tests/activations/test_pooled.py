@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ditq.activations import Analysis, ByError, Fixed, Smoothing
+from ditq.activations import ByError, Fixed, PerTimestep, Smoothing, Static
 from ditq.activations.grid_search import Inputs, find_grid
-from ditq.activations.quant_config import table_of
-from ditq.diagnostics import PooledStatistics
+from ditq.diagnostics import LayerStatistics, PooledStatistics
 from tests.activations.invented import FC1, FC2, QKV, SIGMAS, folder, values
 
 
@@ -39,12 +38,17 @@ def test_the_sample_draws_on_every_timestep(pooled):
 
 
 def test_the_decision_is_one_row_of_least_error_over_all_timesteps(pooled):
-    decision = Analysis(Fixed(4), smoothing=Smoothing("none")).decide(pooled, lambda paths: {})
-    table = table_of(pooled, decision)
-    assert table.timesteps.tolist() == [1000.0] and set(table.grids) == {*QKV, FC1, FC2}
+    steps = []
+    each = LayerStatistics(pooled.folder, pooled.manifest)
+    decision = Static(Fixed(4), smoothing=Smoothing("none")).decide(
+        each, lambda _: {}, lambda: steps.append(1)
+    )
+    table = decision.table(pooled.layers)
+    assert table.timesteps.tolist() == [1000.0] and set(table.grids) == {*QKV, FC1, FC2} and len(steps) == 3
     inputs = Inputs.of(pooled.at(0)[FC2])
     best = find_grid(inputs, 4, decision.kinds[FC2])
-    assert table.grids[FC2].scale.item() == pytest.approx(best.scale)
+    everywhere = table.grids[FC2].at(np.array([1000.0, 600.0, 3.0])).scale
+    assert (everywhere == best.scale).all()
     quiet = find_grid(Inputs.of(super(PooledStatistics, pooled).at(0)[FC2]), 4, decision.kinds[FC2])
     assert inputs.error(best) < inputs.error(quiet)
 
@@ -52,19 +56,21 @@ def test_the_decision_is_one_row_of_least_error_over_all_timesteps(pooled):
 def test_own_grids_are_kept_where_they_save_enough(tmp_path):
     """The invented inputs are three times as loud at the last step as at the first; in one a spike decides."""
     each = folder(tmp_path)
-    decision = Analysis(Fixed(6), smoothing=Smoothing("none")).decide(each, lambda paths: {})
+    decision = PerTimestep(Fixed(6), smoothing=Smoothing("none")).decide(each, lambda paths: {})
     saved = {source: report["saved_by_own_grids"] for source, report in decision.reports.items()}
     assert saved[QKV[0]] > 0.3 and saved[FC2] > 0.3 and abs(saved[FC1]) < 0.1
-    scales = {source: {grid.scale for grid in grids} for source, grids in decision.grids.items()}
+    scales = {source: set(steps.tolist()) for source, steps in decision.scales.items()}
     assert {source: len(found) for source, found in scales.items()} == {QKV[0]: 3, FC1: 1, FC2: 3}
     inputs = Inputs.of(PooledStatistics(each.folder, each.manifest).at(0)[FC1])
-    assert decision.grids[FC1] == [find_grid(inputs, 6, decision.kinds[FC1])] * 3
+    best, rows = find_grid(inputs, 6, decision.kinds[FC1]), decision.rows[FC1]
+    assert len(rows) == 3 and rows.scale.tolist() == best.scale.tolist() * 3
+    assert rows.shift is None and best.shift is None
 
 
 def test_timesteps_of_other_bits_keep_their_own_grids(tmp_path):
     each = folder(tmp_path)
-    decision = Analysis(ByError(5.0), smoothing=Smoothing("none"), time_gain=1.0).decide(
+    decision = PerTimestep(ByError(5.0), smoothing=Smoothing("none"), time_gain=1.0).decide(
         each, lambda paths: {}
     )
     mixed = [source for source, bits in decision.bits.items() if len(set(bits)) > 1]
-    assert mixed and all(len({grid.scale for grid in decision.grids[source]}) == 3 for source in mixed)
+    assert mixed and all(len(set(decision.scales[source].tolist())) == 3 for source in mixed)

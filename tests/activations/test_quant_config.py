@@ -1,27 +1,41 @@
 """quant_config.json reads back as it was decided, and a wrong one is named."""
 
 import json
+from typing import cast
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.activations import Analysis, ByTier, Fixed, Grid, read_quant_config, table_of, write_quant_config
-from ditq.cli import analyze_activations
+from ditq.activations import (
+    ByTier,
+    Decision,
+    Fixed,
+    PerTimestep,
+    Smoothing,
+    read_quant_config,
+    write_quant_config,
+)
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_image
 from ditq.core.spec import Spec
 from tests.activations.invented import FC1, FC2, QKV, folder, weights_of
-from tests.cli.test_calibration_commands import fails
 
 
-def written(tmp_path, analysis=None):
+def written(tmp_path):
     """A config whose fc2 is shifted per channel and whose fc1 is smoothed."""
     statistics = folder(tmp_path)
-    decision = (analysis or Analysis(ByTier())).decide(statistics, weights_of)
-    decision.kinds[FC2] = "channels"
-    for i, grid in enumerate(decision.grids[FC2]):
-        decision.grids[FC2][i] = Grid(grid.bits, grid.scale, np.linspace(0, 1 + i, 48))
-    decision.smooth.setdefault(FC1, np.linspace(1, 2, 128).astype(np.float32))
+    decision = PerTimestep(ByTier()).decide(statistics, weights_of)
+    found = decision.rows[FC2]
+    shift = np.stack([np.linspace(0, 1 + i, 48) for i in range(3)])
+    rows = GridRows.of(found.bits, np.array(found.scale), shift)
+    smooth = mx.array(np.linspace(1, 2, 128).astype(np.float32))
+    changed = {
+        FC2: TimestepGrid(decision.timesteps, rows),
+        FC1: TimestepGrid(decision.timesteps, decision.rows[FC1], smooth),
+    }
+    decision = Decision.of(statistics, {**decision.grids, **changed}, reports=decision.reports)
     path = tmp_path / "quant_config.json"
     write_quant_config(path, statistics, decision, {"summary": {}})
     return path, statistics, decision
@@ -29,28 +43,30 @@ def written(tmp_path, analysis=None):
 
 def test_config_reads_back_as_the_table_that_was_decided(tmp_path):
     path, statistics, decision = written(tmp_path)
-    table, expected = read_quant_config(path), table_of(statistics, decision)
+    table, expected = read_quant_config(path), decision.table(statistics.layers)
     np.testing.assert_array_equal(table.timesteps, np.array([1000, 600, 250], np.float32))
     assert set(table.grids) == set(statistics.layers) == set(expected.grids)
+    rows = {}
     for layer, grid in table.grids.items():
-        for name in ("scale", "qmin", "qmax", "shift", "smooth"):
-            mine, theirs = getattr(grid, name), getattr(expected.grids[layer], name)
-            assert (mine is None) == (theirs is None), (layer, name)
-            if mine is not None:
-                np.testing.assert_array_equal(np.array(mine), np.array(theirs))
-    assert np.array(table.grids[FC2].shift).shape == (3, 48) and table.grids[FC1].smooth is not None
-    bits = [int(np.log2(q + 1)) + 1 for q in np.array(table.grids[QKV[2]].qmax)]
-    assert bits == decision.bits[QKV[0]]
-    assert np.array_equal(np.array(table.grids[QKV[1]].scale), np.array(table.grids[QKV[0]].scale))
+        rows[layer], theirs = grid.at(table.timesteps), expected.grids[layer].at(table.timesteps)
+        pairs = {name: (getattr(rows[layer], name), getattr(theirs, name)) for name in vars(theirs)}
+        for name, (one, other) in {**pairs, "smooth": (grid.smooth, expected.grids[layer].smooth)}.items():
+            assert (one is None) == (other is None), (layer, name)
+            if one is not None:
+                np.testing.assert_array_equal(np.array(one), np.array(other))
+    assert np.array(rows[FC2].shift).shape == (3, 48) and table.grids[FC1].smooth is not None
+    assert rows[QKV[2]].bits == decision.bits[QKV[0]]
+    assert np.array_equal(np.array(rows[QKV[1]].scale), np.array(rows[QKV[0]].scale))
 
 
 def test_config_is_the_documents(tmp_path):
     path, _, decision = written(tmp_path)
     config = json.loads(path.read_text())
     assert config["scale"] == "step" and config["sigma_map"] == {"0": 1.0, "2": 0.6, "4": 0.25}
+    assert "noise" not in config
     entry = config["per_timestep"]["2"][QKV[1]]
     assert entry["bits"] == decision.bits[QKV[0]][1]
-    assert entry["scale"] == pytest.approx(decision.grids[QKV[0]][1].scale)
+    assert entry["scale"] == decision.scales[QKV[0]][1]
     assert config["per_timestep"]["2"][FC2]["shift"] == "channels" and FC1 in config["smooth"]
 
 
@@ -58,6 +74,7 @@ def test_config_is_the_documents(tmp_path):
     ("change", "message"),
     [
         (lambda c: c.update(kind="cake"), "cake version 1; expected ditq.quant_config version 1"),
+        (lambda c: c.update(noise="pink"), "noise: got pink; expected one of rectified-flow"),
         (lambda c: c.update(scale="max"), "scale: got max; expected step"),
         (
             lambda c: c["per_timestep"]["2"][FC1].update(bits=9),
@@ -92,14 +109,26 @@ def test_config_without_its_arrays_is_named(tmp_path):
 
 def test_plain_config_needs_no_arrays_and_removes_old_ones(tmp_path):
     path, statistics, _ = written(tmp_path)
-    decision = Analysis(Fixed(8)).decide(statistics, weights_of)
-    decision.smooth.clear()
+    decision = PerTimestep(Fixed(8), smoothing=Smoothing("none")).decide(statistics, weights_of)
     write_quant_config(path, statistics, decision, {})
     assert not path.with_suffix(".npz").exists()
-    assert np.array(read_quant_config(path).grids[QKV[0]].qmax).tolist() == [Spec(8).qmax] * 3
+    grid = cast(TimestepGrid, read_quant_config(path).grids[QKV[0]])
+    assert np.array(grid.rows.qmax).tolist() == [Spec(8).qmax] * 3
+
+
+def test_another_noise_process_has_its_own_timesteps(tmp_path):
+    path, statistics, decision = written(tmp_path)
+    statistics.manifest["noise"] = "ddpm-linear"
+    write_quant_config(path, statistics, Decision.of(statistics, decision.grids), {})
+    assert json.loads(path.read_text())["noise"] == "ddpm-linear"
+    assert np.array_equal(read_quant_config(path).timesteps, statistics.timesteps)
+    assert statistics.timesteps[0] == 999 and (np.diff(statistics.timesteps) < 0).all()
 
 
 def test_command_writes_config_analysis_and_figures(capsys, tmp_path):
+    from ditq.cli import analyze_activations
+    from tests.cli.test_calibration_commands import fails
+
     statistics = folder(tmp_path)
     output = tmp_path / "out" / "quant_config.json"
     argv = ["--stats", str(tmp_path / "layer_statistics.json"), "--output", str(output), "--smooth", "none"]

@@ -286,6 +286,10 @@ def test_damaged_files_are_named(collected, tmp_path):
         ({"sigma_map": {"0": 1.0}}, "sigma_map: 2: expected a number"),
         ({"layers": {}}, "layers: got {}; expected an entry for each layer"),
         ({"layers": {"a": {"channels": 3}}}, "a: got {'channels': 3}; expected input and channels"),
+        (
+            {"layers": {"a": {"channels": 3, "input": "a", "label": 7, "stream": None}}},
+            "wrong label and stream of a",
+        ),
         ({"noise": "pink"}, "noise: got pink; expected one of rectified-flow, ddpm-linear"),
     ],
 )

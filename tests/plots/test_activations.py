@@ -4,17 +4,26 @@ import numpy as np
 import pytest
 
 from ditq.diagnostics import ActivationStatistics, ChannelStatistics, verdict
-from ditq.plots.activations import FIGURES, PER_LAYER, of_layer, overviews
+from ditq.plots.activations import OVERVIEWS, PER_LAYER, of_layer, overviews
+from ditq.plots.figure_names import FIGURES
 from ditq.plots.page import page, png
-from tests.diagnostics.runs import invented, path_of
+from tests.diagnostics.runs import invented, named, path_of
 
 
-def drawn(statistics: ActivationStatistics) -> dict:
-    """All figures by name, each of them rendered."""
+def figures_of(statistics: ActivationStatistics) -> dict:
+    """All figures by name."""
     found = verdict(statistics)
     figures = dict(overviews(statistics, found))
     for path in statistics.layers:
         figures |= of_layer(statistics, found, path)
+    return figures
+
+
+def drawn(statistics: ActivationStatistics, arranged: bool = False) -> dict:
+    """All figures by name, each rendered; the layout, which takes most of the time, only where `arranged`."""
+    figures = figures_of(statistics)
+    for figure in figures.values():
+        figure.set_layout_engine(figure.get_layout_engine() if arranged else "none")
     assert all(png(figure).startswith(b"\x89PNG") for figure in figures.values())
     return figures
 
@@ -22,7 +31,8 @@ def drawn(statistics: ActivationStatistics) -> dict:
 def of(values: list[np.ndarray], streams: str = "image") -> ActivationStatistics:
     path = path_of(0, streams)
     ends = (np.full(values[0].shape[1], -1.0), np.full(values[0].shape[1], 1.0))
-    found = ActivationStatistics({path: {}}, {path: ends}, np.arange(1), {"model": "invented"})
+    found = ActivationStatistics({path: {}}, {path: ends}, np.arange(1))
+    found.meta = {"model": "invented", "sites": {path: named(path)}}
     for i, x in enumerate(values):
         found.add(path, float(1000 - 100 * i), ChannelStatistics.of(x.astype(np.float32)))
     return found
@@ -33,12 +43,32 @@ def titled(figure) -> str:
 
 
 def test_every_figure_of_the_documents_is_drawn_for_both_streams():
-    figures = drawn(invented(layers=4))
+    figures = drawn(invented(layers=2), arranged=True)
     wanted = {f"range_vs_timestep_{name}" for name in ("all", "image", "text")}
     wanted |= {"heatmap_mean", "heatmap_std", "negative_fraction_heatmap"}
-    labels = ("mm_00_img", "mm_00_txt", "mm_01_img", "mm_01_txt")
+    labels = ("mm_00_img", "mm_00_txt")
     wanted |= {f"{name}_{label}" for name in PER_LAYER for label in labels}
     assert set(figures) == wanted
+    assert set(FIGURES) == {name.removesuffix("_mm_00_img").removesuffix("_mm_00_txt") for name in wanted}
+    assert [*FIGURES[:3], *OVERVIEWS, *PER_LAYER] == FIGURES
+
+
+def test_streams_of_other_models_are_drawn_with_all_layers():
+    statistics = invented(layers=2)
+    for entry, stream in zip(statistics.meta["sites"].values(), ("features", None), strict=True):
+        entry["stream"] = stream
+    found = verdict(statistics)
+    names = [name for name, _ in overviews(statistics, found, ["range_vs_timestep_all"])]
+    assert names == ["range_vs_timestep_all", "range_vs_timestep_features"]
+    assert [name for name, _ in overviews(statistics, found, ["range_vs_timestep_text"])] == []
+
+
+def test_layers_of_older_files_are_called_by_their_paths():
+    statistics = invented(layers=2)
+    del statistics.meta["sites"]
+    figures = figures_of(statistics)
+    assert f"histogram_{path_of(0)}" in figures and "range_vs_timestep_image" not in figures
+    assert path_of(0, "text") in [t.get_text() for t in figures["heatmap_mean"].axes[0].get_yticklabels()]
 
 
 def test_only_what_is_wanted_is_drawn():
@@ -51,7 +81,7 @@ def test_only_what_is_wanted_is_drawn():
 
 def test_ranges_are_those_of_the_statistics():
     statistics = invented(layers=4)
-    figure = drawn(statistics)["range_vs_timestep_text"]
+    figure = dict(overviews(statistics, verdict(statistics)))["range_vs_timestep_text"]
     upper, lower = figure.axes
     paths = [path_of(0, "text"), path_of(1, "text")]
     for i, path in enumerate(paths):
@@ -59,6 +89,7 @@ def test_ranges_are_those_of_the_statistics():
         assert np.array_equal(upper.lines[i].get_ydata(), [part.maximum.max() for part in steps])
         assert np.array_equal(lower.lines[i].get_ydata(), [part.minimum.min() for part in steps])
         assert np.array_equal(upper.lines[i].get_xdata(), statistics.timesteps)
+        assert upper.lines[i].get_label() == f"mm_0{i}_txt" and upper.lines[i].get_linestyle() == "--"
     assert upper.get_yscale() == "log" and lower.get_xlim()[0] == 1000
     assert titled(figure).startswith("Drift: 2 of 2 layers, 2 of them strongly")
 
@@ -66,7 +97,7 @@ def test_ranges_are_those_of_the_statistics():
 def test_heatmaps_are_numpys_means_and_deviations():
     rng = np.random.default_rng(0)
     values = [rng.standard_normal((60, 5)) * 2**i + i for i in range(3)]
-    figures = drawn(of(values))
+    figures = figures_of(of(values))
     x = [v.astype(np.float32).astype(np.float64) for v in values]
     for name, wanted in (
         ("heatmap_mean", [v.mean() for v in x]),
@@ -83,7 +114,7 @@ def test_heatmaps_are_numpys_means_and_deviations():
 
 def test_titles_are_computed():
     x = np.linspace(-1, 1, 101)[:, None] * np.array([1.0] * 40 + [20.0])
-    figures = drawn(of([x, x]))
+    figures = figures_of(of([x, x]))
     ranges = titled(figures["channel_ranges_mm_00_img"])
     assert (
         "the widest of 41 channels is 20.0 times as wide" in ranges and "(strong outliers); 1 are" in ranges

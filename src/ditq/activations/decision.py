@@ -16,7 +16,7 @@ from ditq.diagnostics import LayerStatistics
 Kind = Literal["none", "tensor", "channels"]
 """The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value)."""
 Weights = Callable[[list[str]], Mapping[str, mx.array]]
-"""Gives the weights of some layers, by path; the model is loaded when it is first asked."""
+"""Gives the weights of some layers, by path, kernels as they are or unfolded; called only where a method needs them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Decision:
         return {source: kind_of(rows) for source, rows in self.rows.items()}
 
     @property
-    def smooth(self) -> dict[str, Float32[np.ndarray, "channels"]]:
+    def smooth(self) -> dict[str, Float32[np.ndarray, "_"]]:
         """The channel factors of the inputs that have some."""
         found = {source: grid.smooth for source, grid in self.grids.items()}
         return {source: np.array(factors) for source, factors in found.items() if factors is not None}

@@ -16,7 +16,7 @@ from ditq.diagnostics.layer_inputs import magnitude
 
 GATE_STEPS = 4
 """Timesteps on which factors are tried, evenly spread."""
-Channels = Float32[np.ndarray, "channels"]
+Channels = Float32[np.ndarray, "_"]
 
 
 def smoothing_factors(
@@ -54,7 +54,7 @@ def _gated(
     smoothing: Smoothing,
     choice: BitChoice,
     absmax: Mapping[str, Channels],
-    spiked: Mapping[str, Bool[np.ndarray, "channels"]],
+    spiked: Mapping[str, Bool[np.ndarray, "_"]],
     reports: Mapping[str, dict[str, Any]],
 ) -> dict[str, Channels]:
     """Those factors that make the output of rounded weights and inputs better."""
@@ -65,7 +65,7 @@ def _gated(
     for source, spikes in spiked.items():
         inputs = [Inputs.of(found[source]) for found in seen]
         bits = [max(choice.options(reach_of(found[source]), False)) for found in seen]
-        own = [loaded[path].reshape(-1, loaded[path].shape[-1]) for path in statistics.groups[source]]
+        own = [loaded[path].reshape(-1, len(spikes)) for path in statistics.groups[source]]
         found, errors = best_factors(inputs, bits, own, absmax[source], spikes, smoothing.weights)
         reports[source]["smooth_errors"] = {str(strength): error for strength, error in errors.items()}
         if found is not None:

@@ -163,8 +163,7 @@ def draw(statistics: LayerStatistics, decision: Decision, output: Path) -> list[
     from ditq.plots.decisions import decision_figures  # matplotlib takes a second
 
     folder, names = output.with_name(f"{output.stem}_plots"), []
-    sigmas = [statistics.manifest["sigma_map"][str(step)] for step in decision.steps]
-    for name, figure in decision_figures(sigmas, decision):
+    for name, figure in decision_figures(statistics, decision):
         write_figure(folder / f"{name}.png", figure)
         names.append(name)
     return names

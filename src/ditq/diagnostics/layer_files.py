@@ -84,7 +84,7 @@ class LayerStatistics:
     def names(self) -> dict[str, Named]:
         """Every layer's label and stream."""
         entries = self.manifest["layers"]
-        return names_in(entries if "label" in next(iter(entries.values()), {}) else None, entries)
+        return names_in(entries if any("label" in entry for entry in entries.values()) else None, entries)
 
     def role(self, path: str) -> str | None:
         """What a layer does in its model, as `models.anatomy.Role`; None where an older file does not say."""
@@ -162,6 +162,10 @@ def _check(path: Path, manifest: dict[str, Any]) -> None:
         found = entry if isinstance(entry, dict) else {}
         if not isinstance(found.get("input"), str) or not isinstance(found.get("channels"), int):
             raise UserError(f"{path}: {layer}", got=entry, expected="input and channels")
+    try:
+        names_in(layers if any("label" in entry for entry in layers.values()) else None, layers)
+    except (KeyError, TypeError) as error:
+        raise UserError(str(path), got=f"no or a wrong {error}", expected=f"a file of {MADE_BY}") from error
     if "noise" in manifest and manifest["noise"] not in list(PROCESSES):
         expected = f"one of {', '.join(PROCESSES)}"
         raise UserError(f"{path}: noise", got=manifest["noise"], expected=expected)

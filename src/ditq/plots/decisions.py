@@ -1,30 +1,37 @@
 """What step 3A decided: bits as colours, step sizes along the trajectory, and how much the layers vary."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from ditq.activations import Decision
-from ditq.diagnostics import label, stream
+from ditq.activations import Decision, observed_ranges
+from ditq.diagnostics import LayerStatistics, streams
 from ditq.plots.style import BLUE, DECADE, GREEN, GREY, ORANGE, VERMILLION, figure, log_if_wide, tidy
 
-KINDS = {"qkv": GREY, "o_proj": GREEN, "fc1": BLUE, "fc2": ORANGE, "other": VERMILLION}
+ROLES = {
+    "attention_in": ("q, k, v", GREY),
+    "attention_out": ("attention output", GREEN),
+    "mlp_in": ("MLP", BLUE),
+    "mlp_out": ("post-GELU", ORANGE),
+}
+"""Name and colour of each role that has its own."""
+OTHER = ("other", VERMILLION)
 SIGMA = "sigma: noise on the left, picture on the right"
 
 
-def decision_figures(sigmas: Sequence[float], decision: Decision) -> Iterator[tuple[str, Figure]]:
+def decision_figures(statistics: LayerStatistics, decision: Decision) -> Iterator[tuple[str, Figure]]:
     """All figures by name."""
-    yield "bits", bits_heatmap(sigmas, decision)
-    yield "scales", scale_curves(sigmas, decision)
-    yield "variability", variability(decision)
+    yield "bits", bits_heatmap(statistics, decision)
+    yield "scales", scale_curves(statistics, decision)
+    yield "variability", variability(statistics, decision)
 
 
-def bits_heatmap(sigmas: Sequence[float], decision: Decision) -> Figure:
+def bits_heatmap(statistics: LayerStatistics, decision: Decision) -> Figure:
     """The bits of every input at every timestep."""
-    bits = decision.bits
+    bits, sigmas = decision.bits, _sigmas(statistics, decision)
     table = np.array(list(bits.values()))
     used = sorted(set(table.ravel().tolist()))
     switching = int((table != table[:, :1]).any(axis=1).sum())
@@ -41,73 +48,83 @@ def bits_heatmap(sigmas: Sequence[float], decision: Decision) -> Figure:
     every = max(1, -(-len(sigmas) // 13))
     axis.set_xticks(range(0, len(sigmas), every), [f"{sigma:.2f}" for sigma in sigmas[::every]])
     axis.set_xlabel(SIGMA)
-    axis.set_yticks(range(len(bits)), [_name(path) for path in bits], fontsize=8 if len(bits) < 40 else 4)
+    axis.set_yticks(
+        range(len(bits)), [_name(statistics, path) for path in bits], fontsize=8 if len(bits) < 40 else 4
+    )
     bar = made.colorbar(image, ax=axis, pad=0.01, ticks=used)
     bar.ax.set_yticklabels([f"A{b}" for b in used])
     return made
 
 
-def scale_curves(sigmas: Sequence[float], decision: Decision) -> Figure:
-    """What each grid covers along the trajectory, over its mean: one line per input, by stream and kind of layer."""
-    spans = {path: _spans(decision, path) for path in decision.grids}
+def scale_curves(statistics: LayerStatistics, decision: Decision) -> Figure:
+    """What each grid covers along the trajectory, over its mean: one line per input, by stream and role."""
+    sigmas, names = _sigmas(statistics, decision), statistics.names
+    spans = {path: decision.scales[path] * 2.0 ** np.array(bits) for path, bits in decision.bits.items()}
     ratios = {path: span.max() / span.min() for path, span in spans.items()}
     widest = max(ratios, key=lambda path: ratios[path])
-    told = f"The range that its grid covers changes most for {_name(widest)}: {ratios[widest]:.1f}-fold"
+    told = f"The range that its grid covers changes most for {_name(statistics, widest)}: {ratios[widest]:.1f}-fold"
     made = figure(f"{told} over the trajectory; changes of bits are part of it", height=5.0)
-    streams = [name for name in ("image", "text", None) if any(stream(path) == name for path in spans)]
-    axes = np.atleast_1d(np.asarray(made.subplots(1, len(streams), sharey=True)))
+    shown = streams({path: names[path] for path in spans})
+    axes = np.atleast_1d(np.asarray(made.subplots(1, len(shown), sharey=True)))
     everything = np.concatenate([span / np.exp(np.log(span).mean()) for span in spans.values()])
-    for axis, name in zip(axes, streams, strict=True):
+    for axis, stream in zip(axes, shown, strict=True):
         for path, span in spans.items():
-            if stream(path) == name:
+            if names[path].stream == stream:
                 relative = span / np.exp(np.log(span).mean())
-                axis.plot(sigmas, relative, color=KINDS[_kind(path)], linewidth=1.1, alpha=0.75)
-        tidy(axis, title=f"{name} stream" if name else "", xlabel=SIGMA)
+                axis.plot(sigmas, relative, color=_role(statistics, path)[1], linewidth=1.1, alpha=0.75)
+        tidy(axis, title=f"{stream} stream" if stream else "", xlabel=SIGMA)
         if len(sigmas) > 1:
             axis.set_xlim(max(sigmas), min(sigmas))
         log_if_wide(axis, everything)
     axes[0].set_ylabel("range of the grid over its geometric mean")
-    shown = [kind for kind in KINDS if any(_kind(path) == kind for path in spans)]
-    handles = [axes[0].plot([], [], color=KINDS[kind], label=kind)[0] for kind in shown]
-    made.legend(handles=handles, loc="outside lower center", ncols=len(shown), frameon=False)
+    roles = _roles(statistics, spans)
+    handles = [axes[0].plot([], [], color=colour, label=name)[0] for name, colour in roles]
+    made.legend(handles=handles, loc="outside lower center", ncols=len(roles), frameon=False)
     return made
 
 
-def variability(decision: Decision, most: int = 24) -> Figure:
+def variability(statistics: LayerStatistics, decision: Decision, most: int = 24) -> Figure:
     """The greatest over the least range of each input's values along the trajectory, the most variable first."""
-    drifts = {path: _drift(ranges) for path, ranges in decision.ranges.items()}
+    drifts = {path: _drift(ranges) for path, ranges in observed_ranges(statistics, decision).items()}
     order = sorted(drifts, key=lambda path: -drifts[path])[:most]
     above = sum(drift > 1.5 for drift in drifts.values())
     told = f"{above} of {len(drifts)} inputs vary by more than 1.5 times between their quietest and loudest timestep"
     made = figure(told, height=max(3.2, 1.5 + 0.23 * len(order)))
     axis = made.subplots()
     places = np.arange(len(order))[::-1]
-    lengths = [drifts[path] - 1 for path in order]
-    axis.barh(places, lengths, left=1, color=[KINDS[_kind(path)] for path in order], height=0.72)
-    axis.set_yticks(places, [_name(path) for path in order], fontsize=8)
+    lengths, colours = [drifts[path] - 1 for path in order], [_role(statistics, path)[1] for path in order]
+    axis.barh(places, lengths, left=1, color=colours, height=0.72)
+    axis.set_yticks(places, [_name(statistics, path) for path in order], fontsize=8)
     tidy(axis, xlabel="greatest over least range of the values along the trajectory")
     if max(drifts.values()) > DECADE:
         axis.set_xscale("log")
-    shown = [kind for kind in KINDS if any(_kind(path) == kind for path in order)]
-    for kind in shown:
-        axis.barh([0], [0], left=1, color=KINDS[kind], label=kind)
-    made.legend(loc="outside lower center", ncols=len(shown), frameon=False)
+    roles = _roles(statistics, order)
+    for name, colour in roles:
+        axis.barh([0], [0], left=1, color=colour, label=name)
+    made.legend(loc="outside lower center", ncols=len(roles), frameon=False)
     return made
 
 
-def _name(path: str) -> str:
-    """The label of what is observed: qkv for the input that queries, keys and values share."""
-    name = label(path).replace(".q_proj", ".qkv")
-    return name if "." in name else f"{name}.mlp.fc2"
+def _sigmas(statistics: LayerStatistics, decision: Decision) -> list[float]:
+    return [statistics.manifest["sigma_map"][str(step)] for step in decision.steps]
 
 
-def _kind(path: str) -> str:
-    last = path.rsplit(".", 1)[-1]
-    return "qkv" if last == "q_proj" else last if last in KINDS else "other"
+def _name(statistics: LayerStatistics, source: str) -> str:
+    """The label of an observed input, and how many other layers receive it."""
+    others = len(statistics.groups[source]) - 1
+    label = statistics.names[source].label + (" post-GELU" if statistics.role(source) == "mlp_out" else "")
+    return f"{label} +{others}" if others else label
 
 
-def _spans(decision: Decision, path: str) -> np.ndarray:
-    return np.array([grid.scale * 2.0**grid.bits for grid in decision.grids[path]])
+def _role(statistics: LayerStatistics, path: str) -> tuple[str, str]:
+    """The name and the colour of the layer's role."""
+    return ROLES.get(statistics.role(path) or "", OTHER)
+
+
+def _roles(statistics: LayerStatistics, paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The names and colours of the roles of these layers."""
+    found = {_role(statistics, path) for path in paths}
+    return [role for role in (*ROLES.values(), OTHER) if role in found]
 
 
 def _drift(ranges: np.ndarray) -> float:

@@ -80,9 +80,9 @@ def ridge_figure(statistics: ActivationStatistics, entry: dict[str, Any], path: 
     return made
 
 
-def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path: str, bits: int) -> Figure:
+def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path: str) -> Figure:
     """How many levels of each grid every tenth of the values receives, on a log scale."""
-    levels = {name: np.array(entry["levels_per_tenth"][name]) for name in GRIDS}
+    bits, levels = entry["bits"], {name: np.array(entry["levels_per_tenth"][name]) for name in GRIDS}
     starved = {name: int((each < 1).sum()) for name, each in levels.items()}
     made = figure(
         f"{entry['label']}: of ten tenths of the values, {starved['symmetric']} get less than one level each on a "

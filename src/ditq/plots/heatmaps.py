@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ditq.diagnostics import ActivationStatistics, ChannelStatistics, label
+from ditq.diagnostics import ActivationStatistics, ChannelStatistics
 from ditq.diagnostics.judge import channel_ranges, times
 from ditq.plots.ranges import TOP
 from ditq.plots.style import figure, heat
@@ -17,8 +17,8 @@ def mean_heatmap(statistics: ActivationStatistics, paths: Sequence[str]) -> Figu
     values = _table(statistics, paths, lambda part: float(part.mean.mean()))
     row = int(np.argmax(np.ptp(values, axis=1)))
     low, high = values[row].min(), values[row].max()
-    told = f"Means drift most in {label(paths[row])}: from {low:.3f} to {high:.3f} over the timesteps"
-    return _heatmap(told, values, statistics.timesteps, paths, "mean")
+    told = f"Means drift most in {statistics.names[paths[row]].label}: from {low:.3f} to {high:.3f} over the timesteps"
+    return _heatmap(told, values, statistics, paths, "mean")
 
 
 def std_heatmap(statistics: ActivationStatistics, paths: Sequence[str]) -> Figure:
@@ -26,10 +26,9 @@ def std_heatmap(statistics: ActivationStatistics, paths: Sequence[str]) -> Figur
     values = _table(statistics, paths, _whole_std)
     ratios = values.max(axis=1) / np.where(values.min(axis=1) > 0, values.min(axis=1), np.inf)
     row = int(np.argmax(ratios))
-    told = (
-        f"Spread drifts most in {label(paths[row])}: the standard deviation changes {times(ratios[row])}-fold"
-    )
-    return _heatmap(told, values, statistics.timesteps, paths, "standard deviation")
+    label = statistics.names[paths[row]].label
+    told = f"Spread drifts most in {label}: the standard deviation changes {times(ratios[row])}-fold"
+    return _heatmap(told, values, statistics, paths, "standard deviation")
 
 
 def negative_fraction_heatmap(statistics: ActivationStatistics, paths: Sequence[str]) -> Figure:
@@ -37,7 +36,7 @@ def negative_fraction_heatmap(statistics: ActivationStatistics, paths: Sequence[
     values = _table(statistics, paths, lambda part: part.negative_fraction)
     low, high = values.min(), values.max()
     told = f"Between {low:.0%} and {high:.0%} of the values are negative, at every layer and timestep"
-    return _heatmap(told, values, statistics.timesteps, paths, "fraction below zero")
+    return _heatmap(told, values, statistics, paths, "fraction below zero")
 
 
 def channel_heatmap(statistics: ActivationStatistics, entry: dict[str, Any], path: str) -> Figure:
@@ -66,12 +65,13 @@ def channel_heatmap(statistics: ActivationStatistics, entry: dict[str, Any], pat
 
 
 def _heatmap(
-    told: str, values: np.ndarray, timesteps: Sequence[float], paths: Sequence[str], meaning: str
+    told: str, values: np.ndarray, statistics: ActivationStatistics, paths: Sequence[str], meaning: str
 ) -> Figure:
     made = figure(told, height=min(9.0, max(3.4, 1.7 + 0.32 * len(paths))))
     axis = made.subplots()
-    heat(made, axis, values, timesteps, meaning)
-    axis.set_yticks(range(len(paths)), [label(path) for path in paths], fontsize=9 if len(paths) < 30 else 6)
+    heat(made, axis, values, statistics.timesteps, meaning)
+    labels = [statistics.names[path].label for path in paths]
+    axis.set_yticks(range(len(paths)), labels, fontsize=9 if len(paths) < 30 else 6)
     return made
 
 

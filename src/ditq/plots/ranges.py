@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ditq.diagnostics import ActivationStatistics, label, stream
+from ditq.diagnostics import ActivationStatistics, streams
 from ditq.diagnostics.judge import channel_ranges, conclusion, times
 from ditq.plots.style import BLUE, VERMILLION, along_timesteps, figure, log_if_wide, ramp, tidy
 
@@ -15,14 +15,17 @@ TOP = 0.02
 ROOM = 1.25
 """Weights up to so much wider than the median can take over some of an activation's scale."""
 NAMED = 10
-"""Up to so many layers are named at their lines; more are told by a colour scale."""
+"""Up to so many layers are named at their lines; more are told apart by a colour scale."""
+DASHES = ("-", "--", ":", "-.")
+"""The lines of each stream, in the order of their names."""
 
 
 def range_vs_timestep(
     statistics: ActivationStatistics, found: dict[str, Any], paths: Sequence[str]
 ) -> Figure:
-    """Greatest and least value of each layer at each timestep; the text stream's lines are dashed."""
-    timesteps = statistics.timesteps
+    """Greatest and least value of each layer at each timestep; each stream has its own dashes."""
+    timesteps, names = statistics.timesteps, statistics.names
+    dashes = {stream: DASHES[i % len(DASHES)] for i, stream in enumerate(streams(names))} | {None: "-"}
     ends = {
         path: np.array([[part.maximum.max(), part.minimum.min()] for part in _in_order(statistics, path)])
         for path in paths
@@ -31,9 +34,9 @@ def range_vs_timestep(
     made = figure(told[0].upper() + told[1:])
     upper, lower = made.subplots(2, 1, sharex=True, height_ratios=[3, 1.3])
     for path, colour in zip(paths, ramp(len(paths)), strict=True):
-        style = "--" if stream(path) == "text" else "-"
+        label, style = names[path].label, dashes[names[path].stream]
         for axis, values in zip((upper, lower), ends[path].T, strict=True):
-            axis.plot(timesteps, values, style, color=colour, marker=".", linewidth=1.6, label=label(path))
+            axis.plot(timesteps, values, style, color=colour, marker=".", linewidth=1.6, label=label)
     log_if_wide(upper, np.concatenate([values[:, 0] for values in ends.values()]))
     tidy(upper, ylabel="greatest value")
     tidy(lower, ylabel="least value")
@@ -44,7 +47,7 @@ def range_vs_timestep(
     if len(paths) <= NAMED:
         upper.legend(loc="center left", bbox_to_anchor=(1.0, 0.4), frameon=False, fontsize=9)
     else:
-        first, last = label(paths[0]), label(paths[-1])
+        first, last = names[paths[0]].label, names[paths[-1]].label
         upper.set_title(f"{len(paths)} layers, from {first} (dark) to {last} (pale)", fontsize=9, loc="right")
     return made
 
