@@ -1,8 +1,10 @@
 """Calibration data in a notebook: recorded trajectories, in a folder that is kept or one that goes with the object."""
 
+import shutil
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 import numpy as np
 
@@ -21,8 +23,11 @@ SHOWN = 8
 class CalibrationData:
     """Pictures that a model drew, with every latent on the way to them."""
 
-    def __init__(self, images: ImageSet, place: TemporaryDirectory | None = None):
-        self.images, self._place = images, place
+    def __init__(self, images: ImageSet, temporary: bool = False):
+        """With `temporary` the folder is removed with this object."""
+        self.images = images
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, images.folder, ignore_errors=True)
 
     @property
     def folder(self) -> Path:
@@ -79,9 +84,8 @@ def calibrate(
         seed,
         amounts.batch_size if batch_size is None else batch_size,
     )
-    place = TemporaryDirectory(prefix="ditq-") if folder is None else None
-    where = Path(folder if place is None else place.name)  # pyright: ignore[reportArgumentType]
+    where = Path(mkdtemp(prefix="ditq-") if folder is None else folder)
     given = list(prompts) if prompts is not None else varied_prompts(inner.name)
     with Progress(recipe.num_images * settings.steps, "step", "calibration") as bar:
         collect_images(inner, given, recipe, settings, where, True, bar.advance)
-    return CalibrationData(read_images(where), place)
+    return CalibrationData(read_images(where), temporary=folder is None)
