@@ -12,34 +12,24 @@ import numpy as np
 import pytest
 
 from ditq.calibration import read_block_cache
-from ditq.calibration.block_cache import run_block
 from ditq.checkpoint.npz_run.block_file import block_file, read_block
-from ditq.cli import cache_adaround_data, generate_calibration_data
+from ditq.cli import cache_adaround_data
 from ditq.core import files
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from ditq.models import load
+from ditq.models.state import run_block
 from ditq.quantization import WeightTrack, quantize_weights
 from ditq.weights import RTN
 from tests.calibration.test_block_cache import same_files
-from tests.cli.test_calibration_commands import fails
 from tests.house.checker import ROOT
-
-
-@pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
-    """Six pictures of ten steps."""
-    folder = tmp_path_factory.mktemp("calibration") / "calibration_data"
-    argv = ["--model", "mini", "--num-images", 6, "--num-steps", 10, "--batch-size", 6, "--calib-dir", folder]
-    generate_calibration_data.main([str(arg) for arg in argv])
-    return folder
 
 
 def run(*argv):
     cache_adaround_data.main([str(arg) for arg in argv])
 
 
-def test_command_of_the_documents(capsys, calibration, tmp_path):
+def test_command_of_the_documents(capsys, fails, calibration, tmp_path):
     folder = tmp_path / "adaround_cache"
     argv = ["--calib-dir", calibration, "--output-dir", folder, "--num-images", 5, "--stride", 5]
     run(*argv, "--force")
@@ -49,10 +39,10 @@ def test_command_of_the_documents(capsys, calibration, tmp_path):
     assert "0004_005.npz" in os.listdir(folder / "samples")
     cache = read_block_cache(folder)
     assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["storage_dtype"] == "float16"
-    assert cache.streams(4, [3]).image.shape == (1, 64, 192)
+    assert cache.state(4, [3])["image"].shape == (1, 64, 192)
     with np.load(folder / "samples" / "0002_005.npz") as sample:
         assert sample["mm3__text_out"].shape == (2, 8, 192)
-    assert "earlier run; use --resume" in fails(capsys, cache_adaround_data.main, *argv)
+    assert "earlier run; use --resume" in fails(cache_adaround_data.main, *argv)
     run(*argv, "--resume", "--json")
     facts = json.loads(capsys.readouterr().out)
     assert facts["cached"] == 0 and facts["samples"] == 10 and facts["blocks"] == 4
@@ -94,11 +84,11 @@ def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calib
     assert "0 forward passes" in capsys.readouterr().out
 
 
-def test_a_disk_that_is_too_small_is_refused_beforehand(capsys, calibration, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_beforehand(fails, calibration, tmp_path, monkeypatch):
     monkeypatch.setattr("ditq.cli.cache_adaround_data.free_bytes", lambda folder: 2_000_000)
     argv = ["--calib-dir", calibration, "--output-dir", tmp_path / "cache"]
     for more in ([], ["--dry-run"]):
-        err = fails(capsys, cache_adaround_data.main, *argv, *more)
+        err = fails(cache_adaround_data.main, *argv, *more, prints=True)
         assert "got 2.0 MB free; expected 2.8 MB; take fewer pictures or a greater stride" in err
     assert os.listdir(tmp_path) == []
 
@@ -112,9 +102,9 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(capsys, calibration, tmp
         (["--calib-dir", "nowhere"], "nowhere/manifest.json: got no such file"),
     ],
 )
-def test_bad_flags_are_explained(capsys, calibration, tmp_path, argv, message):
+def test_bad_flags_are_explained(fails, calibration, tmp_path, argv, message):
     output = ["--output-dir", tmp_path / "cache"]
-    assert message in fails(capsys, cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
+    assert message in fails(cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
     assert os.listdir(tmp_path) == []
 
 
@@ -156,13 +146,13 @@ def rounded(request, calibration, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
     few = ["--num-images", 2, "--stride", 5, "--storage-dtype", "float32"]
     run("--calib-dir", calibration, "--output-dir", folder / "cache", *few)
-    cache, mmdit = read_block_cache(folder / "cache"), load("mini").transformer()
+    cache, network = read_block_cache(folder / "cache"), load("mini").network()
     track = WeightTrack(RTN(), Spec(4), request.param, blocks=(0, 1))
-    quantize_weights(mmdit, cache, track, folder / "out")
+    quantize_weights(network, cache, track, folder / "out")
     return folder, cache, request.param
 
 
-def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, rounded):
+def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, fails, calibration, rounded):
     folder, cache, bits = rounded
     argv = ["--calib-dir", calibration, "--output-dir", folder / "cache"]
     argv += ["--stream", "quantized", "--adaround-output", folder / "out"]
@@ -171,30 +161,28 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, r
     run(*argv)
     assert "4 samples x 4 blocks (4 new)" in capsys.readouterr().out
     assert len(os.listdir(folder / "cache" / "samples_quantized")) == 4
-    mmdit = load("mini").transformer()
-    layers = dict(mmdit.named_modules())
+    network = load("mini").network()
+    layers = dict(network.named_modules())
     for number in (0, 1):
         for path, weight in read_block(folder / "out", number)[0].items():
             layers[path].weight = weight.effective()
-    streams = cache.streams(0)
+    state = {**cache.given(network), **cache.state(0)}
     for number in (0, 1):
-        streams = run_block(
-            mmdit.multimodal_transformer_blocks[number], streams, cache.modulation(mmdit, number)
-        )
-        found = cache.streams(number + 1, quantized=True)
-        error = relative(found.image, streams.image), relative(found.text, streams.text)
+        state = run_block(network.blocks[number], state)
+        found = cache.state(number + 1, quantized=True)
+        error = [relative(found[name], state[name]) for name in ("image", "text")]
         assert max(error) < (1e-5 if bits == 16 else 0.05)
         assert bits == 16 or min(error) > 1e-4  # eight bits differ from none
-        assert relative(found.image, cache.streams(number + 1).image) > 0.01
-    assert "block 2 in float" in refused(lambda: cache.streams(3, quantized=True))
-    assert "earlier run" in fails(capsys, cache_adaround_data.main, *argv)
+        assert relative(found["image"], cache.state(number + 1)["image"]) > 0.01
+    assert "block 2 in float" in refused(lambda: cache.state(3, quantized=True))
+    assert "earlier run" in fails(cache_adaround_data.main, *argv)
     before = files.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
     run(*argv, "--force")
     after = files.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
     assert all(np.array_equal(before[key], after[key]) for key in before)
-    assert read_block_cache(folder / "cache").streams(4).image.shape == (8, 64, 192)
+    assert read_block_cache(folder / "cache").state(4)["image"].shape == (8, 64, 192)
     block_file(folder / "out", 1).rename(folder / "mm1.npz")
-    assert "source.1: got" in fails(capsys, cache_adaround_data.main, *argv, "--resume")
+    assert "source.1: got" in fails(cache_adaround_data.main, *argv, "--resume")
     (folder / "mm1.npz").rename(block_file(folder / "out", 1))
 
 
@@ -210,9 +198,9 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, calibration, r
         ),
     ],
 )
-def test_bad_flags_of_the_quantized_stream_are_explained(capsys, calibration, rounded, argv, message):
+def test_bad_flags_of_the_quantized_stream_are_explained(fails, calibration, rounded, argv, message):
     output = ["--output-dir", rounded[0] / "cache"]
-    assert message in fails(capsys, cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
+    assert message in fails(cache_adaround_data.main, "--calib-dir", calibration, *output, *argv)
 
 
 def relative(got, wanted) -> float:

@@ -11,21 +11,11 @@ from ditq.cli import generate_calibration_data, sample_cali_data
 from ditq.core import files
 from ditq.core.errors import UserError
 
-
-def fails(capsys, main, *argv) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in argv])
-    assert caught.value.code == 2
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    return err
-
-
 DRY = ["--num-fid-samples", 8, "--num-sampling-steps", 20, "--num-selected-steps", 5]
 """The quick run of the documents."""
 
 
-def test_quick_run_of_the_documents(capsys, tmp_path):
+def test_quick_run_of_the_documents(capsys, fails, tmp_path):
     path = tmp_path / "dry_run_cali.npz"
     sample_cali_data.main(
         [str(arg) for arg in [*DRY, "--output", path, "--model", "mini", "--batch-size", 8]]
@@ -37,7 +27,7 @@ def test_quick_run_of_the_documents(capsys, tmp_path):
     assert os.listdir(tmp_path) == ["dry_run_cali.npz"]
     noise = points.xs[points.ts == 1000.0].astype(np.float32)
     assert abs(noise.std() - 1) < 0.02
-    assert "use --force" in fails(capsys, sample_cali_data.main, *DRY, "--output", path, "--model", "mini")
+    assert "use --force" in fails(sample_cali_data.main, *DRY, "--output", path, "--model", "mini")
 
 
 def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
@@ -61,13 +51,13 @@ def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
         (["--cfg-weight", -1], "guidance: got -1"),
     ],
 )
-def test_bad_flags_are_explained(capsys, tmp_path, argv, message):
+def test_bad_flags_are_explained(fails, tmp_path, argv, message):
     output = tmp_path / "x.npz"
-    assert message in fails(capsys, sample_cali_data.main, "--model", "mini", "--output", output, *argv)
+    assert message in fails(sample_cali_data.main, "--model", "mini", "--output", output, *argv)
     assert os.listdir(tmp_path) == []
 
 
-def test_full_disk_is_explained_and_loses_nothing(capsys, tmp_path, monkeypatch):
+def test_full_disk_is_explained_and_loses_nothing(fails, tmp_path, monkeypatch):
     path = tmp_path / "x.npz"
     argv = [*DRY, "--output", path, "--model", "mini"]
 
@@ -76,13 +66,13 @@ def test_full_disk_is_explained_and_loses_nothing(capsys, tmp_path, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr("ditq.calibration.points.write_npz", full)
-        assert "No space left" in fails(capsys, sample_cali_data.main, *argv)
+        assert "No space left" in fails(sample_cali_data.main, *argv)
     assert len(list((tmp_path / "x.npz.parts").glob("trajectory_*.npz"))) == 8
     sample_cali_data.main([str(arg) for arg in [*argv, "--resume"]])
     assert len(read_points(path)) == 40
 
 
-def test_images_command_fills_the_folder_of_the_documents(capsys, tmp_path):
+def test_images_command_fills_the_folder_of_the_documents(capsys, fails, tmp_path):
     argv = [
         "--model",
         "mini",
@@ -101,7 +91,7 @@ def test_images_command_fills_the_folder_of_the_documents(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["points"] == 12
     assert len(os.listdir(folder / "samples")) == 12 and len(os.listdir(folder / "images")) == 3
     assert files.read_json(folder / "manifest.json")["model"] == "mini"
-    assert "earlier run" in fails(capsys, generate_calibration_data.main, *argv, "--calib-dir", folder)
+    assert "earlier run" in fails(generate_calibration_data.main, *argv, "--calib-dir", folder)
     generate_calibration_data.main([*argv, "--calib-dir", str(folder), "--resume"])
     assert "(0 new)" in capsys.readouterr().out
     generate_calibration_data.main([*argv, "--calib-dir", str(folder), "--force"])

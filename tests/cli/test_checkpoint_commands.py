@@ -17,7 +17,7 @@ from ditq.evaluation.metrics import psnr
 from ditq.models import load
 from ditq.sampling.generate import generate, settings_for
 from tests.checkpoint.npz_run.test_run import write_adaround
-from tests.checkpoint.small import block_linears, checkpoint, table
+from tests.checkpoint.small import block_layers, checkpoint, table
 
 PROMPT = "a fox in the snow"
 FAST = ["--steps", "3"]
@@ -32,7 +32,7 @@ def model():
 def run(model, tmp_path_factory):
     """A folder of adaround_optimize: rounding at 4 bits, static grids of steps that suit mini's activations."""
     folder = tmp_path_factory.mktemp("adaround_output")
-    parts = checkpoint(model.transformer(), Spec(4), activations=False, name="mini")
+    parts = checkpoint(model.network(), Spec(4), activations=False, name="mini")
     write_adaround(folder, parts, static=False)
     return folder
 
@@ -40,7 +40,7 @@ def run(model, tmp_path_factory):
 @pytest.fixture
 def grids(monkeypatch, model):
     """`--quant-config grids.json` gives grids of four timesteps."""
-    found = table(model.transformer())
+    found = table(model.network())
     monkeypatch.setattr(adaround, "read_quant_config", lambda path: found)
     return ["--quant-config", "grids.json"]
 
@@ -130,7 +130,7 @@ def test_compare_and_statistics_are_of_the_pictures_that_are_written(run, grids,
         assert facts["scores"]["v2"]["psnr_db"][i] == pytest.approx(wanted)
         assert facts["scores"]["v1"]["psnr_db"][i] > 15
         assert 0 < facts["scores"]["v1"]["latent_relative_error"][i] < 0.5
-    layers = block_linears(model.transformer())
+    layers = block_layers(model.network())
     assert facts["weight_errors"].keys() == layers.keys()
     parts = checkpoints.load(run)
     for path, entry in list(facts["weight_errors"].items())[:5]:
@@ -164,7 +164,7 @@ def test_a_folder_needs_no_float_model_for_its_pictures(run, grids, tmp_path, ca
     )
     from ditq.models.mini import Mini
 
-    monkeypatch.setattr(Mini, "transformer", lambda self: pytest.fail("the float transformer was loaded"))
+    monkeypatch.setattr(Mini, "network", lambda self: pytest.fail("the float network was loaded"))
     called(
         load_and_draw, capsys, "--checkpoint", tmp_path / "folder", "--prompt", PROMPT, "--output-image", images[1],
         *FAST,

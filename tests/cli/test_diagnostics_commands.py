@@ -9,12 +9,11 @@ import pytest
 from ditq.cli import profile_postgelu, sample_cali_data, visualize_postgelu
 from ditq.core.files import read_image, read_json
 from ditq.diagnostics import read_statistics, write_statistics
-from tests.cli.test_calibration_commands import fails
 from tests.diagnostics.runs import invented
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
+def points(tmp_path_factory):
     path = tmp_path_factory.mktemp("calibration") / "cali.npz"
     few = ["--num-fid-samples", "4", "--num-sampling-steps", "4", "--num-selected-steps", "2"]
     sample_cali_data.main(["--model", "mini", *few, "--batch-size", "4", "--output", str(path)])
@@ -27,12 +26,12 @@ def stats(tmp_path):
     return tmp_path / "stats.npz"
 
 
-def test_profile_and_visualize_as_the_documents_say(capsys, tmp_path, calibration):
+def test_profile_and_visualize_as_the_documents_say(capsys, fails, tmp_path, points):
     stats, plots = tmp_path / "activation_stats_postgelu.npz", tmp_path / "activation_plots"
-    profile = ["--calibration-file", str(calibration), "--output", str(stats)]
+    profile = ["--calibration-file", str(points), "--output", str(stats)]
     profile_postgelu.main([*profile, "--num_samples", "6"])
     assert "6 of 8 points, 7 layers x 2 timesteps" in capsys.readouterr().out
-    assert "use --force" in fails(capsys, profile_postgelu.main, *profile)
+    assert "use --force" in fails(profile_postgelu.main, *profile)
     visualize_postgelu.main(
         ["--stats-file", str(stats), "--output-dir", str(plots), "--layers", "mm_00_img", "mm_02_txt"]
     )
@@ -48,22 +47,20 @@ def test_profile_and_visualize_as_the_documents_say(capsys, tmp_path, calibratio
     found = read_json(plots / "verdict.json")
     assert found["kind"] == "ditq.activation_verdict" and len(found["layers"]) == 7
     assert "| mm_00_txt |" in (plots / "summary.md").read_text()
-    assert "use --force" in fails(
-        capsys, visualize_postgelu.main, "--stats-file", stats, "--output-dir", plots
-    )
+    assert "use --force" in fails(visualize_postgelu.main, "--stats-file", stats, "--output-dir", plots)
 
 
 @pytest.mark.filterwarnings("always:--num-samples")
-def test_more_samples_than_points_are_told(capsys, tmp_path, calibration):
+def test_more_samples_than_points_are_told(capsys, tmp_path, points):
     output = tmp_path / "stats.npz"
-    profile_postgelu.main(["--calibration-file", str(calibration), "--output", str(output), "--json"])
+    profile_postgelu.main(["--calibration-file", str(points), "--output", str(output), "--json"])
     captured = capsys.readouterr()
     assert "warning: --num-samples 512: the file holds 8, all are run" in captured.err
     assert json.loads(captured.out)["points"] == 8
 
 
-def test_shards_merge(capsys, tmp_path, calibration):
-    profile = ["--calibration-file", str(calibration), "--num-samples", "8"]
+def test_shards_merge(capsys, fails, tmp_path, points):
+    profile = ["--calibration-file", str(points), "--num-samples", "8"]
     for k in (0, 1):
         profile_postgelu.main([*profile, "--shard", f"{k}/2", "--output", str(tmp_path / f"{k}.npz")])
     files = [str(tmp_path / "0.npz"), str(tmp_path / "1.npz")]
@@ -72,14 +69,14 @@ def test_shards_merge(capsys, tmp_path, calibration):
     assert sorted(read_statistics(tmp_path / "both.npz").points) == list(range(8))
     out = ["--output", tmp_path / "twice.npz"]
     assert "points that are in both files" in fails(
-        capsys, profile_postgelu.main, "--merge", files[0], files[0], *out
+        profile_postgelu.main, "--merge", files[0], files[0], *out
     )
 
 
-def test_dry_runs_write_nothing(capsys, tmp_path, calibration, stats):
+def test_dry_runs_write_nothing(capsys, tmp_path, points, stats):
     folder = tmp_path / "x"
     folder.mkdir()
-    argv = ["--calibration-file", str(calibration), "--num-samples", "8", "--inputs", "all", "--dry-run"]
+    argv = ["--calibration-file", str(points), "--num-samples", "8", "--inputs", "all", "--dry-run"]
     profile_postgelu.main([*argv, "--output", str(folder / "stats.npz")])
     assert "would run 8 of 8 points and observe 60 layers x 2 timesteps" in capsys.readouterr().out
     visualize_postgelu.main(["--stats-file", str(stats), "--output-dir", str(folder / "plots"), "--dry-run"])
@@ -97,9 +94,9 @@ def test_dry_runs_write_nothing(capsys, tmp_path, calibration, stats):
         (["--num-samples", "0"], "--num-samples: got 0"),
     ],
 )
-def test_bad_flags_of_profile_are_explained(capsys, tmp_path, calibration, argv, message):
-    whole = argv if not argv or "--calibration-file" in argv else ["--calibration-file", calibration, *argv]
-    assert message in fails(capsys, profile_postgelu.main, *whole, "--output", tmp_path / "x.npz")
+def test_bad_flags_of_profile_are_explained(fails, tmp_path, points, argv, message):
+    whole = argv if not argv or "--calibration-file" in argv else ["--calibration-file", points, *argv]
+    assert message in fails(profile_postgelu.main, *whole, "--output", tmp_path / "x.npz")
     assert os.listdir(tmp_path) == []
 
 
@@ -112,18 +109,18 @@ def test_bad_flags_of_profile_are_explained(capsys, tmp_path, calibration, argv,
         (["--stats-file", "nowhere.npz"], "nowhere.npz: got no such file"),
     ],
 )
-def test_bad_flags_of_visualize_are_explained(capsys, tmp_path, stats, argv, message):
+def test_bad_flags_of_visualize_are_explained(fails, tmp_path, stats, argv, message):
     argv = ["--stats-file", stats, "--output-dir", tmp_path / "plots", *argv]
-    assert message in fails(capsys, visualize_postgelu.main, *argv)
+    assert message in fails(visualize_postgelu.main, *argv)
     assert not (tmp_path / "plots").exists()
 
 
-def test_values_that_are_not_finite_are_a_clear_error(capsys, tmp_path):
+def test_values_that_are_not_finite_are_a_clear_error(fails, tmp_path):
     statistics = invented(layers=1)
     next(iter(statistics.layers.values()))[1000.0].total[0] = np.nan
     write_statistics(tmp_path / "stats.npz", statistics)
     argv = ["--stats-file", tmp_path / "stats.npz", "--output-dir", tmp_path / "plots"]
-    assert "values that are not finite" in fails(capsys, visualize_postgelu.main, *argv)
+    assert "values that are not finite" in fails(visualize_postgelu.main, *argv)
 
 
 def test_page_holds_every_layer_and_json_is_the_verdict(capsys, tmp_path, stats):

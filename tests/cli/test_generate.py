@@ -24,15 +24,6 @@ def succeeds(capsys, *argv) -> str:
     return capsys.readouterr().out
 
 
-def fails(capsys, *argv) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main([str(arg) for arg in argv])
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == "" and "Traceback" not in err
-    return err
-
-
 def test_pictures_carry_their_prompt_seed_and_settings(capsys, tmp_path):
     out = succeeds(
         capsys, "a fox in the snow", "an owl", "--out", tmp_path, "--seed", 7, "--cfg-weight", 2, *FAST
@@ -75,16 +66,16 @@ def test_dry_run_writes_nothing(capsys, tmp_path):
     assert "5.2 M parameters" in out and not (tmp_path / "out").exists()
 
 
-def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, tmp_path):
+def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, fails, tmp_path):
     run = ["a fox", "an owl", "--out", tmp_path, *FAST]
     succeeds(capsys, *run)
     first, second = (tmp_path / name for name in ("0000_a-fox.png", "0001_an-owl.png"))
     kept = first.read_bytes()
-    assert "use --resume, --force or another --out" in fails(capsys, *run)
+    assert "use --resume, --force or another --out" in fails(main, *run)
     second.unlink()
     assert "1 drawn, 1 kept" in succeeds(capsys, *run, "--resume")
     assert first.read_bytes() == kept and second.exists()
-    assert "seed '0'; expected '5'" in fails(capsys, *run, "--resume", "--seed", 5)
+    assert "seed '0'; expected '5'" in fails(main, *run, "--resume", "--seed", 5)
     assert "2 drawn" in succeeds(capsys, *run, "--force")
     assert first.read_bytes() == kept
 
@@ -106,14 +97,14 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, tmp_path):
         (["a fox", "--model", "sd4"], "invalid choice: 'sd4'"),
     ],
 )
-def test_mistakes_are_explained_with_status_2(capsys, tmp_path, argv, message):
-    assert message in fails(capsys, *argv, "--out", tmp_path / "out")
+def test_mistakes_are_explained_with_status_2(fails, tmp_path, argv, message):
+    assert message in fails(main, *argv, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_prompt_file_is_explained(capsys, tmp_path):
+def test_an_empty_prompt_file_is_explained(fails, tmp_path):
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
-    assert "empty.txt: got no prompts" in fails(capsys, "--prompts-file", tmp_path / "empty.txt")
+    assert "empty.txt: got no prompts" in fails(main, "--prompts-file", tmp_path / "empty.txt")
 
 
 def test_unknown_words_are_a_warning_line(capsys, tmp_path):
@@ -122,9 +113,9 @@ def test_unknown_words_are_a_warning_line(capsys, tmp_path):
     assert "warning: mini does not know 'purple' in 'a purple fox'" in err and "UnknownWords" not in err
 
 
-def test_output_below_a_file_is_explained(capsys, tmp_path):
+def test_output_below_a_file_is_explained(fails, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in fails(capsys, "a fox", "--out", tmp_path / "file", *FAST)
+    assert "cannot be written" in fails(main, "a fox", "--out", tmp_path / "file", *FAST)
 
 
 def test_interrupted_run_keeps_finished_pictures_and_resumes(tmp_path):

@@ -8,7 +8,6 @@ import pytest
 from ditq import checkpoint
 from ditq.cli import (
     benchmark,
-    collect_calibration_data,
     compare_methods,
     generate,
     quantize,
@@ -16,60 +15,39 @@ from ditq.cli import (
     quantize_qronos,
 )
 from ditq.core.files import read_image, read_json
-from tests.cli.test_calibration_commands import fails
-
-QUICK = ["--num-images", "2", "--stride", "2", "--batch-size", "2"]
+from tests.cli.conftest import QUICK
 
 
-@pytest.fixture(scope="module")
-def calib(tmp_path_factory):
-    """Four pictures of four steps, by the script's own flags."""
-    folder = tmp_path_factory.mktemp("calibration") / "calibration_data"
-    flags = f"--num_samples 4 --batch_size 4 --output_dir {folder} --steps 4"
-    collect_calibration_data.main(flags.split())
-    assert len(list((folder / "samples").iterdir())) == 16
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(calib, tmp_path_factory):
-    """A W4A8 checkpoint by the baseline's second script."""
-    out = tmp_path_factory.mktemp("made") / "quantized_model"
-    flags = f"--calibration_data {calib} --wbits 4 --abits 8 --output_dir {out}"
-    quantize_model.main([*flags.split(), *QUICK])
-    return out
-
-
-def test_script_writes_a_checkpoint_with_activation_grids(made):
-    parts = checkpoint.load(made)
+def test_script_writes_a_checkpoint_with_activation_grids(quantized):
+    parts = checkpoint.load(quantized)
     assert len(parts.weights) == 45 and parts.activations is not None
     assert {weight.spec.bits for weight in parts.weights.values()} == {4}
     assert set(parts.activations.grids) == set(parts.weights)
-    report = read_json(made / "report.json")
+    report = read_json(quantized / "report.json")
     assert {line["method"] for line in report["layers"].values()} == {"gptq"}
-    assert not (made / "work" / "cache").exists() and parts.meta["recipe"] == "w4a8-gptq"
+    assert not (quantized / "work" / "cache").exists() and parts.meta["recipe"] == "w4a8-gptq"
 
 
-def test_runs_refuse_resume_and_force(capsys, calib, tmp_path):
+def test_runs_refuse_resume_and_force(capsys, fails, calibration, tmp_path):
     out = tmp_path / "out"
-    argv = ["--recipe", "w8a8", "--calib", str(calib), "--out", str(out), *QUICK, "--blocks", "1"]
+    argv = ["--recipe", "w8a8", "--calib", str(calibration), "--out", str(out), *QUICK, "--blocks", "1"]
     quantize.main([*argv, "--dry-run"])
     told = capsys.readouterr().out
     assert "12 by rtn" in told and "calibration: 8 rows" in told and not out.exists()
     quantize.main([*argv, "--json"])
     first = json.loads(capsys.readouterr().out)
     assert first["layers"] == 12 and first["bits_per_weight"] == pytest.approx(8.13, abs=0.01)
-    assert "earlier run" in fails(capsys, quantize.main, *argv)
+    assert "earlier run" in fails(quantize.main, *argv)
     quantize.main([*argv, "--resume", "--json"])
     again = json.loads(capsys.readouterr().out)
     assert {**again, "seconds": 0} == {**first, "seconds": 0}
     other = ["--recipe", "w4a8-rtn", *argv[2:]]
-    assert "recipe: got" in fails(capsys, quantize.main, *other, "--resume")
+    assert "recipe: got" in fails(quantize.main, *other, "--resume")
     quantize.main([*other, "--force"])
     assert "w4a8-rtn: 12 layers at 4.1" in capsys.readouterr().out
 
 
-def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calib, tmp_path):
+def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_path):
     recipe = {
         "kind": "ditq.recipe",
         "version": 1,
@@ -81,7 +59,7 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calib, tmp_path):
         "activations": {"bits": 8},
     }
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
-    argv = ["--recipe", str(tmp_path / "mine.json"), "--calib", str(calib), *QUICK, "--blocks", "1"]
+    argv = ["--recipe", str(tmp_path / "mine.json"), "--calib", str(calibration), *QUICK, "--blocks", "1"]
     quantize_qronos.main([*argv, "--out", str(tmp_path / "one")])
     assert "mine: " in capsys.readouterr().out
     parts = checkpoint.load(tmp_path / "one")
@@ -100,27 +78,27 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calib, tmp_path):
         ([], "--recipe: got none; expected a .json file, or one of"),
         (["--recipe", "w1a1"], "--recipe: got w1a1"),
         (["--recipe", "w4a8-gptq", "--blocks", "9"], "--blocks: got 9; expected from 1 to 4"),
-        (["--recipe", "w4a8-gptq", "--num-images", "99"], "--num-images: got 99; expected at most 4"),
+        (["--recipe", "w4a8-gptq", "--num-images", "99"], "--num-images: got 99; expected at most 6"),
         (["--recipe", "w4a8-gptq", "--model", "sd3-medium"], "got calibration data of mini"),
         (["--recipe", "w4a8-gptq", "--calib", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes_are_explained(capsys, calib, tmp_path, argv, says):
-    common = [] if "--calib" in argv else ["--calib", calib]
-    assert says in fails(capsys, quantize.main, *argv, *common, "--out", tmp_path / "out")
+def test_mistakes_are_explained(fails, calibration, tmp_path, argv, says):
+    common = [] if "--calib" in argv else ["--calib", calibration]
+    assert says in fails(quantize.main, *argv, *common, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_there_is_told_with_the_command_that_makes_it(capsys, tmp_path):
+def test_what_is_not_there_is_told_with_the_command_that_makes_it(fails, tmp_path):
     gone = tmp_path / "gone"
     makes = f"record it: python -m src.generate_calibration_data --calib-dir {gone}"
     for main in (quantize.main, quantize_model.main, quantize_qronos.main, compare_methods.main):
         recipe = ["--recipe", "w8a8"] if main is quantize.main else []
-        assert makes in fails(capsys, main, *recipe, "--calib", gone, "--out", tmp_path / "out")
+        assert makes in fails(main, *recipe, "--calib", gone, "--out", tmp_path / "out")
     makes = f"make it: python -m src.quantize --out {gone}"
-    assert makes in fails(capsys, benchmark.main, "--checkpoint", gone, "--out", tmp_path / "out")
+    assert makes in fails(benchmark.main, "--checkpoint", gone, "--out", tmp_path / "out")
     assert makes in fails(
-        capsys, generate.main, "a fox", "--compare", "--checkpoint", gone, "--out", tmp_path / "out"
+        generate.main, "a fox", "--compare", "--checkpoint", gone, "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()
 
@@ -133,22 +111,30 @@ def test_presets_are_listed(capsys):
     assert "w4-group64" in json.loads(capsys.readouterr().out)
 
 
-def test_benchmark_measures_weights_alone_and_activations_too(capsys, made, tmp_path):
+def test_benchmark_measures_weights_alone_and_activations_too(capsys, fails, quantized, tmp_path):
     flags = f"--num_images 2 --batch_size 2 --output_dir {tmp_path / 'results'}".split()
-    argv = [*flags, "--checkpoint", str(made), "--steps", "2"]
+    argv = [*flags, "--checkpoint", str(quantized), "--steps", "2"]
     benchmark.main(argv)
     told = capsys.readouterr().out
     assert "| W4A16 |" in told and "| W4, activations quantized |" in told and "ms per step" in told
     report = read_json(tmp_path / "results" / "report.json")
     assert [len(one["scores"]["psnr"]) for one in report["variants"]] == [2, 2]
     assert (tmp_path / "results" / "psnr.png").exists()
-    assert "earlier run" in fails(capsys, benchmark.main, *argv)
+    assert "earlier run" in fails(benchmark.main, *argv)
     benchmark.main([*argv, "--resume", "--metrics", "latent_error"])
     assert "latent error" in capsys.readouterr().out
 
 
-def test_samples_side_by_side(capsys, made, tmp_path):
-    argv = ["a fox in the snow", "an owl at night", "--compare", "--checkpoint", str(made), "--steps", "2"]
+def test_samples_side_by_side(capsys, fails, quantized, tmp_path):
+    argv = [
+        "a fox in the snow",
+        "an owl at night",
+        "--compare",
+        "--checkpoint",
+        str(quantized),
+        "--steps",
+        "2",
+    ]
     argv += ["--output_dir", str(tmp_path)]
     generate.main([*argv, "--json"])
     told = json.loads(capsys.readouterr().out)
@@ -157,13 +143,13 @@ def test_samples_side_by_side(capsys, made, tmp_path):
     difference = np.square(pair[0].astype(float) - pair[1]).mean()
     assert told["pictures"][0]["psnr"] == pytest.approx(10 * np.log10(255**2 / difference), abs=1e-6)
     assert (tmp_path / "comparison_01.png").exists()
-    assert "earlier run" in fails(capsys, generate.main, *argv)
+    assert "earlier run" in fails(generate.main, *argv)
     generate.main([*argv, "--resume"])
     assert "2 prompts" in capsys.readouterr().out
 
 
-def test_methods_are_compared_on_the_same_grids(capsys, calib, tmp_path):
-    argv = ["--calib", str(calib), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
+def test_methods_are_compared_on_the_same_grids(capsys, fails, calibration, tmp_path):
+    argv = ["--calib", str(calibration), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
     argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]
     argv += ["--num-held-out", "1", "--methods", "rounding-mse", "gptq-sequential"]
     compare_methods.main([*argv, "--dry-run"])
@@ -186,5 +172,5 @@ def test_methods_are_compared_on_the_same_grids(capsys, calib, tmp_path):
     again = json.loads(capsys.readouterr().out)
     assert again["entries"] == told["entries"]
     assert "none left" in fails(
-        capsys, compare_methods.main, *argv[:2], "--out", tmp_path / "x", "--num-images", "4", "--stride", "2"
+        compare_methods.main, *argv[:2], "--out", tmp_path / "x", "--num-images", "6", "--stride", "2"
     )

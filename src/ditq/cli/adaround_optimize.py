@@ -54,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group("optimisation")
     for field in fields(AdaRound):
         name = FLAGS.get(field.name, field.name).replace("_", "-")
-        kind = int if isinstance(field.default, int) else float
-        add_numbers(group, {f"--{name}": (field.default, field.metadata["help"])}, kind)
+        default: Any = field.default
+        kind = int if isinstance(default, int) else float
+        add_numbers(group, {f"--{name}": (default, field.metadata["help"])}, kind)
     add_numbers(group, {"--seed": (0, "of batches and mixing")})
     group.add_argument(
         "--blocks", type=int, nargs="+", metavar="N", help="quantize only these (default: all)"

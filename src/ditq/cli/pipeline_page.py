@@ -17,10 +17,7 @@ from ditq.evaluation import (
     rows,
     size_sentence,
 )
-from ditq.plots.adaround import block_errors
-from ditq.plots.comparison import picture_grid, scores_by_variant
 from ditq.plots.comparison_page import Section, comparison_page, drawing, pictures, table
-from ditq.plots.page import png
 
 SHOWN = 6
 """Prompts whose pictures are shown."""
@@ -28,6 +25,8 @@ SHOWN = 6
 
 def draw_page(pipeline: Pipeline) -> str:
     """Writes comparison.html and comparison.png; the step's line."""
+    from ditq.plots.comparison import picture_grid  # matplotlib takes a second
+
     folder = pipeline.folder
     report = read_report(folder / "evaluation" / "report.json")
     config = read_json(pipeline.adaround / "config.json")
@@ -75,6 +74,9 @@ def _tiles(pipeline: Pipeline, report: EvalReport, config: dict) -> dict[str, st
 
 
 def _distances(pipeline: Pipeline, report: EvalReport) -> Section:
+    from ditq.plots.comparison import scores_by_variant
+    from ditq.plots.page import png
+
     label, alone = pipeline.label, f"W{pipeline.spec.bits}A16"
     told = [
         comparison_sentence(
@@ -107,6 +109,9 @@ def _sizes(pipeline: Pipeline, report: EvalReport) -> Section:
 
 
 def _blocks(config: dict) -> Section:
+    from ditq.plots.adaround import block_errors
+    from ditq.plots.page import png
+
     listed = [["block", "rounding", "AdaRound", "of rounding's"]]
     for told in config["per_block"]:
         before, after = told["error_rounding"], told["error"]

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
@@ -23,6 +21,7 @@ from ditq.cli.flags import (
     parser,
 )
 from ditq.cli.given import model_from
+from ditq.cli.progress import Bars
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -139,7 +138,7 @@ def _quantized(
     amounts: CalibrationAmounts,
 ) -> QuantizedCheckpoint:
     """Calibrates and quantizes under a bar for each part."""
-    with _Bars() as bars:
+    with Bars() as bars:
         calibration = calibrated(model, images, recipe, amounts, args.out / WORK, bars.advance)
         return quantize(
             model,
@@ -151,34 +150,6 @@ def _quantized(
             on_iteration=lambda block, iteration, loss: bars.note(f"block {block}, {iteration}"),
             on_block=lambda block, report: bars.advance("blocks", 1, calibration.cache.blocks),
         )
-
-
-class _Bars:
-    """A progress bar for each part of the run, one after the other."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
-        self._what = ""
-
-    def advance(self, what: str, count: int, total: int) -> None:
-        """`count` more of `total` units of what is going on."""
-        if what != self._what:
-            self.__exit__()
-            self._bar, self._what = tqdm(total=total, desc=what, disable=None), what
-        if self._bar is not None:
-            self._bar.update(count)
-
-    def note(self, text: str) -> None:
-        """Shows what the current unit is doing."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-
-    def __enter__(self) -> "_Bars":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
