@@ -85,7 +85,8 @@ Every method quantizes the same layers (all layers of the blocks but their modul
 from the same {facts["calibration_rows"]} calibration rows ({facts["calibration_pictures"]} pictures); activations stay
 float. Layer and block errors are measured on {facts["held_out_pictures"]} other recorded pictures, PSNR and latent
 error on {facts["pictures"]} prompts that calibration never saw ({settings["steps"]} steps, guidance
-{settings["guidance"]:g}, the same seeds for all). The float model from other seeds is {floor.median:.1f} dB from its own pictures.
+{settings["guidance"]:g}, the same seeds for all). The float model from other seeds is {floor.median:.1f} dB from its
+own pictures.
 
 - layer error: relative error of a layer's output for the float model's input, mean over the layers. A method that
   compensates for the errors of earlier layers (Qronos) does not minimise it.
