@@ -66,12 +66,12 @@ def test_a_foreign_or_truncated_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="no vocabulary"):
         load("mini", tmp_path / "other.safetensors").encode(["a fox"])
     with pytest.raises(UserError, match=r"other.safetensors \(transformer\): got \d+ missing"):
-        load("mini", tmp_path / "other.safetensors").transformer()
+        load("mini", tmp_path / "other.safetensors").network()
     (tmp_path / "cut.safetensors").write_bytes(WEIGHTS.read_bytes()[:100_000])
     with pytest.raises(UserError, match="cut.safetensors: got a file that cannot be read"):
         load("mini", tmp_path / "cut.safetensors").encode(["a fox"])
     with pytest.raises(UserError, match="no such file"):
-        load("mini", tmp_path / "none.safetensors").transformer()
+        load("mini", tmp_path / "none.safetensors").network()
 
 
 def test_every_model_has_the_interface():

@@ -10,8 +10,7 @@ import mlx.core as mx
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
 from ditq.models.diffusionkit.hub import Files
-from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.loading import Weights
+from ditq.models.loading import Weights, load_weights_into, read_weights
 
 _CLIP = (
     (r"^text_model\.", ""),

@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
-from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.loading import Weights
+from ditq.models.loading import Weights, load_weights_into, read_weights
 
 SCALE, SHIFT = 1.5305, 0.0609
 """The latent format: what the transformer sees is (VAE latents - SHIFT) * SCALE."""
