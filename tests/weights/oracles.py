@@ -35,9 +35,10 @@ def qronos(W, X, Xq, lam, scale, zero, group, qmin, qmax, order):
     W, X, Xq = W[:, order], X[:, order], Xq[:, order]
     out, n = W.shape
     A = np.concatenate([Xq, np.sqrt(lam) * np.eye(n)])
+    turn, A = np.linalg.qr(A)  # a rotation: all losses differ by a constant, and the problems are small
     codes = np.zeros((out, n))
     for row in range(out):
-        target = np.concatenate([X @ W[row], np.sqrt(lam) * W[row]])
+        target = turn.T @ np.concatenate([X @ W[row], np.sqrt(lam) * W[row]])
         v = W[row].copy()
         for t in range(n):
             s, z = scale[row, group[order[t]]], zero[row, group[order[t]]]

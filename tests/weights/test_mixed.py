@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ditq.capture import linears, twin
+from ditq.capture import layers
 from ditq.core.spec import Spec
-from ditq.weights import METHODS, RTN, Mixed
+from ditq.weights import METHODS, RTN, Cost, LayerWork, Mixed, Work
 from ditq.weights.layerwise import SequentialQronos
 from tests.weights.problems import random_problem
 
@@ -16,18 +16,25 @@ def mixed(problem, rounded: str) -> Mixed:
     return Mixed(NAMES, {path: "rtn" if path.endswith(rounded) else "qronos" for path in problem.specs})
 
 
-def test_one_method_is_itself():
+def test_layers_solved_from_float_inputs_do_not_depend_on_how_they_are_divided():
+    """Parallel GPTQ looks at the float model alone: two halves under two names are the whole, whichever comes first."""
     problem = random_problem(spec=Spec(3), activation_bits=16)
-    one, other = mixed(problem, "nothing").quantize(problem), NAMES["qronos"].quantize(problem)
-    for path, weight in other.weights.items():
-        np.testing.assert_array_equal(np.array(one.weights[path].codes), np.array(weight.codes))
+    gptq = METHODS["gptq"](damping=0.1)
+    whole = gptq.quantize(problem)
+    names = {path: "one" if number % 3 else "other" for number, path in enumerate(problem.specs)}
+    for methods in ({"one": gptq, "other": gptq}, {"other": gptq, "one": gptq}):
+        parts = Mixed(methods, names).quantize(problem)
+        assert set(parts.report["methods"]) == {"one", "other"}
+        for path, weight in whole.weights.items():
+            np.testing.assert_array_equal(np.array(parts.weights[path].codes), np.array(weight.codes))
+        assert parts.report["error"] == whole.report["error"]
 
 
 def test_each_method_gets_its_layers_and_sees_the_rounded_ones():
     problem = random_problem(spec=Spec(3), rows=12, tokens=16, activation_bits=16)
-    before = linears(problem.block)
+    before = layers(problem.block)
     result = mixed(problem, "q_proj").quantize(problem)
-    assert linears(problem.block) == before and set(result.weights) == set(problem.specs)
+    assert layers(problem.block) == before and set(result.weights) == set(problem.specs)
     plain, alone = RTN().quantize(problem).weights, SequentialQronos(damping=0.1).quantize(problem).weights
     differ = {
         path: (np.array(weight.codes) != np.array(alone[path].codes)).mean()
@@ -44,10 +51,12 @@ def test_each_method_gets_its_layers_and_sees_the_rounded_ones():
     assert set(result.report["methods"]) == {"rtn", "qronos"}
 
 
-def test_a_twin_shares_parameters_and_not_places():
-    block = random_problem().block
-    other = twin(block)
-    path = "image_transformer_block.mlp.fc1"
-    assert linears(other)[path] is not linears(block)[path]
-    assert linears(other)[path].weight is linears(block)[path].weight
-    assert other.num_heads == block.num_heads and list(linears(other)) == list(linears(block))
+def test_inputs_and_costs_are_those_of_its_methods():
+    gptq, both = METHODS["gptq"](), METHODS["qronos"]()
+    assert Mixed({"a": RTN(), "b": RTN()}, {"x": "a", "y": "b"}).streams == "none"
+    assert Mixed({"a": RTN(), "b": gptq}, {"x": "a", "y": "b"}).streams == "float"
+    assert Mixed({"a": METHODS["gptq-sequential"](), "b": gptq}, {"x": "a", "y": "b"}).streams == "both"
+    work = Work(10, 1e6, {path: LayerWork(4, 8, 5, path, 0) for path in "xyz"})
+    cost = Mixed({"a": RTN(), "b": gptq, "c": both}, {"x": "a", "y": "b", "z": "c"}).cost(work)
+    one, other = gptq.cost(work.only("y")), both.cost(work.only("z"))
+    assert cost == Cost(one.flops + other.flops, 0.0, one.memory + other.memory)

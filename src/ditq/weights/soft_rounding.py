@@ -32,7 +32,7 @@ class Rounding:
         """The weight at `part` of the way from the lower to the upper code; linear in `part`."""
         return affine.between(self.below, self.free, part, self.scale, self.zero)
 
-    def hardened(self, part: Parts, smooth: Float[mx.array, "in"] | None = None) -> QuantizedWeight:
+    def hardened(self, part: Parts, smooth: Float[mx.array, "channels"] | None = None) -> QuantizedWeight:
         """The nearer of the two codes: the upper one from half of the way on."""
         codes = (self.below + (self.free & (part >= 0.5))).astype(affine.code_dtype(self.spec))
         return QuantizedWeight(codes, self.scale, self.zero, self.spec, smooth)

@@ -14,7 +14,7 @@ def numbered(start, rows):
 
 @pytest.mark.parametrize("sizes", [[5000], [1] * 300, [5, 2000, 3, 700], [EVERY - 1, 1], [3]], ids=str)
 @pytest.mark.parametrize("streams", [1, 2])
-def test_each_row_judges_or_is_handed_on_once(sizes, streams):
+def test_each_row_is_held_out_or_handed_on_once(sizes, streams):
     held, handed_on, start = HeldOut(), [], 0
     for size in sizes:
         x, xq = numbered(start, size)
@@ -25,21 +25,21 @@ def test_each_row_judges_or_is_handed_on_once(sizes, streams):
             assert quantized is None if streams == 1 else np.array_equal(quantized, earlier + 0.5)
         start += size
     x, xq = held.rows()
-    judging = x[:, 0].tolist()
+    kept = x[:, 0].tolist()
     assert xq is x if streams == 1 else np.array_equal(xq, x + 0.5)
     if start < EVERY:
-        assert judging == sorted(handed_on) == list(range(start))
+        assert kept == sorted(handed_on) == list(range(start))
         return
-    assert sorted(handed_on + judging) == list(range(start))
-    assert start // EVERY <= MOST // 2 or len(judging) > MOST // 4
-    assert len(judging) <= MOST and len(set(np.diff(judging))) <= 1  # evenly spread
+    assert sorted(handed_on + kept) == list(range(start))
+    assert start // EVERY <= MOST // 2 or len(kept) > MOST // 4
+    assert len(kept) <= MOST and len(set(np.diff(kept))) <= 1  # evenly spread
 
 
-def test_whole_batches_judge_where_they_are_told_to():
+def test_whole_batches_are_held_out_where_asked():
     held = HeldOut()
-    for number, judges in enumerate((False, True, False)):
-        rest, back = held.take((numbered(1000 * number, 1000)[0], None), judges)
-        assert not back and (~rest).all() == judges and rest.all() != judges
+    for number, whole in enumerate((False, True, False)):
+        rest, back = held.take((numbered(1000 * number, 1000)[0], None), whole)
+        assert not back and (~rest).all() == whole and rest.all() != whole
     assert held.rows()[0][:, 0].tolist() == list(range(1000, 2000))
 
 

@@ -91,11 +91,11 @@ def test_sums_of_both_streams(sizes, out):
     moments, seen, start = Moments(24, weights={"a": W}), [], 0
     for number, size in enumerate(sizes):
         part = slice(start, start + size)
-        moments.add(x[part], xq[part] if number % 2 == 0 else None, judges=False)
+        moments.add(x[part], xq[part] if number % 2 == 0 else None, held_out=False)
         seen.append(xq[part] if number % 2 == 0 else x[part])
         start += size
     quantized = np.concatenate(seen)
-    moments.add(*streams(9, seed=2), judges=True)
+    moments.add(*streams(9, seed=2), held_out=True)
     hessian = moments.finish().hessian.whole()
     np.testing.assert_allclose(hessian, quantized.T.astype(np.float64) @ quantized, rtol=1e-4, atol=1e-2)
     expected = quantized.T.astype(np.float64) @ (x - quantized) @ W.T

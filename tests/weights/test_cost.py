@@ -1,0 +1,72 @@
+"""Costs of the methods against figures worked out by hand."""
+
+import mlx.core as mx
+import pytest
+
+from ditq import capture
+from ditq.weights import METHODS, RTN, AdaRound, Cost, LayerWork, Work, block_work
+from ditq.weights.adaround import COPIES, PER_WEIGHT
+from tests.weights.toy import toy_network
+
+LAYERS = {
+    "q": LayerWork(out=8, columns=10, rows=7, input="q", stage=0),
+    "k": LayerWork(out=8, columns=10, rows=7, input="q", stage=0),
+    "fc": LayerWork(out=10, columns=30, rows=7, input="fc", stage=1),
+}
+WORK = Work(rows=20, flops=1e6, layers=LAYERS)
+FACTORS = 4 * (1000 / 3 + 100 * 256) + 2 * 100 * 16 + 4 * (27000 / 3 + 900 * 256) + 2 * 900 * 10
+"""Four rungs for each of the two inputs, and the columns of all outputs."""
+
+
+def test_work_of_a_block_is_that_of_its_shapes():
+    network = toy_network()
+    layers = {path: capture.layers(network)[path] for path in network.anatomy.paths(block="up")}
+    work = block_work(network.anatomy, layers, 12, 5e5, lambda path: 5 if path in ("up.k", "up.v") else 64)
+    assert (work.rows, work.flops, work.weights) == (12, 5e5, 32 * 32 + 2 * 32 * 16 + 32 * 64)
+    assert work.layers["up.k"] == LayerWork(out=32, columns=16, rows=5, input="up.k", stage=0)
+    assert work.layers["up.conv"] == LayerWork(out=32, columns=64, rows=64, input="up.conv", stage=1)
+    down = block_work(network.anatomy, {"down.conv": network.down.conv}, 1, 1.0, lambda path: 16)
+    assert down.layers["down.conv"].columns == 9 * 32
+    assert [list(part.layers) for part in work.by_stage()] == [["up.k", "up.q", "up.v"], ["up.conv"]]
+    assert [len(group) for group in work.by_input()] == [1, 2, 1] or [
+        len(group) for group in work.by_input()
+    ] == [2, 1, 1]
+
+
+def test_rounding_costs_nothing_more():
+    assert RTN().cost(WORK) == Cost()
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "sums", "memory"),
+    [
+        ("gptq", 1, 1, 4 * (100 + 900)),
+        ("gptq-sequential", 4, 1, 4 * 900),
+        ("qronos", 8, 3, 2 * 4 * 900),
+    ],
+)
+def test_layer_solvers_run_the_block_sum_products_and_factor(name, passes, sums, memory):
+    cost = METHODS[name]().cost(WORK)
+    assert cost.flops == pytest.approx(passes * 1e6 + sums * 20 * 7 * (100 + 900) + FACTORS)
+    assert (cost.seconds, cost.memory) == (0, memory)
+
+
+def test_adaround_runs_forward_and_backward_on_batches():
+    cost = AdaRound(iterations=50, batch_size=5).cost(WORK)
+    device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
+    assert cost.flops == pytest.approx(3 * 50 * 1e6 * 5 / 20)
+    assert cost.seconds == pytest.approx(50 * 460 * PER_WEIGHT[device])
+    assert cost.memory == 4 * COPIES * 460
+    assert AdaRound(iterations=50, batch_size=64).cost(WORK).flops == pytest.approx(3 * 50 * 1e6)
+
+
+def test_every_method_says_what_it_needs():
+    needs = {name: (method().streams, method().by_layer) for name, method in METHODS.items()}
+    assert needs == {
+        "rtn": ("none", True),
+        "adaround": ("both", False),
+        "gptq": ("float", True),
+        "gptq-sequential": ("quantized", True),
+        "qronos": ("both", True),
+    }
+    assert all(hasattr(method, "solve") == method.by_layer for method in METHODS.values())
