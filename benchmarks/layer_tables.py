@@ -16,24 +16,24 @@ Written by `benchmarks/layer_solvers.py`, one call per case; all solvers of a ca
 ({libraries}; {machines}).
 
 Inputs are correlated, one channel in a hundred is ten times as large, and the quantized model's inputs differ from the
-float model's by what the layers before did and by an 8-bit grid. The error is |X W' - Xq Q'| / |X W'| on 2048 rows that
-no solver saw. Times are medians, of one thread, and hold the whole work: second moments, ranges, damping, codes, and in
-ditq the proof on held-out rows that rounding is not better. With more threads, those that wait for each other spin.
-A ratio is the median over the rounds of the times within a round, since a machine's speed drifts from round to round;
-solvers that take more than six times as long as the quickest run in three rounds alone.
+float model's by the errors of earlier layers and by an 8-bit grid. The error is |X W' - Xq Q'| / |X W'| on 2048 rows
+that no solver saw. Times are medians, with one thread, of the whole work: second moments, ranges, damping, codes, and in
+ditq the comparison with round-to-nearest on held-out rows. With more threads, CPU seconds would include waiting. A ratio
+is the median over the rounds of the ratio of the times within a round, since a machine's speed drifts from round to
+round; solvers that take more than six times as long as the quickest run in only three rounds.
 
 mlx-lm takes its scales from weights that are already corrected; Brevitas, llm-compressor and `min-max` use the original
-weight's range, ditq by itself searches the range and chooses its damping on held-out rows. mlx-lm and
-llm-compressor have GPTQ alone, which sees one stream and does less: no X~'X of two streams, no corrected target.
+weight's range; ditq by default searches the range and chooses its damping on held-out rows. mlx-lm and llm-compressor
+have only GPTQ, which uses one set of inputs and computes less: no X~'X of both sets, no corrected target.
 """
 GOALS = """
 Goals: an error of at most the best library's on the same grid, never above rounding's, in at most half of the time of
 the fastest library. GPTQ and Qronos are different problems: Qronos sums a product of both streams besides H, twice
-H's own work. Each is held against the libraries that solve the same one; then ditq's Qronos against all.
+the work of H itself. Each is compared with the libraries that solve the same problem; then ditq's Qronos with all.
 """
 CONTESTS = (
     ("GPTQ against the libraries' GPTQ", "ditq GPTQ", "GPTQ"),
-    ("Qronos against Brevitas's Qronos, which knows no groups", "ditq Qronos", "Qronos"),
+    ("Qronos against Brevitas's Qronos, which has no groups", "ditq Qronos", "Qronos"),
     ("Qronos against all, GPTQ included", "ditq Qronos", ""),
     (
         "GPTQ as the libraries do it, min-max ranges and damping 0.01",
@@ -41,7 +41,7 @@ CONTESTS = (
         "GPTQ",
     ),
 )
-"""What is held against what: a title, a solver of ours, and what the names of the others have in common."""
+"""The comparisons: a title, a solver of ours, and what the names of the libraries' solvers have in common."""
 COLUMNS = (
     "inputs x outputs",
     "rows",
