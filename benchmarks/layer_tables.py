@@ -17,10 +17,10 @@ Written by `benchmarks/layer_solvers.py`, one call per case; all solvers of a ca
 
 Inputs are correlated, one channel in a hundred is ten times as large, and the quantized model's inputs differ from the
 float model's by the errors of earlier layers and by an 8-bit grid. The error is |X W' - Xq Q'| / |X W'| on 2048 rows
-that no solver saw. Times are medians, with one thread, of the whole work: second moments, ranges, damping, codes, and in
-ditq the comparison with round-to-nearest on held-out rows. With more threads, CPU seconds would include waiting. A ratio
-is the median over the rounds of the ratio of the times within a round, since a machine's speed drifts from round to
-round; solvers that take more than six times as long as the quickest run in only three rounds.
+that no solver saw. Times are medians, with one thread, of the whole work: second moments, ranges, damping, codes, and
+in ditq the comparison with round-to-nearest on held-out rows. With more threads, CPU seconds would include waiting. A
+ratio is the median over the rounds of the ratio of the times within a round, since a machine's speed drifts from round
+to round; solvers that take more than six times as long as the quickest run in only three rounds.
 
 mlx-lm takes its scales from weights that are already corrected; Brevitas, llm-compressor and `min-max` use the original
 weight's range; ditq by default searches the range and chooses its damping on held-out rows. mlx-lm and llm-compressor
