@@ -14,6 +14,26 @@ def test_module_keeps_to_its_place(module):
     assert not faults, f"ditq.{module}: " + "; ".join(faults)
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_families_know_an_architecture(module):
+    faults = checker.architecture_faults(module, MODULES[module])
+    assert not faults, f"ditq.{module}: " + "; ".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("calibration.images", "def f(model: MMDiT): ..."),
+        ("weights.layerwise", "path.endswith('.q_proj')"),
+        ("activations.smooth", "FOLDABLE = ('.fc1',)"),
+        ("calibration.images", "timestep = 1000 * sigma"),
+    ],
+)
+def test_knowledge_of_an_architecture_is_seen(module, source):
+    assert checker.architecture_faults(module, source)
+    assert not checker.architecture_faults(module, f"'''{source.replace(chr(39), '')}'''")
+
+
 @pytest.mark.parametrize("path", sorted(STEPS))
 def test_step_is_three_lines(path):
     assert not checker.step_faults(path, STEPS[path])
@@ -85,7 +105,7 @@ def test_forbidden_call_is_seen(module, source):
         ("plots.ranges", "import matplotlib"),
         (
             "calibration.collect",
-            "import ditq\nfrom ditq.core import files\nartefact.write_text('a', ditq.__version__)",
+            "import ditq\nfrom ditq.core import files\nfiles.write_text('a', ditq.__version__)",
         ),
         ("calibration.collect", "from ditq.models import load\nload('mini')"),
         ("core.files", "open('a')"),

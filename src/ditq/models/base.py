@@ -1,5 +1,6 @@
 """The interface that every text-to-image model offers, and that of the network which predicts its noise."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -71,7 +72,7 @@ class RunInputs:
         return {**constant, **paired}
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A denoising network of blocks: the base class of every family.
 
     A family has a `config` (a frozen dataclass), its `anatomy`, and the four parts of a pass: `prepare`, `begin`, the
@@ -89,42 +90,49 @@ class Network(nn.Module):
     config: Any
 
     @property
+    @abstractmethod
     def anatomy(self) -> Anatomy:
         """What each of its layers is."""
-        raise NotImplementedError
+        ...
 
     @property
+    @abstractmethod
     def dtype(self) -> mx.Dtype:
         """The dtype that it computes in."""
-        raise NotImplementedError
+        ...
 
     @property
+    @abstractmethod
     def blocks(self) -> list[Any]:
         """Its blocks in the order of execution, those of `anatomy.blocks`."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def prepare(self, conditioning: Conditioning, timesteps: Float[mx.array, "steps"]) -> RunInputs:
         """Everything that depends on prompts and timesteps alone, for all steps of a run."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def given(self, timesteps: Float[mx.array, "rows"], **conditioning: mx.array) -> BlockState:
         """What the blocks and `finish` read and nothing carries, row by row: prompt i at timestep i.
 
         `conditioning` are the fields `given_by` of a Conditioning. Arrays are lazy: what nobody reads costs nothing.
         """
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def begin(
         self, latents: Float[mx.array, "batch height width channels"], **inputs: mx.array
     ) -> BlockState:
         """The state before the first block: what is carried, and what is given, from one step's `RunInputs.at`."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def finish(
         self, state: Mapping[str, mx.array], height: int, width: int
     ) -> Float[mx.array, "batch height width channels"]:
         """The prediction for latents (height, width) from the state behind the last block."""
-        raise NotImplementedError
+        ...
 
     def boundaries(
         self, latents: Float[mx.array, "batch height width channels"], **inputs: mx.array
@@ -148,9 +156,10 @@ class Network(nn.Module):
             state = run_block(block, state)
         return self.finish(state, *latents.shape[1:3])
 
+    @abstractmethod
     def step_flops(self, rows: int, height: int, width: int, text_tokens: int) -> float:
         """Floating-point operations of one call with `rows` rows of latents (height, width)."""
-        raise NotImplementedError
+        ...
 
     @property
     def flow(self) -> Flow:
