@@ -12,8 +12,8 @@ from ditq.weights import BlockProblem, block_specs
 from tests.models.families import FAMILIES, stability_weights, to_mlx
 from tests.models.mmdit.test_model import loaded
 
-Q, K, V, O, FC1, FC2 = "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2"
-"""The layers of one stream of an MMDiT's block in the order of execution."""
+QUERIES, OUTPUT, FC1, FC2 = "attn.q_proj", "attn.o_proj", "mlp.fc1", "mlp.fc2"
+"""One layer of each stage of an MMDiT's block, within a stream."""
 
 
 def random_problem(
@@ -31,10 +31,7 @@ def random_problem(
     timesteps = np.linspace(1000, 100, rows).astype(np.float32)
     name = block.modulation_name
     modulation = mx.concatenate(
-        [
-            network.given(mx.array([t]), normal(1, 48))[name]
-            for t in timesteps.tolist()
-        ]
+        [network.given(mx.array([t]), normal(1, 48))[name] for t in timesteps.tolist()]
     )
     inputs = {
         "image": normal(rows, tokens, hidden),

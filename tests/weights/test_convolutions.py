@@ -19,6 +19,7 @@ from tests.weights.problems import OneLayer, linear, one_layer_problem
 from tests.weights.toy import toy_network, toy_problem
 
 ROWS, SIDE, CHANNELS, OUT = 40, 5, 32, 6
+LAYER_METHODS = ["rtn", "gptq", "gptq-sequential", "qronos"]
 LAYERS = {
     "3x3": dict(kernel_size=3, padding=1),
     "3x3 strided": dict(kernel_size=3, stride=2, padding=1),
@@ -83,7 +84,7 @@ def solved(method, problem):
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("spec", [Spec(3), Spec(4, symmetric=False, group_size=32)], ids=str)
-@pytest.mark.parametrize("name", ["rtn", "gptq", "gptq-sequential", "qronos"])
+@pytest.mark.parametrize("name", LAYER_METHODS)
 def test_codes_are_bit_for_bit_those_of_the_unfolded_matrix(name, spec, kind):
     conv, flat = (solved(METHODS[name](), problem) for problem in pair(kind, spec))
     for part in ("codes", "scale", "zero"):
@@ -109,7 +110,10 @@ def test_adaround_and_flips_learn_what_they_learn_on_the_unfolded_matrix(smooth)
     (conv, told), (flat, expected) = (solved(method, problem) for problem in pair("3x3", Spec(3), smooth))
     assert told["losses"] == pytest.approx(expected["losses"], rel=1e-3)
     assert (np.array(conv.codes) != np.array(flat.codes)).mean() < 0.02
-    assert told["error"] == pytest.approx(expected["error"], rel=0.02) and told["error"] < 0.9 * told["error_rounding"]
+    assert (
+        told["error"] == pytest.approx(expected["error"], rel=0.02)
+        and told["error"] < 0.9 * told["error_rounding"]
+    )
 
 
 def test_padding_stays_zero_on_a_shifted_grid():
@@ -125,12 +129,14 @@ def test_padding_stays_zero_on_a_shifted_grid():
     assert np.array_equal(np.array(seen), unfolded(problem.layer("block.layer"), np.array(on_grid)))
     assert (np.array(seen)[:, 0, :CHANNELS] == 0).all() and not (np.array(on_grid) == 0).any()
     plain = float_inputs(problem, ["block.layer"], rows)["block.layer"]
-    assert np.array_equal(np.array(plain), unfolded(problem.layer("block.layer"), np.array(problem.inputs["image"][:4])))
+    assert np.array_equal(
+        np.array(plain), unfolded(problem.layer("block.layer"), np.array(problem.inputs["image"][:4]))
+    )
 
 
 def test_groups_divide_the_input_channels():
-    """Groups of 64 would divide the 288 columns of neither; those of 32 divide the channels."""
-    conv = nn.Conv2d(CHANNELS, OUT, 2)  # 128 columns
+    """Groups of 64 divide the 128 columns, but a group would hold channels of two places of the kernel."""
+    conv = nn.Conv2d(CHANNELS, OUT, 2)
     problem = one_layer_problem(conv, mx.array(normal(2, SIDE, SIDE, CHANNELS)), Spec(4))
     assert block_specs(OneLayer(conv), "block", problem.anatomy, Spec(4, group_size=32))
     with pytest.raises(UserError, match="block.layer: in_features 32 is not divisible.*got group size 64"):
@@ -140,9 +146,9 @@ def test_groups_divide_the_input_channels():
 @pytest.mark.parametrize("block", ["down", "up"])
 @pytest.mark.parametrize(
     "method",
-    [RTN(), METHODS["gptq"](), METHODS["gptq-sequential"](), METHODS["qronos"](), AdaRound(30, 8), AdaRound(6, 8, flips=1)],
-    ids=["rtn", "gptq", "gptq-sequential", "qronos", "adaround", "flips"],
-)  # fmt: skip
+    [*(METHODS[name]() for name in LAYER_METHODS), AdaRound(30, 8), AdaRound(6, 8, flips=1)],
+    ids=[*LAYER_METHODS, "adaround", "flips"],
+)
 def test_blocks_with_convolutions_skips_and_text_go_through_every_method(block, method):
     problem = toy_problem(block, spec=Spec(3))
     before = capture.layers(problem.block)

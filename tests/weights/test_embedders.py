@@ -109,7 +109,9 @@ def test_last_layer_sees_what_left_the_blocks_in_each_model(network, conditions,
     rng = np.random.default_rng(0)
     image = mx.array(rng.standard_normal((ROWS, 16, CONFIG.hidden_size)).astype(np.float32))
     streams = {False: image, True: image + 0.1}
-    before, _ = solve_phase(network, "prepare", {path: (RTN(), Spec(3)) for path in EMBEDDERS}, {}, lambda: [])
+    before, _ = solve_phase(
+        network, "prepare", {path: (RTN(), Spec(3)) for path in EMBEDDERS}, {}, lambda: []
+    )
 
     def batches(quantized):
         for some in (slice(0, 20), slice(20, ROWS)):

@@ -17,7 +17,7 @@ from ditq.weights.flips import execution_order, expansion, flipped, pulled, with
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.quantized_block import GridLayer, run_on_grids
 from ditq.weights.soft_rounding import start
-from tests.weights.problems import FC1, FC2, O, Q, layer_problem, one_layer_problem, random_problem
+from tests.weights.problems import FC1, FC2, OUTPUT, QUERIES, layer_problem, one_layer_problem, random_problem
 
 K, ROWS = 12, 31
 
@@ -43,8 +43,8 @@ def some_layers(problem):
     and the text's queries."""
     image, text = (f"{problem.path}.{stream}_transformer_block" for stream in ("image", "text"))
     second = f"{image}.attn2.q_proj"
-    paths = [second if second in problem.specs else f"{image}.{Q}", f"{text}.{Q}"]
-    paths += [f"{image}.{name}" for name in (O, FC1, FC2)]
+    paths = [second if second in problem.specs else f"{image}.{QUERIES}", f"{text}.{QUERIES}"]
+    paths += [f"{image}.{name}" for name in (OUTPUT, FC1, FC2)]
     return replace(problem, specs={path: problem.specs[path] for path in paths})
 
 

@@ -18,7 +18,9 @@ SCALE, QMAX = np.array([0.1, 0.05, 0.2], np.float32), np.array([7.0, 127, 31], n
 
 def grid(channels=None, smooth=None) -> TimestepGrid:
     rng = np.random.default_rng(0)
-    shift = None if channels is None else mx.array(0.1 * rng.standard_normal((3, channels)).astype(np.float32))
+    shift = (
+        None if channels is None else mx.array(0.1 * rng.standard_normal((3, channels)).astype(np.float32))
+    )
     rows = GridRows(mx.array(SCALE), mx.array(-QMAX - 1), mx.array(QMAX), shift)
     return TimestepGrid(TIMESTEPS, rows, smooth)
 
@@ -64,7 +66,8 @@ def test_static_grids_of_a_result_are_grids_of_one_row_for_all_timesteps():
     problem = random_problem(rows=6)
     result = RTN().quantize(problem)
     used, again = (
-        grids.of(problem.specs, mx.array([0])) for grids in (inputs_of(problem), inputs_of_result(problem, result))
+        grids.of(problem.specs, mx.array([0]))
+        for grids in (inputs_of(problem), inputs_of_result(problem, result))
     )
     for path, (scale, shift) in numbers(result.activations).items():
         rows = result.activations[path].at(np.array([3.0, 999.0], np.float32))

@@ -12,12 +12,13 @@ M = TypeVar("M")
 def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> M:
     """The method called `name` with these of its fields; the others keep their defaults.
 
-    Raises UserError, beginning with `where`, for a name or a field that is not there, and for a value of another kind
+    Raises UserError, whose message begins with `where`, for an unknown name or field, and for a value of another type
     than the field's default.
     """
     if name not in methods:
         raise UserError(where, got=name, expected=f"float or one of {', '.join(methods)}")
-    known = {field.name: field for field in fields(methods[name])}
+    made: Any = methods[name]
+    known = {field.name: field for field in fields(made)}
     if not isinstance(given, Mapping):
         raise UserError(f"{where}: {name}", got=given, expected=f"some of {', '.join(known)}, by name")
     for field, value in given.items():
@@ -26,7 +27,7 @@ def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> 
         if not _fits(value, known[field]):
             expected = f"a value like its default, {_default(known[field])!r}"
             raise UserError(f"{where}: {name}: {field}", got=repr(value), expected=expected)
-    return methods[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+    return made(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
 
 
 def _default(field: Field) -> Any:
@@ -34,7 +35,7 @@ def _default(field: Field) -> Any:
 
 
 def _fits(value: Any, field: Field) -> bool:
-    """Whether JSON's value may stand in the field; a field without a default, or with None, takes what it is given."""
+    """Whether a JSON value fits the field; one without a default, or whose default is None, takes any."""
     default = _default(field)
     if default is MISSING or default is None:
         return True

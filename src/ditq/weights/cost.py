@@ -1,4 +1,4 @@
-"""What quantizing one block takes: the work that it is, told by shapes alone, and what a method says of it."""
+"""What quantizing one block costs: the work, described by shapes alone, and a method's estimate for it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -84,9 +84,9 @@ def block_work(
     flops: float,
     rows_per_sample: Callable[[str], int],
 ) -> Work:
-    """The work of quantizing these layers of one block; no weight is looked at.
+    """The work of quantizing these layers of one block; only shapes are looked at.
 
-    `rows_per_sample` says how many rows a layer's matrix multiplies for one calibration sample; for the rest see `Work`.
+    `rows_per_sample` says how many rows a layer's matrix multiplies for one calibration sample.
     """
     found = {}
     for path, layer in layers.items():

@@ -12,7 +12,7 @@ from ditq.capture import traced
 from ditq.core import affine
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.spec import Spec
-from ditq.models.state import run_block, row_batches, take_rows
+from ditq.models.state import row_batches, run_block, take_rows
 from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
 from ditq.weights.quantized_block import InputGrid
 

@@ -12,7 +12,15 @@ from ditq.core.quantized import QuantizedWeight
 from ditq.weights.cost import Cost, Work
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import judged
-from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, Method, OnIteration, silent
+from ditq.weights.problem import (
+    BlockModule,
+    BlockProblem,
+    BlockResult,
+    InputsUsed,
+    Method,
+    OnIteration,
+    silent,
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +42,11 @@ class Mixed:
     @property
     def streams(self) -> InputsUsed:
         """All inputs that one of its methods looks at."""
-        used = {self.methods[name].streams for name in self.names.values()} - {"none"}
-        if not used:
-            return "none"
-        return used.pop() if len(used) == 1 else "both"
+        used = {self.methods[name].streams for name in self.names.values()}
+        for one in ("none", "float", "quantized"):
+            if used <= {"none", one}:
+                return one
+        return "both"
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids."""
@@ -70,7 +79,7 @@ class Mixed:
         return total
 
 
-def with_weights(problem: BlockProblem, weights: Mapping[str, QuantizedWeight]) -> nn.Module:
+def with_weights(problem: BlockProblem, weights: Mapping[str, QuantizedWeight]) -> BlockModule:
     """The problem's block with these weights in its layers; the block itself stays as it is."""
     block = capture.sharing(problem.block)
     inside = {problem.inside(path): weight for path, weight in weights.items()}

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -22,6 +21,8 @@ NO_BITS = 16
 """Activations of this many bits are left as they are."""
 InputsUsed = Literal["none", "float", "quantized", "both"]
 """The inputs that a method decides codes by: none, those of the float model, of the quantized model, or both."""
+BlockModule = Any
+"""An `nn.Module` that is a `ditq.models.state.Block`."""
 OnIteration = Callable[[int, float], None]
 """Receives the number of the finished iteration and its loss."""
 
@@ -38,8 +39,7 @@ class BlockProblem:
     convolution is quantized as its unfolded matrix (`ditq.capture.matrix`).
     """
 
-    block: nn.Module
-    """A `ditq.models.state.Block`."""
+    block: BlockModule
     path: str
     """The block's module path; paths of its layers begin with it."""
     anatomy: Anatomy
@@ -59,7 +59,7 @@ class BlockProblem:
     table: Mapping[str, ActivationGrid] | None = None
     """Given grids of the layers' inputs, by layer path, in place of learned ones."""
     seed: int = 0
-    float_block: nn.Module | None = None
+    float_block: BlockModule | None = None
     """The block as `inputs` went through it, where another method has put layers of `block` on their grids before."""
 
     @property
@@ -148,7 +148,7 @@ class LayerSolver(Method, Protocol):
         ...
 
 
-def block_specs(block: nn.Module, path: str, anatomy: Anatomy, spec: Spec) -> dict[str, Spec]:
+def block_specs(block: BlockModule, path: str, anatomy: Anatomy, spec: Spec) -> dict[str, Spec]:
     """`spec` for every quantizable layer that runs within the block at `path`.
 
     Raises UserError when a layer's input channels do not divide into groups, and DitqError for a layer that the anatomy

@@ -10,12 +10,13 @@ from jaxtyping import Float
 from ditq import capture
 from ditq.core import affine
 from ditq.models.state import BlockState, run_block
+from ditq.weights.problem import BlockModule
 
 LayerInput = Float[mx.array, "batch *inner channels"]
 """Tokens (batch, tokens, channels), pixels (batch, height, width, channels), or one vector a sample."""
 Quantize = Callable[[mx.array], mx.array]
 """Puts a layer's input on its grid."""
-PerSample = float | Float[mx.array, ""] | Float[mx.array, "batch"]
+PerSample = Float[mx.array, ""] | Float[mx.array, "batch"]
 """One number for the whole batch, or one for each of its samples."""
 
 
@@ -25,8 +26,8 @@ class InputGrid:
 
     scale: PerSample
     shift: PerSample | Float[mx.array, "batch channels"]
-    qmin: PerSample
-    qmax: PerSample
+    qmin: float | PerSample
+    qmax: float | PerSample
     smooth: Float[mx.array, "channels"] | None = None
 
     def smoothed(self, x: LayerInput) -> LayerInput:
@@ -35,8 +36,9 @@ class InputGrid:
 
     def __call__(self, x: LayerInput) -> LayerInput:
         """x on its grid; the gradient passes straight through, and reaches scale and shift."""
-        numbers = (_along(x, number) for number in (self.scale, self.shift, self.qmin, self.qmax))
-        return affine.fake_quant_within(self.smoothed(x), *numbers)
+        ends = (end if isinstance(end, float | int) else _along(x, end) for end in (self.qmin, self.qmax))
+        scale, shift = _along(x, self.scale), _along(x, self.shift)
+        return affine.fake_quant_within(self.smoothed(x), scale, shift, *ends)
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class _Layer(nn.Module):
 
 
 def run_on_grids(
-    block: nn.Module, layers: Mapping[str, GridLayer], state: Mapping[str, mx.array]
+    block: BlockModule, layers: Mapping[str, GridLayer], state: Mapping[str, mx.array]
 ) -> BlockState:
     """The arrays that the block writes when its layers at the paths within it compute as `layers` say; float32.
 
@@ -94,8 +96,8 @@ def _once(quantize: Quantize) -> Quantize:
     return call
 
 
-def _along(x: LayerInput, number: mx.array | float) -> mx.array | float:
-    """The number of each sample, or the channels' numbers, with axes of length 1 in place of x's inner axes."""
-    if not isinstance(number, mx.array) or number.ndim == 0:
-        return number
-    return number.reshape(len(number), *[1] * (x.ndim - 2), number.shape[1] if number.ndim == 2 else 1)
+def _along(x: LayerInput, numbers: mx.array) -> mx.array:
+    """The number, or the channels' numbers, of each sample, with axes of length 1 in place of x's inner axes."""
+    if numbers.ndim == 0:
+        return numbers
+    return numbers.reshape(len(numbers), *[1] * (x.ndim - 2), numbers.shape[1] if numbers.ndim == 2 else 1)

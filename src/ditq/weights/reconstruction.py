@@ -186,8 +186,8 @@ class Reconstruction:
         the block reads in the quantized one, and the targets; float32."""
         problem = self.problem
         carried = {name: problem.inputs[name] for name in problem.carried}
-        states = (take_rows(state, rows) for state in (carried, problem.quantized_inputs, problem.targets))
-        return mx.array(rows), *states
+        quantized, targets = take_rows(problem.quantized_inputs, rows), take_rows(problem.targets, rows)
+        return mx.array(rows), take_rows(carried, rows), quantized, targets
 
     def update(self, optimisers: list[optim.Optimizer]) -> Callable:
         """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
@@ -217,8 +217,10 @@ def _split(learned: Learned) -> tuple[Learned, Learned]:
 def _mixed(carried: BlockState, quantized: BlockState, key: Key, share: float) -> BlockState:
     """The quantized state, each value of its `carried` arrays from the float model with probability `share`."""
     mixed = dict(quantized)
-    for (name, array), own in zip(carried.items(), mx.random.split(key, max(1, len(carried)))):
-        mixed[name] = mx.where(mx.random.bernoulli(share, array.shape, key=own), array, quantized[name])
+    keys = mx.random.split(key, max(1, len(carried)))
+    for number, (name, array) in enumerate(carried.items()):
+        kept = mx.random.bernoulli(share, array.shape, key=keys[number])
+        mixed[name] = mx.where(kept, array, quantized[name])
     return mixed
 
 

@@ -72,7 +72,11 @@ def solve_layer(
         codes, squared = mx.array(found[0]), found[1]
     else:
         codes, squared = affine.quantize(mx.array(weight), scale, zero, spec), layer.rounding
-        notes = notes if found is None else [*notes, f"{KEPT}: {method.title} did not beat it on the held-out rows"]
+        notes = (
+            notes
+            if found is None
+            else [*notes, f"{KEPT}: {method.title} did not beat it on the held-out rows"]
+        )
     solved = QuantizedWeight(codes, scale, zero, spec)
     size = power(layer.target) or 1.0
     return solved, LayerReport(
