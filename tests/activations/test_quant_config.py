@@ -18,7 +18,6 @@ from ditq.activations import (
 )
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
-from ditq.core.files import read_image
 from ditq.core.spec import Spec
 from tests.activations.invented import FC1, FC2, QKV, folder, weights_of
 
@@ -123,35 +122,3 @@ def test_another_noise_process_has_its_own_timesteps(tmp_path):
     assert json.loads(path.read_text())["noise"] == "ddpm-linear"
     assert np.array_equal(read_quant_config(path).timesteps, statistics.timesteps)
     assert statistics.timesteps[0] == 999 and (np.diff(statistics.timesteps) < 0).all()
-
-
-def test_command_writes_config_analysis_and_figures(capsys, tmp_path):
-    from ditq.cli import analyze_activations
-    from tests.cli.test_calibration_commands import fails
-
-    statistics = folder(tmp_path)
-    output = tmp_path / "out" / "quant_config.json"
-    argv = ["--stats", str(tmp_path / "layer_statistics.json"), "--output", str(output), "--smooth", "none"]
-    analyze_activations.main([*argv, "--dry-run"])
-    assert "would decide 5 layers (3 inputs) x 3 timesteps" in capsys.readouterr().out
-    analyze_activations.main(argv)
-    out = capsys.readouterr().out
-    assert "5 layers x 3 timesteps: " in out and "3 figures" in out
-    assert read_quant_config(output).grids.keys() == statistics.layers.keys()
-    temporal = json.loads((output.parent / "layer_temporal_analysis.json").read_text())
-    assert temporal["switching_layers"] and FC1 in temporal["always_a8_layers"]
-    for name in ("bits", "scales", "variability"):
-        assert read_image(output.parent / "quant_config_plots" / f"{name}.png")[0].std() > 5
-    assert "use --force" in fails(capsys, analyze_activations.main, *argv)
-    analyze_activations.main([*argv, "--force", "--bits", "6", "--json", "--no-plots"])
-    assert json.loads(capsys.readouterr().out)["average_bits"] == 6
-    analyze_activations.main([*argv, "--force", "--objective", "error", "--average-bits", "5", "--no-plots"])
-    assert json.loads(output.read_text())["summary"]["average_bits"] <= 5
-    for wrong, message in (
-        (["--bits", "9"], "--bits: got 9; expected from 2 to 8"),
-        (["--bits", "8", "--objective", "error"], "--bits: got with --objective error"),
-        (["--average-bits", "5"], "--average-bits: got with --objective tiers"),
-        (["--norm", "0"], "--norm: got 0.0"),
-        (["--stats", str(tmp_path / "none.json")], "no such file"),
-    ):
-        assert message in fails(capsys, analyze_activations.main, *argv, *wrong, "--force")

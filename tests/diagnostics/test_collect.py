@@ -1,12 +1,7 @@
 """What the layers receive, against NumPy on the raw inputs; merging, resuming, and files that do not belong."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from typing import Any, cast
 
 import mlx.core as mx
@@ -29,7 +24,6 @@ from ditq.diagnostics.layer_files import MANIFEST, step_file
 from ditq.diagnostics.layer_inputs import magnitude
 from ditq.diagnostics.reservoir import Reservoir
 from ditq.sampling.generate import settings_for
-from tests.house.checker import ROOT
 from tests.sampling.test_generate import Small
 
 RECIPE = InputRecipe(num_images=4, stride=2, batch_size=2, sample_values=800)
@@ -203,34 +197,6 @@ def test_interrupted_run_resumes_to_identical_files(pictures, collected, tmp_pat
         assert path.read_bytes() == (tmp_path / path.relative_to(collected.folder)).read_bytes()
 
 
-def test_killed_process_resumes_to_identical_files(tmp_path):
-    step = [
-        sys.executable,
-        "-m",
-        "src.collect_layer_activations",
-        "--calib-dir",
-        str(tmp_path),
-        "--stride",
-        "1",
-    ]
-    made = ["--model", "mini", "--num-images", "2", "--num-steps", "12", "--calib-dir", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", "src.generate_calibration_data", *made], cwd=ROOT, check=True)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*step, "--output-dir", str(whole)], cwd=ROOT, check=True)
-    child = subprocess.Popen([*step, "--output-dir", str(killed)], cwd=ROOT)
-    until = time.monotonic() + 60
-    while not step_file(killed, 1).exists() and time.monotonic() < until:
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    subprocess.run([*step, "--output-dir", str(killed), "--resume"], cwd=ROOT, check=True)
-    names = {path.relative_to(whole) for path in whole.rglob("*.*")}
-    assert len(names) == 25
-    assert names <= {path.relative_to(killed) for path in killed.rglob("*.*")}
-    for name in names:
-        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-
-
 def test_activations_that_are_not_finite_name_their_layer_and_step(pictures, tmp_path):
     model = Small()
     network = model.network()
@@ -314,30 +280,3 @@ def test_folders_of_older_releases_are_read(collected, tmp_path):
         UserError, match="k_proj: got no word on which layers take factors in .*; collect again"
     ):
         old.foldable(source)
-
-
-def test_command_fills_the_folder_of_the_documents(capsys, pictures, tmp_path, monkeypatch):
-    from ditq.cli import collect_layer_activations
-    from tests.cli.test_calibration_commands import fails
-
-    monkeypatch.setattr(collect_layer_activations, "load", lambda *_: Small())
-    folder = tmp_path / "calibration_data"
-    shutil.copytree(pictures.folder, folder)
-    argv = ["--calib-dir", str(folder), "--num-images", "5", "--stride", "2"]
-    collect_layer_activations.main([*argv, "--dry-run"])
-    assert "would replay 4 pictures x 3 steps and observe" in capsys.readouterr().out
-    assert not (folder / "activations").exists()
-    collect_layer_activations.main(argv)
-    assert "4 pictures x 3 steps, " in capsys.readouterr().out
-    index = json.loads((folder / "activations" / "timestep_stats" / "step_4_index.json").read_text())
-    entry = next(iter(index["layers"].values()))
-    assert entry["tensor_absmax"] >= entry["hist_p999"] >= entry["hist_p99"] >= entry["hist_p50"] > 0
-    assert "use --resume" in fails(capsys, collect_layer_activations.main, *argv)
-    collect_layer_activations.main([*argv, "--force", "--json"])
-    assert json.loads(capsys.readouterr().out)["images"] == 4
-    assert "--model mini: got calibration data of small" in fails(
-        capsys, collect_layer_activations.main, *argv, "--model", "mini"
-    )
-    assert "expected where the merged statistics go" in fails(
-        capsys, collect_layer_activations.main, "--merge", tmp_path
-    )
