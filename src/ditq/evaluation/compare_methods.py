@@ -63,7 +63,7 @@ class Entry:
     layer_error: float
     """Mean over the layers of the relative error of their outputs, for the float model's inputs; held-out pictures."""
     block_error: float
-    """Mean over the blocks of the relative error behind them, all blocks quantized: of the image stream of an MMDiT."""
+    """Mean over the blocks of the relative error behind them, all blocks quantized: in SD3 of the image stream."""
     latent_error: Spread
     """Of the final latents, in %."""
     psnr: Spread

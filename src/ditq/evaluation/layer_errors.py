@@ -67,7 +67,7 @@ def errors_of(
 
 
 def measured(flow: Flow, block: int) -> tuple[str, ...]:
-    """The arrays behind a block that its error is taken of: those that become the prediction (an MMDiT's image stream).
+    """The arrays behind a block that its error is taken of: those that become the prediction (in SD3 the image stream).
 
     For a block that writes none of these, all that it writes and something later reads.
     """

@@ -90,7 +90,7 @@ own pictures.
 
 - layer error: relative error of a layer's output for the float model's input, mean over the layers. A method that
   compensates for the errors of earlier layers (Qronos) does not minimise it.
-- block error: relative error behind a block of what becomes the prediction (an MMDiT's image stream), all blocks
+- block error: relative error behind a block of what becomes the prediction (in SD3 the image stream), all blocks
   quantized, mean over the blocks.
 - latent error and PSNR: against the float model's latents and pictures, median (quartiles) over the pictures.
 - seconds: time of quantizing, without the block cache that all methods share. Memory: peak of MLX's memory meanwhile
