@@ -1,7 +1,7 @@
 """Which weights of a row to move to their other code: a local search over all rows at once, in NumPy.
 
 A row's move D, each entry 0 or that weight's `delta`, changes the loss by g D' + c/2 D H D': a quadratic problem in as
-many binary variables as the row has weights. What the rows do together couples them.
+many binary variables as the row has weights. The curvature couples the rows.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int
 PARTNERS = 16
 """Weights of a row that pairs are made of: those whose flips alone cost least."""
 KICKS, KICKED_WEIGHTS = (2, 64), 1 << 13
-"""How often rows at rest are kicked, and searched anew: within these bounds so many weights in all."""
+"""How often rows in a local minimum are kicked and searched again: between these bounds, by the layer's size."""
 KICKED = (2, 5)
 """Random flips in a kick: from the first number to below the second."""
 CHUNKS = 16
@@ -20,7 +20,7 @@ CHUNKS = 16
 CHANGING = ("step", "slope", "flipped", "value")
 """What a flip changes in a state of the search."""
 LEAST = 1e-5
-"""What a flip must gain, by the greatest cost or gain of a single flip of the row: less is float32's rounding."""
+"""What a flip must gain, relative to the greatest cost or gain of a single flip of the row: less is rounding error."""
 
 Matrix = Float32[np.ndarray, "out in"]
 PerRow = Float32[np.ndarray, "out"]
@@ -67,11 +67,11 @@ def best_of_rows(
     rng: np.random.Generator,
     kicks: int,
 ) -> Bool[np.ndarray, "out in"]:
-    """The flips that bring slope D' + bend/2 D H D' of each row to a low place: never above 0.
+    """The flips that bring slope D' + bend/2 D H D' of each row to a low value, never above 0.
 
     Flips the best weight of every row until none gains, then the best pair (of the `PARTNERS` likeliest; in a row that
-    has no more weights, of all), in turns until the row is at rest; then kicks it and begins again, and keeps what is
-    lower, `kicks` times.
+    has no more weights, of all), in turns until the row is in a local minimum; then flips a few at random (a kick),
+    begins again, and keeps the lower result, `kicks` times.
     """
     best = _State(slope, second, bend, delta)
     best.descend()
@@ -83,7 +83,7 @@ def best_of_rows(
 
 
 class _State:
-    """Every row's flips so far, what they are worth, and the loss's slope there."""
+    """Every row's flips so far, the change of the loss by them, and the loss's slope there."""
 
     def __init__(self, slope: Matrix, second: Float32[np.ndarray, "in in"], bend: PerRow, delta: Matrix):
         self.second, self.bend = second, bend

@@ -1,7 +1,7 @@
-"""Flips: the last, discrete stage of learned rounding, where no slope leads any further.
+"""Flips: the last, discrete stage of learned rounding, where gradients are of no more use.
 
-Layer by layer, the block's error is modelled to second order in that layer's weight, the flips that bring the model to
-its least are sought (`flip_search`), and what lowers the true error is kept.
+Layer by layer, the block's error is modelled to second order in that layer's weight, a local search (`flip_search`)
+looks for the flips that minimise the model, and those that lower the true error are kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_
 from ditq.weights.soft_rounding import Parts, Rounding
 
 CAUTIONS = (1.0, 4.0, 16.0, 64.0)
-"""What the curvature is multiplied by, one after the other, until the error has fallen and falls no further."""
+"""Factors of the curvature, tried in turn until the error has fallen and a further factor does not lower it."""
 NOISE = 3.0
 """Standard deviations of a probe's noise that an entry of the curvature must exceed."""
 LayerOutput = Float[mx.array, "batch *inner out"]
@@ -73,7 +73,7 @@ def _bettered(
     delta: Float32[np.ndarray, "rows columns"],
     rng: np.random.Generator,
 ) -> tuple[dict[str, Parts], float]:
-    """The parts with the flips of one layer that the true error likes best, and that error."""
+    """The parts with those flips of one layer that have the least true error, and that error."""
     best, least = whole, error
     for caution in CAUTIONS:
         flips = best_flips(replace(loss, curvature=np.float32(caution) * loss.curvature), delta, rng)

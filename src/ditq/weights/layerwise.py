@@ -38,7 +38,7 @@ Received = dict[str, Float[mx.array, "batch tokens columns"]]
 
 
 class LayerByLayer:
-    """What the layer solvers have in common, beside a `LayerMethod`'s mathematics."""
+    """What the layer solvers share besides the mathematics of a `LayerMethod`."""
 
     streams: ClassVar[InputsUsed]
     by_layer: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class LayerByLayer:
         """One matrix on its grid, and its report, from the finished moments of its input."""
         assert isinstance(self, LayerMethod) and moments is not None
         solved, report = solve_layer(weight, moments, spec, self, path, path)
-        return solved, told(report)
+        return solved, as_json(report)
 
     def cost(self, work: Work) -> Cost:
         """Passes through the block, sums of products of each input, and a factor of H for each rung that is tried."""
@@ -134,7 +134,7 @@ def by_layers(
             for path in group:
                 solved, report = solve_layer(own[path], gathered, problem.specs[path], method, path, path)
                 weights[path] = replace(solved, smooth=problem.smooth(path))
-                reports[path] = told(report)
+                reports[path] = as_json(report)
                 on_iteration(len(weights), report.error)
     weights = {path: weights[path] for path in problem.specs}
     report = judged(problem, inputs, weights)
@@ -165,8 +165,8 @@ def _gather(
 def parts_of(rows: int) -> Iterator[tuple[SomeRows, bool | None]]:
     """The calibration's rows in batches, and whether a batch is held out to judge the results.
 
-    The last eighth is held out: rows come picture by picture, and tokens of a picture that H has seen would call an
-    overfit good. Of few rows some tokens are held out (None).
+    The last eighth is held out: rows come picture by picture, and tokens of a picture that is in H would not reveal
+    overfitting. With few rows, some tokens of each are held out instead (None).
     """
     last = rows - rows // HELD_OUT if rows >= ENOUGH else rows
     for some in row_batches(np.arange(last)):
@@ -181,8 +181,8 @@ def _some(x: Float[mx.array, "batch tokens columns"], rows: int) -> mx.array:
     return x[:, :: max(1, -(-tokens // JUDGING_TOKENS))]
 
 
-def told(report: LayerReport) -> dict[str, Any]:
-    """The report as JSON, without the time that it took: a resumed run writes the same files."""
+def as_json(report: LayerReport) -> dict[str, Any]:
+    """The report as JSON, without its duration, so that a resumed run writes the same files."""
     return {key: value for key, value in asdict(report).items() if key != "seconds"}
 
 

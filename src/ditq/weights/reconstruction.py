@@ -21,12 +21,12 @@ from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_
 from ditq.weights.soft_rounding import Parts, Rounding, indecision, settled
 
 Learned = dict[str, dict[str, mx.array]]
-"""`parts` by layer; by input, `growths` (logarithm of the step by its first value) and `moves` (of the centre, in
-multiples of the first step)."""
+"""`parts` by layer; by input name, `growths` (log of the step relative to its first value) and `moves` (of the centre,
+in multiples of the first step)."""
 SETTLED_AT = 0.8
 """Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
 LOOKS = 8
-"""How often that rest looks at the error on all rows; the best of what it sees is kept."""
+"""How often that rest evaluates the error on all rows; the best result is kept."""
 TUNING = 0.3
 """Adam's rate for the rounding in that rest, by the rate before."""
 Key = UInt32[mx.array, "2"]
@@ -74,9 +74,9 @@ class Reconstruction:
         on_iteration: OnIteration,
         error_of: Callable[[Learned], float],
     ) -> tuple[Learned, list[float]]:
-        """What was learned, and the reconstruction error (in units of rounding's) of every iteration.
+        """What was learned, and each iteration's reconstruction error relative to that of round-to-nearest.
 
-        `error_of` judges learned, whole weights: of those that the tuning passes through, the best are returned.
+        `error_of` evaluates learned, whole weights; the best that the tuning passes through are returned.
         """
         settings, rng = self.settings, np.random.default_rng(self.problem.seed)
         learned = self.begin(parts)
@@ -132,8 +132,8 @@ class Reconstruction:
         return replace(self.given, grids=grids)
 
     def pull(self, iteration: int) -> tuple[float, float, float]:
-        """What drives the weights to whole codes at an iteration: beta and the weight of the indecision, and the reach
-        at which they settle. None of it during the warm-up."""
+        """The schedule that drives weights to whole codes: beta, the weight of the indecision, and the reach at which
+        weights settle. Off during the warm-up."""
         settings = self.settings
         progress = (iteration / settings.iterations - settings.warmup) / max(1e-9, 1 - settings.warmup)
         if progress < 0:

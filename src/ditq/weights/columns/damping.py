@@ -19,8 +19,8 @@ Damped = tuple[Factor | None, float, list[str]]
 """A factor, the damping that it holds, and notes on any rescue."""
 RAISE = 10.0
 FLAT = 0.01
-"""A step along the ladder that changes the error by less, relative, is near enough to the best: the errors of few
-held-out rows jitter by a part of it."""
+"""The search ends at a step along the ladder that changes the error by less, relative: errors on few held-out rows have
+noise of that order."""
 
 
 def rungs(ladder: Ladder) -> tuple[float, ...]:
@@ -34,10 +34,10 @@ def rungs(ladder: Ladder) -> tuple[float, ...]:
 def best(
     amounts: tuple[float, ...], judge: Callable[[float], float]
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The amount with the least error, and those that were judged with their errors, rising.
+    """The amount with the least error, and all that were tried with their errors, rising.
 
     The error falls and then rises along the ladder: from its middle the search goes down, or else up, while it gets
-    better. It ends where a step changes hardly anything: there the ladder is flat. One amount needs no judge.
+    better. It ends where a step changes hardly anything: there the ladder is flat. A single amount is not tried.
     """
     if len(amounts) == 1:
         return amounts[0], []

@@ -9,7 +9,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 Square = Float[np.ndarray, "in in"]
 Columns = Float[np.ndarray, "in out"]
 TOLERANCE = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-9}
-"""How far L (L'v) may lie from A v, relative, for a factor to be believed."""
+"""How far L (L'v) may lie from A v, relative, for a factor to be accepted."""
 TILE = 64
 """Rows or columns that are moved at once, so that they stay in the cache."""
 
@@ -53,8 +53,8 @@ def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
     """The factor of a symmetric matrix plus `added` on its diagonal, in the matrix's own precision and memory.
 
     What is below the matrix's diagonal stays; L, transposed, takes the rest. None where the sum is not numerically
-    positive definite. A factor is believed only when it is finite, its diagonal is positive, and it reproduces the
-    product with a vector: a routine may return finite garbage without a word.
+    positive definite. A factor is accepted only when it is finite, its diagonal is positive, and it reproduces the
+    product with a vector: a routine may return finite garbage without an error.
     """
     probe = np.cos(np.arange(len(matrix))).astype(matrix.dtype)
     expected = matrix @ probe + np.asarray(added, matrix.dtype) * probe
@@ -68,8 +68,8 @@ def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
         return None
     found = multiply(lower, multiply(lower, probe, lower=True, trans=True), lower=True)
     # Written so that NaN is refused as well
-    believed = np.linalg.norm(found - expected) <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected)
-    return Factor(lower) if believed else None
+    accepted = np.linalg.norm(found - expected) <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected)
+    return Factor(lower) if accepted else None
 
 
 def solve_lower(factor: Factor, right: Columns) -> Columns:

@@ -1,4 +1,4 @@
-"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): each column's rounding error is made good by the columns after it."""
+"""GPTQ (Frantar et al. 2022, arXiv 2210.17323): the columns still to come compensate each column's rounding error."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from ditq.weights.columns.damping import Ladder
 
 LADDER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""The search starts at the middle one, 0.1: who adds a rung moves the start."""
+"""The search starts at the middle one, 0.1; adding a rung moves the start."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class HeldOut:
         """All rows, while they are fewer than `EVERY`."""
         self.seen = 0
         """Rows of all batches so far."""
-        self._stride, self._told = EVERY, False
+        self._stride, self._by_batch = EVERY, False
 
     def take(self, batch: Batch, held_out: bool | None = None) -> tuple[Which, list[Kept]]:
         """Which rows of a batch are not held out, and earlier ones that are no longer.
@@ -34,8 +34,8 @@ class HeldOut:
         `held_out` says whether all rows of the batch are held out, or none; None: one in so many.
         """
         rows, back = len(batch[0]), []
-        self._told = self._told or held_out is not None
-        while not self._told and (self.seen + rows) // self._stride > MOST:
+        self._by_batch = self._by_batch or held_out is not None
+        while not self._by_batch and (self.seen + rows) // self._stride > MOST:
             back += self._thinned()
         held = np.arange(self.seen, self.seen + rows) % self._stride == self._stride - 1
         held = held if held_out is None else np.full(rows, held_out)
@@ -50,7 +50,7 @@ class HeldOut:
 
         All rows, where they are too few to hold any out.
         """
-        x, xq = _joined(self._kept if self._told or self.seen >= EVERY else self._few)
+        x, xq = _joined(self._kept if self._by_batch or self.seen >= EVERY else self._few)
         return x, x if xq is None else xq
 
     def _thinned(self) -> list[Kept]:

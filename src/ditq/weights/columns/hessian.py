@@ -15,7 +15,7 @@ from ditq.weights.columns.held_out import HeldOut
 CHUNK = 512
 """Rows that are multiplied at once."""
 LONG = 200
-"""Rows one behind the other from which on they are multiplied where they lie: for BLAS so many are enough."""
+"""Adjacent rows from which on they are multiplied in place: enough for BLAS to be efficient."""
 
 InputRows = Float32[np.ndarray, "rows in"]
 Given = Float[mx.array, "*rows channels"] | Float[np.ndarray, "*rows channels"]
@@ -27,8 +27,8 @@ class Moments:
     """H = X~'X~ and, with two streams, X~'(X - X~) of one input that one or several layers share.
 
     X (rows, in) is the input in the float model, X~ in the quantized model; they are the same where `add` is given one.
-    Float32 on the CPU. Rows are multiplied where they lie; those of small batches are gathered first. Some are
-    held out: they never enter H, and judge the result.
+    Float32 on the CPU. Rows are multiplied in place; those of small batches are gathered first. Some are held out: they
+    never enter H, and judge the result.
 
     With `weights` (the layers that share the input, by name), X~'((X - X~)W') is summed in place of X~'(X - X~), where
     that is less work: for layers with many more inputs than outputs. Without `cross` neither is summed: GPTQ asks for

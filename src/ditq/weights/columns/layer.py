@@ -18,8 +18,8 @@ from ditq.weights.columns.outputs import Codes, Layer, LayerMethod, Outputs, Wei
 SAMPLED_OUTPUTS = 256
 """Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
 SAMPLED_COLUMNS = 768
-"""Columns on which GPTQ's is chosen: every second column of a layer likes about the damping that all like, and a factor
-takes the third power of the columns."""
+"""Columns on which GPTQ's is chosen: the best damping for every second column is about the best for all, and a factor
+costs the third power of the columns."""
 OUTPUTS = 3072
 """Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
 KEPT = "kept round-to-nearest"
@@ -103,7 +103,7 @@ def _in_parts(layer: Layer, factor: Factor) -> tuple[Codes, float]:
 
 
 def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
-    """The factor of H with the damping that suits the layer best, the damping's unit, and all that was tried."""
+    """The factor of H with the best damping, the damping's unit, and all that were tried with their errors."""
     if layer.dead == len(layer.order):
         return (None, 0.0, [f"{KEPT}: all inputs are zero"]), 1.0, []
     hessian, ladder = layer.moments.hessian, rungs(layer.method.damping)
@@ -117,7 +117,7 @@ def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
 
 
 def _chosen(layer: Layer, ladder: tuple[float, ...]) -> tuple[float, list[tuple[float, float]]]:
-    """The damping that some of the outputs like best, and those that were tried with their errors."""
+    """The damping with the least error on some of the outputs, and those that were tried with their errors."""
     hessian, method = layer.moments.hessian, layer.method
     step = 1 if method.corrects else max(1, len(layer.order) // SAMPLED_COLUMNS)
     trial = Outputs(layer, slice(None, None, max(1, len(layer.weight) // SAMPLED_OUTPUTS)), step)

@@ -19,9 +19,9 @@ WeightRows = Float32[np.ndarray, "some in"]
 Scales = Float32[np.ndarray, "some groups"]
 Room = Float32[np.ndarray, "values"]
 SAMPLED = 64
-"""Outputs that tell which ranges are worth a try: each is several passes over the weight."""
+"""Outputs on which the ranges worth trying are found: each range takes several passes over the weight."""
 ROWS = 64
-"""Rows that are put on their grid at once: what the cache holds."""
+"""Rows that are put on their grid at once: as many as fit the cache."""
 STRIP = 16
 """Rows that are transposed at once: a cache line of float32."""
 
@@ -85,7 +85,7 @@ class Layer:
         """The error of plain rounding."""
 
     def room(self, what: str, columns: int, outputs: int) -> Columns:
-        """Memory for float32 values, the same at each call for `what` while it is enough: fresh pages are dear."""
+        """Memory for float32 values, reused by later calls for the same `what` that fit: fresh pages cost time."""
         size, known = columns * outputs, self._rooms.get(what, np.empty(0, np.float32))
         if len(known) < size:
             known = self._rooms[what] = np.empty(size, np.float32)
@@ -115,7 +115,7 @@ class Outputs:
         _put_in_order(weight, self._order, self._weight)
         self._grid = Grid.of(layer.scale[which], layer.zero[which], len(layer.order), layer.spec)
         self._grid = self._grid.take(self._order)
-        self._judging = layer.quantized.take(self._order, axis=1)
+        self._held_out = layer.quantized.take(self._order, axis=1)
         self._target = layer.target[:, which] if step == 1 else layer.inputs[:, self._order] @ self._weight
         self._correction = None
         if layer.method.corrects:
@@ -141,7 +141,7 @@ class Outputs:
             mismatch = solve_lower(factor, self._correction.astype(dtype, copy=False))
             first = weight[-1] + self._correction[-1] / (factor.lower[-1] @ factor.lower[-1])
         codes, lost = round_columns(weight, factor, self._grid, mismatch, first)
-        return codes, power(self._target - self._judging @ np.subtract(weight, lost, out=lost))
+        return codes, power(self._target - self._held_out @ np.subtract(weight, lost, out=lost))
 
 
 def power(outputs: Float[np.ndarray, "rows some"]) -> float:

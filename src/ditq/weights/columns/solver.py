@@ -77,7 +77,7 @@ def round_columns(
     takes from the weight as it is and not from W*.
     """
     lower, diagonal = factor.lower, np.diagonal(factor.lower)
-    # Lists: their rows are at hand
+    # Lists of rows: indexing them is quicker than indexing an array
     scale, least, greatest = list(grid.scale), list(grid.least), list(grid.greatest)
     multiply, combine = get_blas_funcs(("gemm", "gemv"), (lower,))
     codes = np.empty(weight.shape, code_dtype(grid.spec, np))
@@ -104,7 +104,7 @@ def round_columns(
         if first is not None and leaf.stop == len(lower):
             arguments[-1] = first
         shares = np.ascontiguousarray((lower[leaf, leaf] / diagonal[leaf]).T)
-        # A row of an array is quicker to come by in a loop over the rows
+        # Iterating over the rows is quicker than indexing them
         columns = zip(range(len(groups)), groups.tolist(), arguments, values, losses, shares, strict=True)
         for column, group, argument, value, loss, share in reversed(list(columns)):
             if column + 1 < len(losses):
