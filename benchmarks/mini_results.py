@@ -21,7 +21,7 @@ import numpy as np
 from mini_results_page import GRIDS, RANGES, STATIC, TIMED, TIMES, headline, shown_variants, text
 
 from ditq import checkpoint
-from ditq.activations import ActivationTable, Analysis, ByError, ByTier, Fixed, Smoothing
+from ditq.activations import ActivationTable, ByError, ByTier, Fixed, PerTimestep, Smoothing, Static
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import read_block_cache
 from ditq.checkpoint import QuantizedCheckpoint
@@ -34,7 +34,7 @@ from ditq.core import plan
 from ditq.core.files import read_json, read_text, write_figure, write_json, write_text
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
-from ditq.diagnostics import PooledStatistics, read_layer_statistics
+from ditq.diagnostics import read_layer_statistics
 from ditq.evaluation import (
     FIRST_SEED,
     Variant,
@@ -88,13 +88,14 @@ class Study:
     def analyze(self, name: str, time: str = "") -> str:
         """Grids of these bits. No channel factors: all weights meet all grids."""
         statistics = read_layer_statistics(self.pipeline.statistics)
-        if time == STATIC:
-            statistics = PooledStatistics(statistics.folder, statistics.manifest)
-        analysis = Analysis(BITS[name], smoothing=Smoothing("none"))
+        bits, smoothing = BITS[name], Smoothing("none")
+        method = (
+            Static(bits, smoothing=smoothing) if time == STATIC else PerTimestep(bits, smoothing=smoothing)
+        )
         if time == TIMED:
-            analysis = replace(analysis, time_gain=-1e9)
+            method = replace(method, time_gain=-1e9)
         summary, _, _ = write_decision(
-            analysis, statistics, self.config(name, time), lambda paths: {}, plots=False
+            method, statistics, self.config(name, time), lambda paths: {}, plots=False
         )
         return f"{summary['average_bits']:.2f} bits on average"
 

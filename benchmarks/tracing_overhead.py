@@ -23,11 +23,12 @@ import numpy as np
 from turns import in_turns, median_ratio
 
 from ditq.calibration import PointSet
+from ditq.capture import traced
 from ditq.core.platform import prepare
-from ditq.diagnostics import ActivationStatistics, InputRecipe, observed_paths, traced
+from ditq.diagnostics import ActivationStatistics, InputRecipe, observed_paths
 from ditq.diagnostics.collect import Observer, column_norms, nothing_yet, observed_inputs
 from ditq.diagnostics.profiling import forward, observe_batch
-from ditq.models import load
+from ditq.models import Geometry, Network, load
 from ditq.models.mmdit import MMDiT
 from ditq.models.mmdit.config import MMDiTConfig
 
@@ -57,35 +58,37 @@ def compare(rounds: int, hidden: int, side: int) -> str:
     mini = load("mini")
     wide = MMDiTConfig(depth_multimodal=2, hidden_size_override=hidden, num_heads=hidden // 64)
     large = MMDiT(wide)
+    channels, text, pooled = wide.vae_latent_dim, wide.token_level_text_embed_dim, wide.pooled_text_embed_dim
+    shapes = Geometry(channels, 8, wide.patch_size, side, 154, text, pooled)
     cases = [
-        ("mini, grids", mini.transformer(), points(mini.config, 16, 4, mini.text_tokens), "grids"),
+        ("mini, grids", mini.network(), points(mini.geometry, 16, 4), "grids"),
         (
             "mini, statistics, post-GELU",
-            mini.transformer(),
-            points(mini.config, 16, 4, mini.text_tokens),
+            mini.network(),
+            points(mini.geometry, 16, 4),
             "postgelu",
         ),
         (
             "mini, statistics, every linear layer",
-            mini.transformer(),
-            points(mini.config, 16, 4, mini.text_tokens),
+            mini.network(),
+            points(mini.geometry, 16, 4),
             "all",
         ),
-        (f"hidden {hidden}, grids", large, points(wide, side, 1, 154), "grids"),
-        (f"hidden {hidden}, statistics, post-GELU", large, points(wide, side, 1, 154), "postgelu"),
-        (f"hidden {hidden}, statistics, every linear layer", large, points(wide, side, 1, 154), "all"),
+        (f"hidden {hidden}, grids", large, points(shapes, side, 1), "grids"),
+        (f"hidden {hidden}, statistics, post-GELU", large, points(shapes, side, 1), "postgelu"),
+        (f"hidden {hidden}, statistics, every linear layer", large, points(shapes, side, 1), "all"),
     ]
     rows = []
-    for name, mmdit, given, inputs in cases:
-        mx.eval(mmdit.parameters())
+    for name, network, given, inputs in cases:
+        mx.eval(network.parameters())
         grids = inputs == "grids"
         paths = (
-            list(dict.fromkeys(observed_inputs(mmdit, "all").values()))
+            list(dict.fromkeys(observed_inputs(network, "all").values()))
             if grids
-            else observed_paths(mmdit, inputs)
+            else observed_paths(network, inputs)
         )
-        compared = grids_and_plain(mmdit, given) if grids else both(mmdit, given, paths)
-        seconds = in_turns(*compared, rounds if mmdit is cases[0][1] else max(3, rounds // 3))
+        compared = grids_and_plain(network, given) if grids else both(network, given, paths)
+        seconds = in_turns(*compared, rounds if network is cases[0][1] else max(3, rounds // 3))
         ratio = median_ratio(seconds)
         medians = (f"{statistics.median(times):.4f}" for times in seconds)
         rows.append((name, str(len(given)), str(len(paths)), *medians, f"{ratio:.2f}"))
@@ -105,32 +108,35 @@ def compare(rounds: int, hidden: int, side: int) -> str:
     )
 
 
-def both(mmdit: MMDiT, given: PointSet, paths: list[str]) -> tuple[Callable, Callable]:
+def both(network: Network, given: PointSet, paths: list[str]) -> tuple[Callable, Callable]:
     """A plain forward of all points in one batch, and one that keeps statistics."""
     batch = np.arange(len(given))
     ends = (np.zeros(1), np.zeros(1))
     kept = ActivationStatistics({path: {} for path in paths}, dict.fromkeys(paths, ends), batch[:0])
-    return lambda: mx.eval(forward(mmdit, given, batch)), lambda: observe_batch(mmdit, given, batch, kept)
+    return lambda: mx.eval(forward(network, given, batch)), lambda: observe_batch(network, given, batch, kept)
 
 
-def grids_and_plain(mmdit: MMDiT, given: PointSet) -> tuple[Callable, Callable]:
+def grids_and_plain(network: Network, given: PointSet) -> tuple[Callable, Callable]:
     """Plain forwards of all points in one batch, and some that keep what grids are chosen from.
 
     As in a run, the statistics of a timestep take in several batches: the points stand for `BATCHES` of them.
     """
-    batch, norms = np.arange(len(given)), column_norms(mmdit, observed_inputs(mmdit, "all"))
+    batch, norms = (
+        np.arange(len(given)),
+        column_norms(network.anatomy.modules(network), observed_inputs(network, "all")),
+    )
 
     def plain() -> None:
         for _ in range(BATCHES):
-            mx.eval(forward(mmdit, given, batch))
+            mx.eval(forward(network, given, batch))
 
     def step() -> None:
-        kept = nothing_yet(norms, InputRecipe.sample_values)
+        kept = nothing_yet(network.anatomy, norms, InputRecipe.sample_values)
         for some in range(BATCHES):
             keys = [f"{some:x}{point:x}" for point in batch]
             observe = Observer(kept, keys, 2, "step 0")
-            with traced(mmdit, list(kept), observe):
-                mx.eval(forward(mmdit, given, batch))
+            with traced(network, list(kept), observe):
+                mx.eval(forward(network, given, batch))
             observe.flush()
         for part in kept.values():
             part.finish()
@@ -138,18 +144,18 @@ def grids_and_plain(mmdit: MMDiT, given: PointSet) -> tuple[Callable, Callable]:
     return plain, step
 
 
-def points(config: MMDiTConfig, side: int, count: int, text_tokens: int) -> PointSet:
+def points(shapes: Geometry, side: int, count: int) -> PointSet:
     """Random points of one prompt, each at its own timestep."""
     rng = np.random.default_rng(0)
     none = np.zeros(count, np.int32)
     return PointSet(
-        xs=rng.standard_normal((count, side, side, config.vae_latent_dim)).astype(np.float16),
+        xs=rng.standard_normal((count, side, side, shapes.latent_channels)).astype(np.float16),
         ts=np.linspace(1000, 100, count).astype(np.float32),
         prompt_indices=none,
         step_indices=none,
         trajectory_indices=none,
-        cs=rng.standard_normal((1, 2, text_tokens, config.token_level_text_embed_dim)).astype(np.float32),
-        cs_pooled=rng.standard_normal((1, 2, config.pooled_text_embed_dim)).astype(np.float32),
+        cs=rng.standard_normal((1, 2, shapes.text_tokens, shapes.text_dim)).astype(np.float32),
+        cs_pooled=rng.standard_normal((1, 2, shapes.pooled_dim or 0)).astype(np.float32),
         prompts=["random"],
         cfg_scale=1.5,
         meta={},

@@ -28,7 +28,7 @@ from tests.activations.invented import CHANNELS, FC1, FC2, QKV, SPIKE, folder, s
 
 
 @pytest.mark.parametrize(
-    ("range_", "shifted", "eased", "bits"),
+    ("range_", "shifted", "smoothed", "bits"),
     [
         (5.9, False, False, 4),
         (6.0, False, False, 6),
@@ -42,13 +42,13 @@ from tests.activations.invented import CHANNELS, FC1, FC2, QKV, SPIKE, folder, s
         (1.0, False, True, 4),
     ],
 )
-def test_tiers_are_those_of_the_documents(range_, shifted, eased, bits):
-    assert Tiers().bits(Reach(range_, p50=0.5, p99=2.0, shifted=shifted), eased) == bits
+def test_tiers_are_those_of_the_documents(range_, shifted, smoothed, bits):
+    assert Tiers().bits(Reach(range_, p50=0.5, p99=2.0, shifted=shifted), smoothed) == bits
 
 
 def test_a_long_tail_has_eight_bits_and_thresholds_are_parameters():
     assert Tiers().bits(Reach(1.0, p50=0.01, p99=0.5, shifted=False)) == 8
-    assert Tiers().bits(Reach(1.0, p50=0.01, p99=0.5, shifted=False), eased=True) == 6
+    assert Tiers().bits(Reach(1.0, p50=0.01, p99=0.5, shifted=False), smoothed=True) == 6
     assert Tiers(a4_below=0.5, a4_below_shifted=0.5).bits(Reach(1.0, 0.5, 1.0, False)) == 6
     with pytest.raises(UserError, match="--a6-below: got 3; expected at least the limits of A4"):
         Tiers(a6_below=3)

@@ -22,14 +22,14 @@ class Judged:
     """Values that the input had over the calibration."""
     energy: float
     """What errors are relative to."""
-    eased: bool
+    smoothed: bool
     """Whether it has channel factors."""
 
 
 class BitChoice(Protocol):
     """A way to choose bits."""
 
-    def options(self, reach: Reach, eased: bool) -> Sequence[int]:
+    def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
         """The bits whose grids are to be searched."""
         ...
 
@@ -44,14 +44,15 @@ class ByTier:
 
     tiers: Tiers = field(default_factory=Tiers)
 
-    def options(self, reach: Reach, eased: bool) -> Sequence[int]:
+    def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
         """The tier."""
-        return (self.tiers.bits(reach, eased),)
+        return (self.tiers.bits(reach, smoothed),)
 
     def choose(self, judged: Mapping[str, list[Judged]]) -> dict[str, list[int]]:
         """The tiers."""
         return {
-            path: [self.tiers.bits(one.reach, one.eased) for one in steps] for path, steps in judged.items()
+            path: [self.tiers.bits(one.reach, one.smoothed) for one in steps]
+            for path, steps in judged.items()
         }
 
 
@@ -65,7 +66,7 @@ class Fixed:
         if not 2 <= self.bits <= 8:
             raise UserError("--bits", got=self.bits, expected="from 2 to 8")
 
-    def options(self, reach: Reach, eased: bool) -> Sequence[int]:
+    def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
         """These bits."""
         return (self.bits,)
 
@@ -84,7 +85,7 @@ class ByError:
 
     average_bits: float = 6.0
 
-    def options(self, reach: Reach, eased: bool) -> Sequence[int]:
+    def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
         """All tiers' bits."""
         return TIERS
 

@@ -41,13 +41,13 @@ class Tiers:
         if max(self.a4_below, self.a4_below_shifted) > self.a6_below:
             raise UserError("--a6-below", got=self.a6_below, expected="at least the limits of A4")
 
-    def bits(self, reach: Reach, eased: bool = False) -> int:
-        """The bits of this input; `eased` by channel factors, one tier less."""
+    def bits(self, reach: Reach, smoothed: bool = False) -> int:
+        """The bits of this input; `smoothed` by channel factors, one tier less."""
         first = self.a4_below_shifted if reach.shifted else self.a4_below
         tier = (reach.range >= first) + (reach.range >= self.a6_below)
         if reach.p99 >= self.tail_from * reach.p50:
             tier = 2
-        return TIERS[max(0, tier - eased)]
+        return TIERS[max(0, tier - smoothed)]
 
 
 def reach_of(found: InputStatistics) -> Reach:
