@@ -1,4 +1,4 @@
-"""Progress bars on a terminal or in a notebook, from the first finished unit on: a refused run shows its error alone."""
+"""Progress bars, from the first finished unit on, so that a refused run shows its error alone."""
 
 import sys
 

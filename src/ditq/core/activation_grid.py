@@ -44,9 +44,11 @@ class GridRows:
     @classmethod
     def joined(cls, parts: Sequence["GridRows"]) -> "GridRows":
         """The rows of all parts, whose shifts are alike: of all channels, of one, or none."""
-        numbers = (mx.concatenate([getattr(one, name) for one in parts]) for name in ("scale", "qmin", "qmax"))
+        scale, qmin, qmax = (
+            mx.concatenate([getattr(one, name) for one in parts]) for name in ("scale", "qmin", "qmax")
+        )
         shifts = [one.shift for one in parts if one.shift is not None]
-        return cls(*numbers, mx.concatenate(shifts) if shifts else None)
+        return cls(scale, qmin, qmax, mx.concatenate(shifts) if shifts else None)
 
     def __len__(self) -> int:
         return self.scale.shape[0]

@@ -94,7 +94,8 @@ def read_block(
 ) -> tuple[Weights, StaticGrids, dict[str, Any]]:
     """The layers of one block, the static grids of their inputs, of `activation_bits`, and the file's meta data.
 
-    Without `activation_bits` the grids are left out. Raises UserError, naming file and layer, for what is missing, of another kind or version, or misshapen.
+    Without `activation_bits` the grids are left out. Raises UserError, naming file and layer, for what is missing, of
+    another kind or version, or misshapen.
     """
     return read_layers(block_file(folder, number), activation_bits)
 
