@@ -4,7 +4,7 @@ import pytest
 
 from ditq.cli import collect_calibration_data
 
-QUICK = ["--num-images", "2", "--stride", "5", "--batch-size", "2"]
+QUICK = ["--num-images", "2", "--stride", "9", "--batch-size", "2"]
 """Two pictures at two steps of the shared calibration data."""
 
 

@@ -1,10 +1,13 @@
 """`src.adaround_optimize` from its flags; whole runs, killed and resumed, are in tests/test_ptq.py."""
 
+import json
 from dataclasses import fields
 
 import pytest
 
+from ditq.cli import cache_adaround_data
 from ditq.cli.adaround_optimize import FLAGS, main
+from ditq.models import load
 from ditq.weights import AdaRound
 
 
@@ -35,3 +38,23 @@ def test_mistakes_are_told_in_a_line(flags, named, capsys, tmp_path, monkeypatch
     assert ended.value.code == 2
     told = capsys.readouterr().err
     assert named in told and told.startswith("error:") and told.count("\n") == 1
+
+
+def test_dry_run_tells_blocks_time_memory_and_the_disk_that_codes_take(calibration, capsys, tmp_path):
+    cache = ["--calib-dir", calibration, "--output-dir", tmp_path / "cache", "--num-images", 1, "--stride", 9]
+    cache_adaround_data.main([str(arg) for arg in cache])
+    argv = ["--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "out"), "--dry-run"]
+    capsys.readouterr()
+    main(argv)
+    told = capsys.readouterr().out
+    assert told.startswith("blocks to quantize: 4, 1,000 iterations each; about ") and "memory: " in told
+    main([*argv, "--blocks", "0", "2", "--iters", "7", "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["blocks"] == 2 and facts["iterations"] == 7
+    network = load("mini").skeleton()
+    paths = [path for i in (0, 2) for path in network.anatomy.paths("block", network.anatomy.blocks[i])]
+    layers = network.anatomy.modules(network)
+    assert facts["disk_bytes"] == sum(
+        layers[path].weight.size + 4 * layers[path].weight.shape[0] for path in paths
+    )
+    assert facts["memory_bytes"] > 0 and facts["seconds"] >= 0 and not (tmp_path / "out").exists()

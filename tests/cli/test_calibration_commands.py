@@ -59,7 +59,7 @@ def test_bad_flags_are_explained(fails, tmp_path, argv, message):
 
 def test_full_disk_is_explained_and_loses_nothing(fails, tmp_path, monkeypatch):
     path = tmp_path / "x.npz"
-    argv = [*DRY, "--output", path, "--model", "mini"]
+    argv = [*DRY, "--output", path, "--model", "mini", "--batch-size", 8]
 
     def full(*_):
         raise UserError(str(path), got="cannot be written (No space left on device)")

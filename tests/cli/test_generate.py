@@ -51,6 +51,19 @@ def test_a_picture_is_drawn_again_from_its_own_seed(capsys, tmp_path):
     assert np.array_equal(both, one)
 
 
+def test_another_sampler_draws_another_picture_and_says_so(capsys, fails, tmp_path):
+    drawn = {}
+    for sampler in ("euler", "ddim", "dpm++2m"):
+        succeeds(capsys, "a fox", "--out", tmp_path / sampler, "--sampler", sampler, "--steps", 5)
+        drawn[sampler] = read_image(tmp_path / sampler / "0000_a-fox.png")
+    assert "sampler" not in drawn["euler"][1] and "noise" not in drawn["euler"][1]
+    assert drawn["ddim"][1]["sampler"] == "ddim" and drawn["dpm++2m"][1]["sampler"] == "dpm++2m"
+    far = [np.abs(drawn[name][0].astype(int) - drawn["euler"][0]).max() for name in ("ddim", "dpm++2m")]
+    assert far[0] <= 1 < far[1]  # on straight paths DDIM takes Euler's steps
+    message = "schedule: got leading; expected uniform or diffusionkit"
+    assert message in fails(main, "a fox", "--out", tmp_path / "x", "--schedule", "leading")
+
+
 def test_prompts_file_and_the_baselines_spelling(capsys, tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("# two\na fox\n\n  a pig under water  \n")
