@@ -9,6 +9,7 @@ import mlx.core as mx
 
 from ditq.core.errors import UserError
 from ditq.models.base import Conditioning, Defaults, Geometry, Network, RunInputs, TextToImage
+from ditq.models.digest import weights_digest
 
 __all__ = [
     "FAMILIES",
@@ -21,6 +22,7 @@ __all__ = [
     "TextToImage",
     "load",
     "network_from",
+    "weights_digest",
 ]
 
 Loader = Callable[[Path | None, mx.Dtype | None, str], TextToImage]
