@@ -71,6 +71,12 @@ COMMANDS: dict[str, Run | Help | InCI | ByTest | Unchecked] = {
     "python -m src.calibration_sample_generation.sample_cali_data --model mini --output DiT_cali_data.npz": DRY,
     "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28"
     " --calib-dir calibration_data": Run(),
+    "ditq --help": ByTest(
+        "tests/cli/test_main.py::test_help_lists_the_steps_a_line_each_in_the_order_of_use"
+    ),
+    'ditq generate --model mini "a fox in the snow" --out pictures': ByTest(
+        "tests/cli/test_main.py::test_arguments_are_the_step_s_own"
+    ),
     # docs/mini.md
     'python -m src.generate --model mini "a large fox in the snow"': Run(),
     "python -m pip install --editable '.[train]'": SETS_UP,

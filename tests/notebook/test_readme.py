@@ -1,0 +1,30 @@
+"""The README's lines for notebooks, run as they stand, with fewer steps and pictures."""
+
+import re
+
+import pytest
+
+import ditq
+from ditq.checkpoint import read_folder
+from ditq.cli import amounts
+from ditq.models.mini import Mini
+from tests.house.checker import ROOT
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_work(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert block.strip().endswith("ditq.compare(model, small)")
+    few = amounts.replace(amounts.AMOUNTS["mini"], steps=4)
+    monkeypatch.setitem(amounts.AMOUNTS, "mini", few)
+    monkeypatch.setattr(Mini, "defaults", amounts.replace(Mini.defaults, steps=3))
+    monkeypatch.chdir(tmp_path)
+    *lines, last = block.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    table = repr(eval(last, names)).splitlines()
+    assert [line.split("  ")[0] for line in table] == [
+        "variant", "float", "w4a8-gptq, W4A8", "float, other seeds",
+    ]  # fmt: skip
+    assert len(read_folder(tmp_path / "mini-w4a8").weights) == 45
+    assert ditq.open_checkpoint("mini-w4a8").label == "W4A8"
