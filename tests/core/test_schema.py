@@ -41,7 +41,7 @@ def test_what_fits_comes_back_as_it_is():
     assert checked([1, "a"], tuple[int, str], "x") == (1, "a")
     assert checked([[1], 2.5, None], list[list[int] | float | None], "x") == [[1], 2.5, None]
     assert checked({"a": 1}, Any, "x") == {"a": 1} and checked([1], list, "x") == [1]
-    assert checked(None, Optional[Annotated[int, at_least(1)]], "x")  # noqa: UP045 is None
+    assert checked(None, Optional[Annotated[int, at_least(1)]], "x") is None  # noqa: UP045
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_fits_comes_back_as_it_is():
         (
             {**LINE, "paths": "*.fc1"},
             Line,
-            "f: paths: got '*.fc1'; expected a list of texts*write [\"*.fc1\"]",
+            "f: paths: got '*.fc1'; expected a list of texts; write [\"*.fc1\"]",
         ),
         ({**LINE, "paths": []}, Line, "f: paths: got []; expected a list of texts with one entry at least"),
         ({**LINE, "paths": ["a", 3]}, Line, "f: paths[1]: got 3; expected a text"),
