@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -114,15 +114,10 @@ class BlockResult:
 class Method(Protocol):
     """A frozen dataclass whose fields are its hyper-parameters."""
 
-    @property
-    def streams(self) -> InputsUsed:
-        """Whose inputs it decides the codes by."""
-        ...
-
-    @property
-    def by_layer(self) -> bool:
-        """Whether it solves a layer alone, outside any block: then it is a `LayerSolver`."""
-        ...
+    streams: ClassVar[InputsUsed]
+    """Whose inputs it decides the codes by."""
+    by_layer: ClassVar[bool]
+    """Whether it solves a layer alone, outside any block: then it is a `LayerSolver`."""
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids."""
