@@ -1,12 +1,17 @@
 """Small random models of the SD3 family for parity tests: Stability's layout, and the same weights in `diffusers`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import mlx.core as mx
 import numpy as np
-import torch
-from diffusers import SD3Transformer2DModel
-from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 
 from ditq.models.mmdit.config import MMDiTConfig
+
+if TYPE_CHECKING:  # torch and diffusers take seconds to import: only the tests that compare with them wait for it
+    import torch
+    from diffusers import SD3Transformer2DModel
 
 SMALL = dict(
     num_heads=4, depth_multimodal=3, hidden_size_override=64, vae_latent_dim=16, max_latent_resolution=24,
@@ -76,6 +81,10 @@ def diffusers_model(
     config: MMDiTConfig, stability: dict[str, np.ndarray] | None = None
 ) -> SD3Transformer2DModel:
     """The `diffusers` transformer of this shape, with weights (if given) converted by `diffusers`' own code."""
+    import torch
+    from diffusers import SD3Transformer2DModel
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
     model = SD3Transformer2DModel(
         sample_size=16, patch_size=config.patch_size, in_channels=config.vae_latent_dim,
         num_layers=config.depth_multimodal, attention_head_dim=config.hidden_size // config.num_heads,
