@@ -116,7 +116,7 @@ def call_faults(module: str, source: str) -> list[str]:
             continue
         if isinstance(node.func, ast.Name) and node.func.id == "print" and not _within(module, "cli"):
             faults.append(f"{node.lineno}: prints, which belongs to cli")
-        if module != "core.files" and node not in replacing and _opens_a_file(node.func, names):
+        if not _within(module, "core.files") and node not in replacing and _opens_a_file(node.func, names):
             faults.append(
                 f"{node.lineno}: opens a file by {ast.unparse(node.func)}, which belongs to core.files"
             )

@@ -109,6 +109,7 @@ def test_forbidden_call_is_seen(module, source):
         ),
         ("calibration.collect", "from ditq.models import load\nload('mini')"),
         ("core.files", "open('a')"),
+        ("core.files.reading", "open('a')"),
         (
             "cli.show",
             "from ditq.core.files import replacing\nwith replacing('a') as t:\n    figure.savefig(t)",
