@@ -29,3 +29,41 @@ def test_the_innermost_field_that_differs_is_named(tmp_path, change, says):
     plan.begin(path, {"seed": 0, "recipe": RECIPE}, True)
     with pytest.raises(UserError, match=says):
         plan.begin(path, {"seed": 0, "recipe": {**RECIPE, **change}}, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ('{"seed": 0, "reci', "a JSON text|a file that cannot be read"),
+        ("[1, 2]", "another kind of file"),
+        ('{"kind": "cake", "layers": 3}', "another kind of file"),
+        ('{"seed": NaN}', "NaN, which JSON has not"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (None, "a folder"),
+    ],
+)
+def test_a_plan_that_is_none_is_told_with_a_remedy(tmp_path, content, got):
+    path = tmp_path / "plan.json"
+    path.mkdir() if content is None else path.write_text(content)
+    with pytest.raises(UserError, match=f"plan.json: got .*({got}).*; use --force or another place"):
+        plan.begin(path, {"seed": 0, "recipe": RECIPE}, True)
+
+
+def test_a_plan_of_another_kind_is_told(tmp_path):
+    path = tmp_path / "plan.json"
+    plan.begin(path, {"kind": "ditq.bread", "seed": 0}, False)
+    with pytest.raises(UserError, match="a file of the kind 'ditq.bread'; expected .*'ditq.cake'"):
+        plan.begin(path, {"kind": "ditq.cake", "seed": 0}, True)
+
+
+def test_a_run_removes_what_a_killed_one_left(tmp_path):
+    left = [
+        tmp_path / ".ditq-partial-99999999-plan-x.json",
+        tmp_path / "parts" / ".ditq-partial-99999999-a.npz",
+    ]
+    (tmp_path / "parts").mkdir()
+    for path in left:
+        path.write_text("half")
+    (tmp_path / "parts" / "a.npz").write_text("whole")
+    plan.begin(tmp_path / "plan.json", {"seed": 0}, False)
+    assert not any(path.exists() for path in left) and (tmp_path / "parts" / "a.npz").exists()

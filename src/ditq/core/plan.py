@@ -1,29 +1,31 @@
 """A long run's plan on disk, so that resuming it with other settings is an error and not a mixture."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, write_json
+from ditq.core.files import read_json, remove_leftovers, write_json
+from ditq.core.schema import shown
 
 
 def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
-    """Writes `plan` to `path`, or checks it against the one that is there.
+    """Writes `plan` to `path`, or checks it against the one that is there; removes what killed runs left beside it.
 
-    Raises UserError when a plan is there and `resume` is false, or when it differs: the field is named.
+    Raises UserError when a plan is there and `resume` is false, when it cannot be read or is another kind of file, or
+    when it differs: the field is named.
     """
-    if not path.exists():
+    remove_leftovers(path.parent)
+    if not os.path.lexists(path):
         write_json(path, dict(plan))
         return
     if not resume:
         raise UserError(
             str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place"
         )
-    earlier = read_json(path)
-    if not isinstance(earlier, dict):
-        raise UserError(str(path), got="another kind of file", expected="the settings of an earlier run")
+    earlier = _earlier(path, plan)
     for field in [*plan, *(field for field in earlier if field not in plan)]:
         if earlier.get(field) != plan.get(field):
             place, got, expected = _innermost(field, plan.get(field), earlier.get(field))
@@ -33,6 +35,21 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
                 expected=f"{expected!r} as in the earlier run",
                 remedy="use the same settings, --force or another place",
             )
+
+
+def _earlier(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored plan. Raises UserError for a file that is none: unreadable, or with none of this plan's fields."""
+    expected, remedy = "the settings of an earlier run", "use --force or another place"
+    try:
+        earlier = read_json(path)
+    except UserError as error:
+        raise UserError(error.what, got=error.got, expected=expected, remedy=remedy) from error
+    if not isinstance(earlier, dict) or (plan and not earlier.keys() & plan.keys()):
+        raise UserError(str(path), got="another kind of file", expected=expected, remedy=remedy)
+    if "kind" in plan and earlier.get("kind") != plan["kind"]:
+        got = f"a file of the kind {shown(earlier.get('kind'))}"
+        raise UserError(str(path), got=got, expected=f"{expected} ({shown(plan['kind'])})", remedy=remedy)
+    return earlier
 
 
 def _innermost(field: str, got: Any, expected: Any) -> tuple[str, Any, Any]:

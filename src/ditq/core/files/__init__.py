@@ -16,6 +16,7 @@ import numpy as np
 from ditq.core.errors import UserError
 from ditq.core.files.arrays import read_npy, read_npz
 from ditq.core.files.leftovers import remove_leftovers
+from ditq.core.files.locking import lock
 from ditq.core.files.names import inside, listed
 from ditq.core.files.pictures import read_image
 from ditq.core.files.reading import reading
@@ -39,6 +40,7 @@ __all__ = [
     "free_bytes",
     "inside",
     "listed",
+    "lock",
     "parsed",
     "read_image",
     "read_json",
