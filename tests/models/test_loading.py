@@ -78,7 +78,7 @@ def test_truncated_file_is_refused_before_anything_is_computed(tmp_path, weights
     path = tmp_path / "model.safetensors"
     saved(path, weights)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read|an empty file"):
         load_mmdit(path, CONFIG)
 
 
@@ -88,7 +88,7 @@ def test_absent_ambiguous_and_foreign_files_are_told_apart(tmp_path, weights):
     with pytest.raises(UserError, match="no safetensors file"):
         load_mmdit(tmp_path, CONFIG)
     saved(tmp_path / "a.safetensors", {"lm_head.weight": mx.zeros((2, 2))})
-    with pytest.raises(UserError, match="keys of no known layout"):
+    with pytest.raises(UserError, match="got a language model; expected a diffusion transformer"):
         load_mmdit(tmp_path, CONFIG)
     saved(tmp_path / "b.safetensors", weights)
     with pytest.raises(UserError, match="several checkpoints"):

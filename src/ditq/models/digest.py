@@ -20,7 +20,7 @@ def weights_digest(network: nn.Module) -> str:
     machine. Values are compared bit by bit. It takes milliseconds for a network of any size, and is computed anew at
     each call, so that a layer replaced or written to in place is never missed.
     """
-    parameters = sorted(tree_flatten(network.parameters()))
+    parameters: list[tuple[str, mx.array]] = sorted(tree_flatten(network.parameters()))  # pyright: ignore
     samples = [_sample(array) for _, array in parameters]
     mx.eval(samples)
     sha = hashlib.sha256()

@@ -1,6 +1,7 @@
 """Checkpoints into modules: read single, sharded or folder files, then load them with every misfit named."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,75 +10,89 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_safetensors
+from ditq.models.floats import Weights, is_float, read_tensors, scaled
+from ditq.models.folders import weight_files
+from ditq.models.foreign import no_model, unwrapped, what_it_is
 
-Weights = dict[str, mx.array]
-_INDEX_SUFFIX = ".safetensors.index.json"
+__all__ = ["Weights", "load_weights_into", "read_weights"]
 _SHOWN = 5
 """How many keys of each kind an error shows; a wrong architecture misses hundreds."""
 
 
 def read_weights(path: str | Path) -> Weights:
-    """All arrays of a safetensors file, of a sharded checkpoint by its index, or of the checkpoint in a folder."""
-    path = Path(path)
-    if path.is_dir():
-        path = _checkpoint_in(path)
-    if not path.name.endswith(_INDEX_SUFFIX):
-        return read_safetensors(path)[0]
-    index = read_json(path)
-    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+    """All arrays of a safetensors file, of a sharded checkpoint by its index, or of the checkpoint in a folder.
+
+    Float8 is decoded (`floats.read_tensors`), and what trainers put before keys is taken away (`foreign.unwrapped`).
+    """
+    files, promised = weight_files(path)
+    tensors: dict[str, mx.array] = {}
+    for file in files:
+        part = read_tensors(file)
+        if twice := _in_order(tensors.keys() & part.keys()):
+            raise UserError(str(file), got=f"{some(twice)} again", expected="each key in one shard alone")
+        tensors |= part
+    if absent := _in_order(promised - tensors.keys()):
         raise UserError(
-            str(path), got="an index without 'weight_map'", expected="the index of a sharded checkpoint"
+            str(path), got=f"shards without {some(absent)}", remedy="copy or download the shards again"
         )
-    weights: Weights = {}
-    for shard in sorted(set(index["weight_map"].values())):
-        weights |= read_safetensors(path.parent / shard)[0]
-    absent = sorted(set(index["weight_map"]) - set(weights))
-    if absent:
-        raise UserError(
-            str(path), got=f"shards without {_some(absent)}", remedy="copy or download the shards again"
-        )
-    return weights
+    return scaled(unwrapped(tensors, str(path)), str(path))
 
 
-def load_weights_into(module: nn.Module, weights: Mapping[str, mx.array], source: str) -> None:
-    """Loads `weights` into `module` and evaluates them; nothing is loaded unless everything fits.
+def load_weights_into(
+    module: nn.Module, weights: Mapping[str, mx.array], source: str, dtype: mx.Dtype | None = None
+) -> None:
+    """Loads `weights` into `module`, in `dtype` or as they are, and evaluates them; nothing is loaded unless all fit.
 
-    Raises UserError that names, together, each key that is missing, extra, misshapen or holds NaN or infinity.
+    Raises UserError that names, together, each key that is missing, extra, misshapen, of integers, or holds NaN or
+    infinity; and that says what the file is when its keys are those of something else.
     """
     wanted = dict(tree_flatten(module.parameters()))
-    shared = wanted.keys() & weights.keys()
-    misshapen = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in _in_order(shared)
-        if weights[key].shape != wanted[key].shape
-    ]
-    problems = {
-        "missing": _in_order(wanted.keys() - weights.keys()),
-        "extra": _in_order(weights.keys() - wanted.keys()),
-        "misshapen": misshapen,
-    }
+    problems = _misfits(wanted, weights)
     if not any(problems.values()):
+        weights = {key: array if dtype is None else array.astype(dtype) for key, array in weights.items()}
         problems["not finite"] = _not_finite(weights)
-    got = [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in problems.items() if keys]
+    got = [f"{len(keys)} {kind}: {some(keys)}" for kind, keys in problems.items() if keys]
     if got:
+        foreign = no_model(weights) or (None if wanted.keys() & weights.keys() else what_it_is(weights))
         raise UserError(
-            source, got="; ".join(got), expected=f"the {len(wanted)} parameters of this architecture"
+            source,
+            got="; ".join(got),
+            expected=f"the {len(wanted)} parameters of this architecture",
+            remedy=f"this is {foreign}" if foreign else _remedy(problems),
         )
     module.load_weights(list(weights.items()))
 
 
-def _checkpoint_in(folder: Path) -> Path:
-    for pattern in (f"*{_INDEX_SUFFIX}", "*.safetensors"):
-        found = sorted(folder.glob(pattern))
-        if len(found) > 1:
-            names = ", ".join(file.name for file in found)
-            raise UserError(str(folder), got=f"several checkpoints ({names})", remedy="name one of the files")
-        if found:
-            return found[0]
-    raise UserError(
-        str(folder), got="no safetensors file", expected="a checkpoint, or a folder that holds one"
-    )
+def some(keys: list[str]) -> str:
+    """The first of some names, and how many more there are; overlong names are cut."""
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(key if len(key) <= 120 else f"{key[:117]}..." for key in keys[:_SHOWN]) + more
+
+
+def _misfits(wanted: Mapping[str, mx.array], weights: Mapping[str, mx.array]) -> dict[str, list[str]]:
+    shared = _in_order(wanted.keys() & weights.keys())
+    return {
+        "missing": _in_order(wanted.keys() - weights.keys()),
+        "extra": _in_order(weights.keys() - wanted.keys()),
+        "misshapen": [
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in shared
+            if weights[key].shape != wanted[key].shape
+        ],
+        "not floating-point": [
+            f"{key} ({str(weights[key].dtype).removeprefix('mlx.core.')})"
+            for key in shared
+            if not is_float(weights[key])
+        ],
+    }
+
+
+def _remedy(problems: Mapping[str, list[str]]) -> str | None:
+    if problems["not floating-point"]:
+        return (
+            "quantized weights are not decoded here; use a checkpoint in float32, float16, bfloat16 or float8"
+        )
+    return None
 
 
 def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
@@ -90,13 +105,12 @@ def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
     return [key for key in suspects if not mx.isfinite(weights[key]).all().item()]
 
 
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
-
-
 def _in_order(keys: Iterable[str]) -> list[str]:
-    """Sorted as a person would: block 2 before block 10."""
-    return sorted(
-        keys, key=lambda key: [(int(part), "") if part.isdigit() else (-1, part) for part in key.split(".")]
-    )
+    """Sorted as a person would, block 2 before block 10; keys come from files and may be anything."""
+
+    def places(key: str) -> list[tuple[int, str]]:
+        return [
+            (int(part), "") if re.fullmatch(r"[0-9]{1,9}", part) else (-1, part) for part in key.split(".")
+        ]
+
+    return sorted(keys, key=places)

@@ -9,6 +9,7 @@ from ditq.models.cost import parameter_count
 from ditq.models.diffusionkit.corrections import DK, CorrectedMMDiT, CorrectedT5
 from ditq.models.diffusionkit.sd3 import CONFIGS
 from ditq.models.diffusionkit.vae import VAEShape
+from ditq.models.mmdit import MMDiT
 
 T5_XXL = SimpleNamespace(
     d_model=4096, d_kv=64, d_ff=10240, num_heads=64, num_layers=24, vocab_size=32128, feed_forward_proj="gated-gelu",

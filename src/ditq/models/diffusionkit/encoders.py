@@ -10,6 +10,7 @@ import mlx.core as mx
 from ditq.core.errors import UserError
 from ditq.core.files import read_json
 from ditq.models.diffusionkit.hub import Files
+from ditq.models.floats import is_float
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
 _CLIP = (
@@ -55,7 +56,7 @@ def clip_encoder(files: Files, which: str) -> Any:
             hidden_act=config["hidden_act"],
         )
     )
-    load_weights_into(encoder, weights, str(path))
+    load_weights_into(encoder, weights, str(path), mx.float32)
     return encoder
 
 
@@ -90,8 +91,8 @@ def t5_encoder(files: Files) -> Any:
 
 
 def clip_weights(weights: Weights) -> Weights:
-    """The weights of `transformers`' CLIPTextModelWithProjection under DiffusionKit's paths, float32."""
-    mapped = {_rename(key, _CLIP): value.astype(mx.float32) for key, value in weights.items()}
+    """The weights of `transformers`' CLIPTextModelWithProjection under DiffusionKit's paths."""
+    mapped = {_rename(key, _CLIP): value for key, value in weights.items()}
     mapped.pop("position_ids", None)
     return mapped
 
@@ -104,7 +105,10 @@ def t5_weights(weights: Weights) -> Weights:
         if not key.startswith(("decoder.", "lm_head."))
     }
     exact = ("ln.weight", "ln1.weight", "ln2.weight", "wte.weight", "embeddings.weight")
-    return {key: value.astype(mx.float32) if key.endswith(exact) else value for key, value in mapped.items()}
+    return {
+        key: value.astype(mx.float32) if key.endswith(exact) and is_float(value) else value
+        for key, value in mapped.items()
+    }
 
 
 class _Config:

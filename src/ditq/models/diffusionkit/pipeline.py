@@ -18,8 +18,8 @@ from ditq.models.diffusionkit.corrections import DK, CorrectedDenoiser, Correcte
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.text import TextEncoders
 from ditq.models.diffusionkit.vae import VAE, VAEShape
-from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.mmdit.keymap import to_mmdit
+from ditq.models.loading import load_weights_into
+from ditq.models.mmdit.loading import mmdit_weights
 
 _CONFIGS = {"sd3-medium": DK.config.SD3_2b, "sd3.5-large": DK.config.SD3_8b}
 _LOG = logging.getLogger(__name__)
@@ -88,15 +88,9 @@ class CorrectedPipeline(DK.DiffusionPipeline):
         if only_modulation_dict:
             return [pair for pair in tree_flatten(self.mmdit.parameters()) if "adaLN" in pair[0]]
         path = self._files.transformer()
-        weights = to_mmdit(read_weights(path))
-        if weights is None:
-            raise UserError(
-                str(path), got="keys of no known layout", expected="a transformer of the SD3 family"
-            )
+        weights = mmdit_weights(path)
         self.mmdit = CorrectedMMDiT(self._config)
-        load_weights_into(
-            self.mmdit, {key: value.astype(self.dtype) for key, value in weights.items()}, str(path)
-        )
+        load_weights_into(self.mmdit, weights, str(path), self.dtype)
 
     def set_up_t5(self) -> None:
         """Lets T5 read the prompts from now on."""

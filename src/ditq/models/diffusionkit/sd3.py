@@ -13,14 +13,10 @@ from ditq.models.diffusionkit import text
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.vae import VAE
 from ditq.models.mmdit import MMDiT
-from ditq.models.mmdit.config import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, MMDiTConfig
+from ditq.models.mmdit.config import PUBLISHED
 from ditq.models.mmdit.loading import load_mmdit
 
-CONFIGS: dict[str, MMDiTConfig] = {
-    "sd3-medium": SD3_MEDIUM,
-    "sd3.5-medium": SD35_MEDIUM,
-    "sd3.5-large": SD35_LARGE,
-}
+CONFIGS = PUBLISHED
 DEFAULTS: dict[str, Defaults] = {
     "sd3-medium": Defaults(size=1024, steps=28, guidance=7.0, shift=3.0, schedule="diffusionkit"),
     "sd3.5-medium": Defaults(size=1024, steps=40, guidance=4.5, shift=3.0, schedule="diffusionkit"),

@@ -113,18 +113,18 @@ class VAE:
             expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"
             raise UserError(str(self.path), got=f"no VAE {part}", expected=expected)
         module = kind(into, out, list(self.shape.block_out_channels), layers, self.shape.groups)
-        load_weights_into(module, weights, f"{self.path} (VAE {part})")
+        load_weights_into(module, weights, f"{self.path} (VAE {part})", mx.float32)
         with_group_norm_eps(module)
         return module
 
 
 def vae_weights(weights: Mapping[str, mx.array], part: str) -> Weights:
-    """One part's weights ("encoder" or "decoder") under DiffusionKit's paths and in its shapes, float32.
+    """One part's weights ("encoder" or "decoder") under DiffusionKit's paths and in its shapes.
 
     Takes Stability's single files and diffusers' folders, which count the decoder's blocks from the other end.
     """
     found = {
-        key.removeprefix("first_stage_model.").removeprefix(f"{part}."): value.astype(mx.float32)
+        key.removeprefix("first_stage_model.").removeprefix(f"{part}."): value
         for key, value in weights.items()
         if re.match(rf"(first_stage_model\.)?{part}\.", key)
     }

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from ditq.core.errors import UserError
 from ditq.core.files import read_safetensors
 from ditq.models.base import Conditioning, Defaults, Prediction
-from ditq.models.loading import load_weights_into
+from ditq.models.folders import weight_files
+from ditq.models.loading import Weights, load_weights_into, read_weights
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
 from ditq.models.mmdit import MMDiT, MMDiTConfig
@@ -75,7 +76,7 @@ class Mini:
     @cached_property
     def words(self) -> Words:
         """The vocabulary of the weights' file."""
-        metadata = self._file[1]
+        metadata = read_safetensors(self._file)[1]
         try:
             words = json.loads(metadata["words"])
             return Words(tuple(words["known"]), words["aliases"], words["length"])
@@ -85,8 +86,13 @@ class Mini:
             ) from error
 
     @cached_property
-    def _file(self) -> tuple[dict[str, mx.array], dict[str, str]]:
-        return read_safetensors(self.path)
+    def _weights(self) -> Weights:
+        return read_weights(self._file)
+
+    @cached_property
+    def _file(self) -> Path:
+        """The file, also where `path` is a folder that holds it."""
+        return weight_files(self.path)[0][0]
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -95,9 +101,7 @@ class Mini:
     def _filled(self, module: M, part: str, dtype: mx.Dtype) -> M:
         prefix = f"{part}."
         weights = {
-            key.removeprefix(prefix): value.astype(dtype)
-            for key, value in self._file[0].items()
-            if key.startswith(prefix)
+            key.removeprefix(prefix): value for key, value in self._weights.items() if key.startswith(prefix)
         }
-        load_weights_into(module, weights, f"{self.path} ({part})")
+        load_weights_into(module, weights, f"{self.path} ({part})", dtype)
         return module

@@ -47,3 +47,8 @@ class MMDiTConfig:
 SD3_MEDIUM = MMDiTConfig()
 SD35_MEDIUM = MMDiTConfig(use_qk_norm=True, dual_attention_blocks=tuple(range(13)), max_latent_resolution=384)
 SD35_LARGE = MMDiTConfig(num_heads=38, depth_multimodal=38, use_qk_norm=True)
+PUBLISHED: dict[str, MMDiTConfig] = {
+    "sd3-medium": SD3_MEDIUM,
+    "sd3.5-medium": SD35_MEDIUM,
+    "sd3.5-large": SD35_LARGE,
+}

@@ -10,16 +10,25 @@ from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
+from ditq.core.errors import UserError
+from ditq.models.foreign import renamed
 from ditq.models.loading import Weights
 
-_STABILITY_PREFIX = "model.diffusion_model."
+PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
+"""What stands before the transformer's keys: in Stability's and ComfyUI's files, pipelines and trainers' modules."""
 _NOT_TRANSFORMER = (
     "first_stage_model.",
     "text_encoders.",
     "cond_stage_model.",
     "teacher_model.",
     "model_sampling.",
+    "vae.",
+    "text_encoder.",
+    "text_encoder_2.",
+    "text_encoder_3.",
+    "model_ema.",
 )
+"""What else single files and whole pipelines hold."""
 
 _STABILITY = (
     (r"^joint_blocks\.", "multimodal_transformer_blocks."),
@@ -61,61 +70,76 @@ _DIFFUSERS = (
 )
 
 
-def from_stability(weights: Mapping[str, mx.array]) -> Weights:
-    """Paths of Stability's files, bare or with `model.diffusion_model.` before them, VAE and text encoders left out."""
-    mapped: Weights = {}
+def from_stability(weights: Mapping[str, mx.array], source: str = "checkpoint") -> Weights:
+    """Paths of Stability's files: queries, keys and values, which lie in one matrix there, apart."""
+    parts: Weights = {}
     for key, value in weights.items():
-        if key.startswith(_NOT_TRANSFORMER):
-            continue
-        name = _rename(key.removeprefix(_STABILITY_PREFIX), _STABILITY)
-        joined = re.match(r"(.*\.attn2?)\.qkv\.(weight|bias)$", name)
+        joined = re.match(r"(.*\.attn2?)\.qkv\.(weight|bias)$", key)
         if joined:
-            parts = zip("qkv", mx.split(value, 3), strict=True)
-            mapped |= {f"{joined[1]}.{letter}_proj.{joined[2]}": part for letter, part in parts}
+            letters = zip("qkv", _chunks(value, 3, key, source), strict=True)
+            parts |= {f"{joined[1]}.{letter}_proj.{joined[2]}": part for letter, part in letters}
         else:
-            mapped[name] = value
-    return _torch_shapes(mapped)
+            parts[key] = value
+    names = {key: _rename(key, _STABILITY) for key in parts}
+    return _torch_shapes(renamed(parts, names, source))
 
 
-def from_diffusers(weights: Mapping[str, mx.array]) -> Weights:
+def from_diffusers(weights: Mapping[str, mx.array], source: str = "checkpoint") -> Weights:
     """Paths of a `diffusers` SD3Transformer2DModel.
 
     There, the two-chunk modulations (final layer, last text block) are stored as scale, shift; here as everywhere
     else they are shift, scale.
     """
-    mapped = {_rename(key, _DIFFUSERS): value for key, value in weights.items()}
+    mapped = renamed(weights, {key: _rename(key, _DIFFUSERS) for key in weights}, source)
     depths = [
-        int(found[1]) for key in mapped if (found := re.match(r"multimodal_transformer_blocks\.(\d+)\.", key))
+        int(found[1])
+        for key in mapped
+        if (found := re.match(r"multimodal_transformer_blocks\.(\d{1,9})\.", key))
     ]
     last = f"multimodal_transformer_blocks.{max(depths, default=0)}.text_transformer_block"
     for path in ("final_layer", last):
         for kind in ("weight", "bias"):
             key = f"{path}.adaLN_modulation.layers.1.{kind}"
             if key in mapped:
-                scale, shift = mx.split(mapped[key], 2)
+                scale, shift = _chunks(mapped[key], 2, key, source)
                 mapped[key] = mx.concatenate([shift, scale])
     return _torch_shapes(mapped)
 
 
-def from_diffusionkit(weights: Mapping[str, mx.array]) -> Weights:
+def from_diffusionkit(weights: Mapping[str, mx.array], source: str = "checkpoint") -> Weights:
     """Our own paths and DiffusionKit's: nothing to rename."""
     return dict(weights)
 
 
-LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, mx.array]], Weights]], ...] = (
-    (r"^(model\.diffusion_model\.)?joint_blocks\.", from_stability),
-    (r"^transformer_blocks\.\d+\.norm1_context\.", from_diffusers),
-    (r"^multimodal_transformer_blocks\.", from_diffusionkit),
+LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, mx.array], str], Weights]], ...] = (
+    (r"joint_blocks\.", from_stability),
+    (r"transformer_blocks\.\d+\.norm1_context\.", from_diffusers),
+    (r"multimodal_transformer_blocks\.", from_diffusionkit),
 )
-"""What a key of each layout looks like, and its map."""
+"""What a key of each layout begins with, and its map."""
 
 
-def to_mmdit(weights: Mapping[str, mx.array]) -> Weights | None:
-    """`weights` under the parameter paths of `MMDiT`, their layout told by their keys; None if it is no known one."""
-    for pattern, layout in LAYOUTS:
-        if any(re.match(pattern, key) for key in weights):
-            return layout(weights)
+def to_mmdit(weights: Mapping[str, mx.array], source: str = "checkpoint") -> Weights | None:
+    """`weights` under the parameter paths of `MMDiT`, their layout told by their keys; None if it is no known one.
+
+    What stands before all keys of the transformer (PREFIXES) is taken away; a VAE and text encoders beside it are left
+    out. Raises UserError, beginning with `source`, where two keys are the same parameter or one cannot be split.
+    """
+    for prefix in PREFIXES:
+        for pattern, layout in LAYOUTS:
+            if any(re.match(re.escape(prefix) + pattern, key) for key in weights):
+                kept = [key for key in weights if not key.startswith(_NOT_TRANSFORMER)]
+                names = {key: key.removeprefix(prefix) for key in kept}
+                return layout(renamed(weights, names, source), source)
     return None
+
+
+def _chunks(value: mx.array, parts: int, key: str, source: str) -> list[mx.array]:
+    """A parameter split along its rows."""
+    if not value.ndim or value.shape[0] % parts or not value.size:
+        expected = f"rows in {parts} equal parts"
+        raise UserError(f"{source}: {key}", got=f"the shape {tuple(value.shape)}", expected=expected)
+    return list(mx.split(value, parts))
 
 
 def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:

@@ -1,12 +1,15 @@
 """A checkpoint of the SD3 family into our transformer."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 
 from ditq.core.errors import UserError
-from ditq.models.loading import load_weights_into, read_weights
-from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.foreign import no_model, what_it_is
+from ditq.models.loading import Weights, load_weights_into, read_weights
+from ditq.models.mmdit.config import PUBLISHED, MMDiTConfig
 from ditq.models.mmdit.keymap import to_mmdit
 from ditq.models.mmdit.model import MMDiT
 
@@ -15,17 +18,63 @@ def load_mmdit(path: str | Path, config: MMDiTConfig, dtype: mx.Dtype | None = N
     """The transformer of a checkpoint in any known layout, in `dtype` or as stored.
 
     `path` is a safetensors file, the index of a sharded one, or a folder that holds either. Raises UserError when the
-    layout is not known or a key is missing, extra, misshapen or not finite.
+    layout is not known, when the file is another model of the family, or when a key is missing, extra, misshapen, of
+    integers or not finite.
     """
-    weights = to_mmdit(read_weights(path))
+    weights = mmdit_weights(path)
+    check_variant(weights, config, str(path))
+    mmdit = MMDiT(config)
+    load_weights_into(mmdit, weights, str(path), dtype)
+    return mmdit
+
+
+def mmdit_weights(path: str | Path) -> Weights:
+    """A checkpoint's weights under the paths of `MMDiT`. Raises UserError that says what a file of another model is."""
+    stored = read_weights(path)
+    weights = None if no_model(stored) else to_mmdit(stored, str(path))
     if weights is None:
         raise UserError(
             str(path),
-            got="keys of no known layout",
+            got=what_it_is(stored)
+            or f"keys of no known layout ({', '.join(key[:60] for key in list(stored)[:3])})",
             expected="a diffusion transformer of the SD3 family (Stability, diffusers or DiffusionKit names)",
         )
-    if dtype is not None:
-        weights = {key: value.astype(dtype) for key, value in weights.items()}
-    mmdit = MMDiT(config)
-    load_weights_into(mmdit, weights, source=str(path))
-    return mmdit
+    return weights
+
+
+def check_variant(weights: Mapping[str, mx.array], config: MMDiTConfig, source: str) -> None:
+    """Raises UserError where the weights are those of another published model than the one of this shape."""
+    found = next((name for name, other in PUBLISHED.items() if other != config and _is(weights, other)), None)
+    if found is not None and not _is(weights, config):
+        raise UserError(
+            source,
+            got=f"the transformer of {found}",
+            expected=_name(config),
+            remedy=f"give it with --model {found}",
+        )
+    patches = weights.get("x_embedder.proj.weight")
+    if patches is not None and patches.ndim == 4 and patches.shape[-1] > config.vae_latent_dim:
+        raise UserError(
+            source,
+            got=f"a transformer that takes {patches.shape[-1]} latent channels, for inpainting, editing or control",
+            expected=f"{_name(config)}, which takes {config.vae_latent_dim}",
+        )
+
+
+def _is(weights: Mapping[str, mx.array], config: MMDiTConfig) -> bool:
+    """Whether depth, width, norms of queries and keys, and second attentions are those of `config`."""
+    block = re.compile(r"multimodal_transformer_blocks\.(\d{1,9})\.image_transformer_block\.(attn2\.)?")
+    found = [at for key in weights if (at := block.match(key))]
+    width = weights.get("x_embedder.proj.bias")
+    return (
+        {int(at[1]) for at in found} == set(range(config.depth_multimodal))
+        and {int(at[1]) for at in found if at[2]} == set(config.dual_attention_blocks)
+        and any(".qk_norm." in key for key in weights) == config.use_qk_norm
+        and width is not None
+        and width.shape == (config.hidden_size,)
+    )
+
+
+def _name(config: MMDiTConfig) -> str:
+    """What a message calls a shape."""
+    return next((name for name, other in PUBLISHED.items() if other == config), "a model of this shape")
