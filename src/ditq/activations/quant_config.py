@@ -11,24 +11,26 @@ Grids of any kind are stored as their rows at the calibrated timesteps.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import mlx.core as mx
 import numpy as np
 
 import ditq
 from ditq.activations.decision import Decision, kind_of
-from ditq.activations.table import ActivationTable
-from ditq.core import plan
+from ditq.activations.table import ActivationTable, check_timesteps
+from ditq.core import numbers, plan
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, read_stored_json, remove, write_json, write_npz
+from ditq.core.files import inside, read_npz, read_stored_json, remove, write_json, write_npz
+from ditq.core.schema import FILLED, checked, shown, within
 from ditq.diagnostics import LayerStatistics
 from ditq.diagnostics.layer_files import noise_entry
-from ditq.sampling.schedules import PROCESSES, noise_of
+from ditq.sampling.schedules import PROCESSES
 
 KIND, VERSION, MADE_BY = "ditq.quant_config", 1, "analyze_activations"
 CHANNELS = "channels"
+TOGETHER = f"keep both files of {MADE_BY} together, or run it again"
 
 
 def write_quant_config(
@@ -75,38 +77,114 @@ def write_quant_config(
     write_json(path, config)
 
 
+class Entry(TypedDict):
+    """One layer's grid at one step."""
+
+    bits: Annotated[int, within(2, 8)]
+    scale: Annotated[float, numbers.POSITIVE]
+    shift: Annotated[float, numbers.FINITE] | Literal["channels"] | None
+
+
+class Arrays(TypedDict):
+    """What is said of the npz file."""
+
+    file: str | None
+    digest: str
+    of: dict[str, str]
+
+
+class Config(TypedDict):
+    """What is read of quant_config.json."""
+
+    scale: Literal["step"]
+    sigma_map: Annotated[dict[str, Annotated[float, within(0, 1)]], FILLED]
+    arrays: Arrays
+    smooth: dict[str, Literal["channels"]]
+    per_timestep: Annotated[dict[str, Annotated[dict[str, Entry], FILLED]], FILLED]
+
+
 def read_quant_config(path: Path) -> ActivationTable:
     """The activation grids of a config. Raises UserError, naming layer and step, for what is missing or senseless."""
-    config = read_stored_json(path, KIND, VERSION, MADE_BY)
-    if "noise" in config and config["noise"] not in list(PROCESSES):
-        expected = f"one of {', '.join(PROCESSES)}"
-        raise UserError(f"{path}: noise", got=config["noise"], expected=expected)
-    if config.get("scale") != "step":
-        raise UserError(f"{path}: scale", got=config.get("scale"), expected="step")
-    try:
-        arrays = _arrays(path, config["arrays"])
-        steps = sorted(config["per_timestep"], key=lambda step: -config["sigma_map"][step])
-        sources = config["arrays"]["of"]
-        layers = list(config["per_timestep"][steps[0]]) if steps else []
-        sigmas = np.array([config["sigma_map"][step] for step in steps], np.float64)
-        timesteps = noise_of(config).timesteps(sigmas).astype(np.float32)
-        grids: dict[str, ActivationGrid] = {}
-        for layer in layers:
-            entries = [config["per_timestep"][step][layer] for step in steps]
-            for step, entry in zip(steps, entries, strict=True):
-                _check(f"{path}: {layer} at step {step}", entry)
-            source = sources.get(layer, layer)
-            smooth = mx.array(arrays[f"{source}::smooth"]) if layer in config["smooth"] else None
-            shift = _shift(f"{path}: {layer}", entries, arrays.get(f"{source}::shift"))
-            grids[layer] = TimestepGrid(timesteps, _rows(entries, shift), smooth)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(str(path), got=f"no {error}", expected=f"a file of {MADE_BY}") from error
-    if not layers:
-        raise UserError(str(path), got="no layers", expected=f"a file of {MADE_BY}")
+    raw = read_stored_json(path, KIND, VERSION, MADE_BY)
+    noise = raw.get("noise", "rectified-flow")
+    if not isinstance(noise, str) or noise not in PROCESSES:
+        raise UserError(f"{path}: noise", got=shown(noise), expected=f"one of {', '.join(PROCESSES)}")
+    config = checked(raw, Config, str(path))
+    by_step = config["per_timestep"]
+    steps = _steps(path, config)
+    sigmas = np.array([config["sigma_map"][step] for step in steps], np.float64)
+    timesteps = PROCESSES[noise].timesteps(sigmas).astype(np.float32)
+    check_timesteps(timesteps, f"{path}: the timesteps of sigma_map")
+    layers = list(by_step[steps[0]])
+    arrays = _arrays(path, config["arrays"])
+    _check_arrays(path, config, layers, arrays)
+    grids: dict[str, ActivationGrid] = {}
+    for layer in layers:
+        entries = [by_step[step][layer] for step in steps]
+        source = config["arrays"]["of"].get(layer, layer)
+        smooth = mx.array(arrays[f"{source}::smooth"]) if layer in config["smooth"] else None
+        shift = _shift(f"{path}: {layer}", entries, arrays.get(f"{source}::shift"))
+        grids[layer] = TimestepGrid(timesteps, _rows(entries, shift), smooth)
     return ActivationTable(timesteps, grids)
 
 
-def _rows(entries: list[dict[str, Any]], shift: np.ndarray | None) -> GridRows:
+def _steps(path: Path, config: Config) -> list[str]:
+    """The steps in the order of the run; each has a noise level and the same layers."""
+    by_step, sigmas = config["per_timestep"], config["sigma_map"]
+    wrong = [step for step in {**by_step, **sigmas} if not (step.isascii() and step.isdigit())]
+    if wrong:
+        raise UserError(f"{path}: per_timestep", got=shown(wrong[0]), expected="the numbers of steps")
+    steps = sorted(by_step, key=int)
+    lacking = [
+        step for step in sorted({**by_step, **sigmas}, key=int) if step not in by_step or step not in sigmas
+    ]
+    if lacking:
+        place = "sigma_map" if lacking[0] in by_step else "per_timestep"
+        raise UserError(f"{path}: {place}", got=f"no {lacking[0]!r}", expected="the same steps in both")
+    for step in steps:
+        other = by_step[step].keys() ^ by_step[steps[0]].keys()
+        if other:
+            layer = min(other)
+            where = f"{path}: per_timestep: {step}"
+            got = f"no {layer!r}" if layer in by_step[steps[0]] else f"{layer!r}, which step {steps[0]} lacks"
+            raise UserError(where, got=got, expected="the same layers at every step")
+    return steps
+
+
+def _check_arrays(path: Path, config: Config, layers: list[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises UserError unless the npz file holds what the config says of its layers, sound, and nothing else."""
+    of, companion = config["arrays"]["of"], str(path.with_suffix(".npz"))
+    for name, told in (("smooth", config["smooth"]), ("arrays: of", of)):
+        unknown = [layer for layer in told if layer not in layers]
+        if unknown:
+            raise UserError(f"{path}: {name}", got=shown(unknown[0]), expected="layers of per_timestep")
+    entries = next(iter(config["per_timestep"].values()))
+    shifted = [layer for layer in layers if entries[layer]["shift"] == CHANNELS]
+    wanted = dict.fromkeys(f"{of.get(layer, layer)}::shift" for layer in shifted)
+    wanted |= dict.fromkeys(f"{of.get(layer, layer)}::smooth" for layer in config["smooth"])
+    for layer in layers:
+        named = f"{of.get(layer, layer)}::smooth"
+        if (layer in config["smooth"]) != (named in arrays):
+            got = (
+                f"no {named}"
+                if named not in arrays
+                else "smoothing factors of a layer that smooth does not list"
+            )
+            raise UserError(
+                f"{companion}: {layer}", got=got, expected=f"as {path.name} says", remedy=TOGETHER
+            )
+    for name, array in arrays.items():
+        axes = 2 if name.endswith("::shift") else 1
+        if name not in wanted or array.dtype != np.float32 or array.ndim != axes or not array.size:
+            got = f"{array.dtype} of shape {array.shape}" if name in wanted else f"an array {name!r}"
+            raise UserError(f"{companion}: {name}", got=got, expected=f"the arrays that {path.name} names")
+        if axes == 1:
+            numbers.check_positive(array, f"{companion}: {name}", "factors")
+        else:
+            numbers.check_numbers(array, f"{companion}: {name}")
+
+
+def _rows(entries: list[Entry], shift: np.ndarray | None) -> GridRows:
     scale = np.array([entry["scale"] for entry in entries], np.float32)
     return GridRows.of([entry["bits"] for entry in entries], scale, shift)
 
@@ -128,7 +206,7 @@ def _reasons(report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report}
 
 
-def _shift(where: str, entries: list[dict[str, Any]], channels: np.ndarray | None) -> np.ndarray | None:
+def _shift(where: str, entries: list[Entry], channels: np.ndarray | None) -> np.ndarray | None:
     """(steps, channels), (steps, 1), or None for zero at all steps."""
     given = [entry["shift"] for entry in entries]
     if CHANNELS in given:
@@ -136,7 +214,7 @@ def _shift(where: str, entries: list[dict[str, Any]], channels: np.ndarray | Non
             raise UserError(
                 f"{where}: shift per channel",
                 got="none in the npz beside it" if channels is None else "another number of steps",
-                remedy=f"keep both files of {MADE_BY} together",
+                remedy=TOGETHER,
             )
         return channels
     if all(one is None for one in given):
@@ -144,26 +222,13 @@ def _shift(where: str, entries: list[dict[str, Any]], channels: np.ndarray | Non
     return np.array([[one or 0.0] for one in given], np.float32)
 
 
-def _check(where: str, entry: dict[str, Any]) -> None:
-    bits, scale, shift = entry["bits"], entry["scale"], entry["shift"]
-    if not (isinstance(bits, int) and 2 <= bits <= 8):
-        raise UserError(f"{where}: bits", got=bits, expected="from 2 to 8")
-    if not (isinstance(scale, float | int) and 0 < scale < float("inf")):
-        raise UserError(f"{where}: scale", got=scale, expected="a number above 0")
-    if not (
-        shift is None or shift == CHANNELS or (isinstance(shift, float | int) and abs(shift) < float("inf"))
-    ):
-        raise UserError(f"{where}: shift", got=shift, expected=f"a number, null or {CHANNELS}")
-
-
-def _arrays(path: Path, told: dict[str, Any]) -> dict[str, np.ndarray]:
+def _arrays(path: Path, told: Arrays) -> dict[str, np.ndarray]:
     if told["file"] is None:
         return {}
-    companion = path.parent / told["file"]
+    companion = inside(path.parent, told["file"], f"{path}: arrays: file")
     arrays = read_npz(companion)
     if _digest(arrays) != told["digest"]:
-        remedy = f"keep both files of {MADE_BY} together, or run it again"
-        raise UserError(str(companion), got=f"arrays of another config than {path.name}", remedy=remedy)
+        raise UserError(str(companion), got=f"arrays of another config than {path.name}", remedy=TOGETHER)
     return arrays
 
 

@@ -6,7 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ditq.core.activation_grid import ActivationGrid, TimestepGrid
-from ditq.core.errors import DitqError
+from ditq.core.errors import DitqError, UserError
+from ditq.sampling.schedules import PROCESSES
+
+LATEST = max(float(process.timesteps(np.ones(1))[0]) for process in PROCESSES.values())
+"""The timestep of pure noise, the greatest that any noise process has; the least is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,9 +22,18 @@ class ActivationTable:
     grids: dict[str, ActivationGrid]
 
     def __post_init__(self) -> None:
-        if len(self.timesteps) == 0 or (np.diff(self.timesteps) >= 0).any():
-            raise DitqError(f"activation timesteps must fall, one at least: got {self.timesteps.tolist()}")
+        check_timesteps(self.timesteps, "activation timesteps")
         for path, grid in self.grids.items():
             if isinstance(grid, TimestepGrid) and len(grid.rows) != len(grid.timesteps):
                 rows, steps = len(grid.rows), len(grid.timesteps)
                 raise DitqError(f"{path}: {rows} activation scales for {steps} timesteps")
+
+
+def check_timesteps(timesteps: Float[np.ndarray, "steps"], where: str) -> None:
+    """Raises UserError, beginning with `where`, unless the timesteps are finite, fall, and lie from 0 to `LATEST`."""
+    within = bool(((timesteps >= 0) & (timesteps <= LATEST)).all())  # NaN is not
+    if timesteps.ndim != 1 or not timesteps.size or not within or (np.diff(timesteps) >= 0).any():
+        found = [f"{float(one):g}" for one in timesteps.flat]
+        shown = ", ".join(found if len(found) <= 6 else [*found[:3], "...", *found[-2:]])
+        expected = f"one at least; they must fall, within 0 and {LATEST:g}"
+        raise UserError(where, got=f"[{shown}]", expected=expected)

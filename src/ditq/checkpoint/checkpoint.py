@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ditq.activations import ActivationTable
+from ditq.checkpoint.origin import Origin
 from ditq.core.quantized import QuantizedWeight
 
 
@@ -19,3 +20,7 @@ class QuantizedCheckpoint:
     """None: activations stay as they are (W4A16)."""
     meta: dict[str, Any] = field(default_factory=dict)
     """How it was made."""
+    made_from: Origin | None = None
+    """The float weights that it was made from; None: not known."""
+    shape: dict[str, Any] | None = None
+    """The fields of the network's configuration, as the file told them; None: not told."""

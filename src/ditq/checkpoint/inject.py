@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from ditq import capture
 from ditq.activations import ActivationTable
@@ -181,14 +180,8 @@ def check_grid(
     """
     _check_smoothing(path, grid.smooth, weight.smooth)
     rows = grid.rows if isinstance(grid, TimestepGrid) else grid.at(timesteps)
-    scale = np.array(rows.scale)
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise UserError(
-            f"{path}: activation scale", got=f"{scale.min()} at least", expected="finite steps above 0"
-        )
+    rows.check(f"{path}: activation")
     if rows.shift is not None:
-        if not np.isfinite(np.array(rows.shift)).all():
-            raise UserError(f"{path}: activation shift", got="values that are not finite", expected="numbers")
         columns, shifts = weight.shape[1], rows.shift.shape[1]
         if shifts != 1 and not fits_channels((shifts,), columns, channels):
             raise UserError(

@@ -12,6 +12,8 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Int64
 
+from ditq.core import numbers
+from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 
 Timesteps = Float[np.ndarray, "rows"]
@@ -63,6 +65,34 @@ class GridRows:
         at = mx.array(rows)
         shift = None if self.shift is None else self.shift[at]
         return GridRows(self.scale[at], self.qmin[at], self.qmax[at], shift)
+
+    def check(self, where: str) -> None:
+        """Raises UserError, beginning with `where`, for numbers that no grid has.
+
+        Steps are above 0, shifts finite, and the bounds are those of 2 to 8 bits: whole, ordered, 2^bits codes apart,
+        and 0 is a code.
+        """
+        shapes = [array.shape for array in (self.scale, self.qmin, self.qmax)]
+        if shapes != [(len(self),)] * 3 or not len(self):
+            raise UserError(where, got=f"scale, qmin and qmax of shapes {shapes}", expected="a number a row")
+        if self.shift is not None and (self.shift.ndim != 2 or self.shift.shape[0] != len(self)):
+            expected = f"({len(self)}, channels)"
+            raise UserError(f"{where} shift", got=f"shape {self.shift.shape}", expected=expected)
+        numbers.check_positive(self.scale, f"{where} scale")
+        if self.shift is not None:
+            numbers.check_numbers(self.shift, f"{where} shift")
+        low, high = np.asarray(self.qmin), np.asarray(self.qmax)
+        levels = high.astype(np.float64) - low + 1
+        sound = (
+            np.isin(levels, [2**bits for bits in range(2, 9)])
+            & (low == np.rint(low))
+            & (low <= 0)
+            & (high >= 0)
+        )
+        if not sound.all():
+            at = int(np.flatnonzero(~sound)[0])
+            got = f"qmin {low[at]:g} and qmax {high[at]:g}"
+            raise UserError(f"{where} bounds", got=got, expected="those of 2 to 8 bits, such as -8 and 7")
 
 
 @runtime_checkable

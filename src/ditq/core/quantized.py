@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Integer
 
-from ditq.core import affine
+from ditq.core import affine, numbers
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 
@@ -49,21 +49,29 @@ class QuantizedWeight:
         return self.spec.bits + overhead * self.scale.size / self.codes.size
 
     def check(self, name: str, channels: int | None = None) -> None:
-        """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or not finite.
+        """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or senseless.
 
         `channels` are the layer's input channels. None where only the file is known: of a convolution they are some
         part of the columns.
         """
+        if self.codes.ndim != 2 or not mx.issubdtype(self.codes.dtype, mx.integer):
+            got = f"{self.codes.dtype} of shape {self.codes.shape}"
+            raise UserError(f"{name}: codes", got=got, expected="a matrix of whole numbers, (out, columns)")
         rows, columns = self.shape
         expected = rows, self.spec.groups(columns, name, channels)
         for part, array in (("scale", self.scale), ("zero", self.zero)):
             if array.shape != expected:
                 raise UserError(f"{name}: shape of {part}", got=array.shape, expected=str(expected))
-            if not np.isfinite(np.array(array)).all():
-                raise UserError(f"{name}: {part}", got="values that are not finite", expected="numbers")
-        if self.smooth is not None and not fits_channels(self.smooth.shape, columns, channels):
-            expected = f"({columns if channels is None else channels},)"
-            raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=expected)
+            if not mx.issubdtype(array.dtype, mx.floating):
+                raise UserError(f"{name}: {part}", got=str(array.dtype), expected="floating-point numbers")
+        numbers.check_positive(self.scale, f"{name}: scale")
+        ends = (0, 0) if self.spec.symmetric else (self.spec.qmin, self.spec.qmax)
+        numbers.check_whole(self.zero, f"{name}: zero", *ends)
+        if self.smooth is not None:
+            if not fits_channels(self.smooth.shape, columns, channels):
+                expected = f"({columns if channels is None else channels},)"
+                raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=expected)
+            numbers.check_positive(self.smooth, f"{name}: smooth", "factors")
         if self.codes.size:
             codes = np.array(self.codes)
             least, greatest = codes.min(), codes.max()

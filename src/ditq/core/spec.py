@@ -1,8 +1,11 @@
 """What a quantization grid is: bits, symmetry and granularity. The arithmetic on it is in `core.affine`."""
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Annotated, Any
 
 from ditq.core.errors import UserError
+from ditq.core.schema import Limit, within
 
 GROUP_SIZES = (32, 64, 128)
 """Group sizes that MLX's packed storage has."""
@@ -15,15 +18,17 @@ class Spec:
     Symmetric codes lie in [-2^(bits-1), 2^(bits-1) - 1], asymmetric ones in [0, 2^bits - 1].
     """
 
-    bits: int
+    bits: Annotated[int, within(2, 8)]
     symmetric: bool = True
-    group_size: int | None = None
+    group_size: Annotated[int, Limit("that is 32, 64 or 128", lambda size: size in GROUP_SIZES)] | None = None
     """Columns that share a scale; None: a whole row (an output channel) shares one."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
+        if not is_whole(self.bits) or not 2 <= self.bits <= 8:
             raise UserError("bits", got=self.bits, expected="from 2 to 8")
-        if self.group_size is not None and self.group_size not in GROUP_SIZES:
+        if self.group_size is not None and (
+            not is_whole(self.group_size) or self.group_size not in GROUP_SIZES
+        ):
             sizes = ", ".join(map(str, GROUP_SIZES))
             raise UserError("group size", got=self.group_size, expected=f"{sizes}, or none for per channel")
 
@@ -52,3 +57,8 @@ class Spec:
             what = f"{name}: in_features {divided} is not divisible"
             raise UserError(what, got=f"group size {self.group_size}", remedy=remedy)
         return columns // self.group_size
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer: NumPy's count, a bool and 4.0 do not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,31 +1,92 @@
 """config.json of a checkpoint folder: "quantization" as MLX reads it, the network's shape, and our own facts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import mlx.core as mx
 
 import ditq
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.mlx_folder.stored import Layout
-from ditq.core import packing
+from ditq.checkpoint.origin import Origin
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_stored_json
-from ditq.core.spec import GROUP_SIZES
+from ditq.core.schema import FILLED, at_least, checked
 from ditq.models import Network, network_from
 
 KIND, VERSION = "ditq.quantized_model", 1
-_NAMES = {str: "a string", dict: "an object", int: "a whole number", bool: "true or false"}
-_NEEDED: dict[str, type] = {
-    "model": str,
-    "model_type": str,
-    "model_config": dict,
-    "quantization": dict,
-    "weight_quantization": dict,
-}
+SMOOTHING, GRIDS = "smoothing.npz", "activations.npz"
+"""The files beside config.json; it names them, and no others are read."""
+Bits = Literal[2, 3, 4, 5, 6, 8]
+Group = Literal[32, 64, 128]
+
+
+class Packed(TypedDict):
+    """How MLX's storage holds the layers; also a single layer."""
+
+    bits: Bits
+    group_size: Group
+
+
+class PackedEntry(Packed, total=False):
+    """The same, with what MLX need not be told."""
+
+    mode: Literal["affine"]
+
+
+class Own(TypedDict):
+    """What MLX does not ask of a layer."""
+
+    symmetric: bool
+    per_channel: bool
+
+
+class Weights(TypedDict):
+    """Our own facts of the weights; folders of earlier versions do not say which layers are smoothed."""
+
+    layers: dict[str, Own]
+
+
+class WeightsEntry(Weights, total=False):
+    """The same with smoothing factors."""
+
+    smoothing: Literal["smoothing.npz"] | None
+    smoothed: Annotated[list[str], FILLED]
+
+
+class Grids(TypedDict):
+    """Our own facts of the activations."""
+
+    file: Literal["activations.npz"]
+    timesteps: Annotated[list[float], FILLED]
+
+
+class GridsEntry(Grids, total=False):
+    """The same with what can be left out."""
+
+    scale: Literal["step"]
+    layers: Annotated[int, at_least(0)]
+
+
+class Config(TypedDict):
+    """config.json."""
+
+    model: str
+    model_type: str
+    model_config: dict[str, Any]
+    quantization: dict[str, Any]
+    weight_quantization: WeightsEntry
+
+
+class WholeConfig(Config, total=False):
+    """The same with what can be left out."""
+
+    activation_quantization: GridsEntry | None
+    made_from: Origin
+    meta: dict[str, Any]
 
 
 def is_config(config: Any) -> bool:
@@ -40,14 +101,16 @@ def is_folder(path: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder. Raises UserError for another kind or version, and for a part that is missing."""
+    """The config.json of a folder, every field checked. Raises UserError that names file and field."""
     path = folder / "config.json"
-    config = read_stored_json(path, KIND, VERSION, "export_checkpoint")
-    for key, kind in _NEEDED.items():
-        if not isinstance(config.get(key), kind):
-            raise UserError(f"{path}: {key}", got=repr(config.get(key)), expected=_NAMES[kind])
-    if not isinstance(config["weight_quantization"].get("layers"), dict):
-        raise UserError(f"{path}: weight_quantization", got="no layers", expected="the layout of each layer")
+    config: dict[str, Any] = dict(
+        checked(read_stored_json(path, KIND, VERSION, "export_checkpoint"), WholeConfig, str(path))
+    )
+    quantization = f"{path}: quantization"
+    checked(config["quantization"], PackedEntry, quantization)
+    for layer, entry in config["quantization"].items():
+        if layer not in ("bits", "group_size", "mode") and entry is not False:
+            checked(entry, PackedEntry, f"{quantization}: {layer}")
     return config
 
 
@@ -56,9 +119,9 @@ def description(
     checkpoint: QuantizedCheckpoint,
     layouts: Mapping[str, Layout],
     scales: mx.Dtype,
-    smoothed: bool,
+    smoothed: Sequence[str],
 ) -> dict[str, Any]:
-    """What config.json says of `network` with the checkpoint's layers in it."""
+    """What config.json says of the float `network` with the checkpoint's layers in it; `smoothed` ones have factors."""
     usual = Counter((layout.stored_group, layout.bits) for layout in layouts.values()).most_common(1)
     group, bits = usual[0][0] if usual else (64, 4)
     quantization: dict[str, Any] = {"group_size": group, "bits": bits, "mode": "affine"}
@@ -76,18 +139,20 @@ def description(
         "quantization": quantization,
         "weight_quantization": {
             "scales": str(scales).rpartition(".")[2],
-            "smoothing": "smoothing.npz" if smoothed else None,
+            "smoothing": SMOOTHING if smoothed else None,
+            **({"smoothed": smoothed} if smoothed else {}),
             "layers": {
                 path: {"symmetric": layout.symmetric, "per_channel": layout.per_channel}
                 for path, layout in layouts.items()
             },
         },
+        "made_from": asdict(Origin.of(network)),
         "meta": checkpoint.meta,
     }
     table = checkpoint.activations
     if table is not None:
         config["activation_quantization"] = {
-            "file": "activations.npz",
+            "file": GRIDS,
             "scale": "step",
             "timesteps": [float(t) for t in table.timesteps],
             "layers": len(table.grids),
@@ -102,23 +167,13 @@ def network_of(config: Mapping[str, Any], folder: Path) -> Network:
 
 def layouts_of(config: Mapping[str, Any], folder: Path) -> dict[str, Layout]:
     """Each quantized layer's layout, as config.json tells it. Raises UserError that names a layer without one."""
-    ours, entries = config["weight_quantization"]["layers"], config["quantization"]
-    return {
-        path: _layout(f"{folder / 'config.json'}: {path}", entries.get(path), own)
-        for path, own in ours.items()
-    }
-
-
-def _layout(what: str, entry: Any, own: Any) -> Layout:
-    """A layer's layout from its entries in "quantization" and "weight_quantization"."""
-    parts = {"bits": int, "group_size": int}, {"symmetric": bool, "per_channel": bool}
-    for found, names in zip((entry, own), parts, strict=True):
-        for name, kind in names.items():
-            value = found.get(name) if isinstance(found, dict) else None
-            if type(value) is not kind:
-                raise UserError(f"{what}: {name}", got=repr(value), expected=_NAMES[kind])
-    layout = Layout(entry["bits"], entry["group_size"], own["symmetric"], own["per_channel"])
-    if layout.bits not in packing.BITS or layout.stored_group not in GROUP_SIZES:
-        got = f"{layout.bits} bits in groups of {layout.stored_group}"
-        raise UserError(what, got=got, expected="bits and groups that MLX has storage for")
-    return layout
+    layouts = {}
+    for path, own in config["weight_quantization"]["layers"].items():
+        entry = config["quantization"].get(path)
+        if not isinstance(entry, Mapping):
+            expected = "its bits and group size, since weight_quantization names it"
+            raise UserError(
+                f"{folder / 'config.json'}: quantization: {path}", got=repr(entry), expected=expected
+            )
+        layouts[path] = Layout(entry["bits"], entry["group_size"], own["symmetric"], own["per_channel"])
+    return layouts

@@ -24,7 +24,14 @@ from ditq.activations import ActivationTable
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.fold import folded
 from ditq.checkpoint.inject import LayerMaker, check_fits, check_grid, quantizable
-from ditq.checkpoint.mlx_folder.description import description, layouts_of, network_of, read_config
+from ditq.checkpoint.mlx_folder.description import (
+    GRIDS,
+    SMOOTHING,
+    description,
+    layouts_of,
+    network_of,
+    read_config,
+)
 from ditq.checkpoint.mlx_folder.shards import written_shards
 from ditq.checkpoint.mlx_folder.stored import (
     PARTS,
@@ -35,6 +42,7 @@ from ditq.checkpoint.mlx_folder.stored import (
     table_arrays,
     table_from,
 )
+from ditq.core import numbers
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, remove, write_json, write_npz
 from ditq.core.quantized import QuantizedWeight
@@ -74,17 +82,18 @@ def write_folder(
         _check_table(table, checkpoint.weights, modules)
     grids = None if table is None else table_arrays(table)
     arrays = folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy)
+    _check_floats(arrays, "the network")
     for path, weight in checkpoint.weights.items():
         arrays |= stored(weight, path, scales)
     remove(folder / "config.json")
     files += written_shards(folder, arrays, shard)
     smooth = {path: np.array(w.smooth) for path, w in checkpoint.weights.items() if w.smooth is not None}
-    for name, content in (("activations.npz", grids), ("smoothing.npz", smooth)):
+    for name, content in ((GRIDS, grids), (SMOOTHING, smooth)):
         remove(folder / name)
         if content:
             write_npz(folder / name, content)
             files.append(folder / name)
-    write_json(folder / "config.json", description(network, checkpoint, layouts, scales, bool(smooth)))
+    write_json(folder / "config.json", description(network, checkpoint, layouts, scales, list(smooth)))
     return [*files, folder / "config.json"]
 
 
@@ -96,13 +105,17 @@ def read_folder(folder: Path) -> QuantizedCheckpoint:
     config, _, stored_weights = _read(folder)
     smooth = _smoothing(folder, config)
     weights = {path: replace(weight, smooth=smooth.get(path)) for path, weight in stored_weights}
-    return QuantizedCheckpoint(config["model"], weights, _table(folder, config, smooth), config["meta"])
+    table, made_from = _table(folder, config, smooth), config.get("made_from")
+    return QuantizedCheckpoint(
+        config["model"], weights, table, config.get("meta", {}), made_from, config["model_config"]
+    )
 
 
 def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> Network:
     """The quantized network of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
     config, network, stored_weights = _read(folder)
     table = _table(folder, config, {})
+    _smoothing(folder, config)
     make = LayerMaker(config["model"], table, activations, backend, network.anatomy)
     modules, layers = capture.layers(network), {}
     for path, weight in stored_weights:
@@ -141,11 +154,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, Qu
                 f"{folder}: {path}", got="no such layer in the model", expected="one that can be quantized"
             )
         packed[path] = {part: arrays.pop(f"{path}.{part}") for part in PARTS}
-        check_stored(packed[path], path, layout, capture.matrix(modules[path]).shape)
+        check_stored(packed[path], f"{folder}: {path}", layout, capture.matrix(modules[path]).shape)
     shapes = {f"{path}.weight": modules[path].weight.shape for path in layouts}
     load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder))
+    _check_floats(arrays, str(folder))
     network.load_weights(list(_zeros(shapes, network.dtype).items()), strict=False)
-    return config, network, ((path, restored(packed.pop(path), path, layouts[path])) for path in layouts)
+    whole = ((path, restored(packed.pop(path), f"{folder}: {path}", layouts[path])) for path in layouts)
+    return config, network, whole
 
 
 def _zeros(shapes: Mapping[str, tuple[int, ...]], dtype: mx.Dtype) -> dict[str, mx.array]:
@@ -172,14 +187,44 @@ def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.ar
     return layouts_of(config, folder)
 
 
+def _check_floats(arrays: Mapping[str, mx.array], source: str) -> None:
+    """Raises UserError, naming the parameter, for one so large that its product with another overflows."""
+    for name, array in arrays.items():
+        if mx.issubdtype(array.dtype, mx.floating) and not (mx.abs(array).max() <= numbers.LARGEST).item():
+            numbers.check_numbers(array.astype(mx.float32), f"{source}: {name}")
+
+
 def _smoothing(folder: Path, config: Mapping[str, Any]) -> dict[str, mx.array]:
-    name = config["weight_quantization"]["smoothing"]
-    return {} if name is None else {path: mx.array(value) for path, value in read_npz(folder / name).items()}
+    """The factors of the smoothed layers; the file must hold those that config.json lists, and no others."""
+    told = config["weight_quantization"]
+    if told.get("smoothing") is None:
+        return {}
+    path, layers = folder / SMOOTHING, told["layers"]
+    arrays = read_npz(path)
+    for layer in dict.fromkeys([*told.get("smoothed", ()), *arrays]):
+        if layer not in arrays or layer not in told.get("smoothed", layers):
+            got = "no factors" if layer not in arrays else "factors of a layer that config.json does not list"
+            expected = "the factors of each layer that config.json lists as smoothed, and no others"
+            raise UserError(f"{path}: {layer}", got=got, expected=expected, remedy="copy the folder again")
+        if layer not in layers or arrays[layer].dtype != np.float32 or arrays[layer].ndim != 1:
+            got = f"{arrays[layer].dtype} of shape {arrays[layer].shape}"
+            raise UserError(
+                f"{path}: {layer}", got=got, expected="a float32 factor a channel, of a quantized layer"
+            )
+        numbers.check_positive(arrays[layer], f"{path}: {layer}", "factors")
+    return {layer: mx.array(value) for layer, value in arrays.items()}
 
 
 def _table(folder: Path, config: Mapping[str, Any], smooth: Mapping[str, mx.array]) -> ActivationTable | None:
     entry = config.get("activation_quantization")
     if entry is None:
         return None
-    path = folder / entry["file"]
-    return table_from(read_npz(path), smooth, str(path))
+    path = folder / GRIDS
+    table = table_from(read_npz(path), smooth, str(path))
+    if entry["timesteps"] != table.timesteps.tolist() or entry.get("layers", len(table.grids)) != len(
+        table.grids
+    ):
+        got = f"{len(table.grids)} layers, {len(table.timesteps)} timesteps from {table.timesteps[0]:g}"
+        expected = "the layers and timesteps that config.json's activation_quantization names"
+        raise UserError(str(path), got=got, expected=expected, remedy="copy the folder again")
+    return table

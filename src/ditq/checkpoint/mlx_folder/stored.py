@@ -7,7 +7,8 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.activations import ActivationTable
-from ditq.core import packing
+from ditq.activations.table import check_timesteps
+from ditq.core import numbers, packing
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
@@ -48,13 +49,10 @@ def stored(weight: QuantizedWeight, path: str, scales: mx.Dtype) -> Arrays:
     rounded = weight.scale.astype(scales).astype(mx.float32)
     words, steps, biases = packing.pack(weight.codes, rounded, weight.zero, weight.spec, path)
     arrays = (words, steps.astype(scales), biases.astype(scales))
-    if (
-        not all(mx.isfinite(array).all().item() and array.size for array in arrays[1:])
-        or not steps.all().item()
-    ):
-        raise UserError(
-            f"{path}: scales", got=f"values beyond {scales}", remedy="store the scales as float32"
-        )
+    held = [array.astype(mx.float32) for array in arrays[1:]]
+    if not all(mx.isfinite(array).all().item() for array in held) or not (held[0] > 0).all().item():
+        remedy = "store the scales as float32"
+        raise UserError(f"{path}: scales", got=f"values beyond {scales}", remedy=remedy)
     return {f"{path}.{part}": array for part, array in zip(PARTS, arrays, strict=True)}
 
 
@@ -74,8 +72,10 @@ def check_stored(arrays: Mapping[str, mx.array], path: str, layout: Layout, shap
                 got=f"shape {arrays[part].shape}",
                 expected=f"{expected} for {layout.bits} bits and groups of {layout.stored_group}",
             )
-    if arrays["weight"].dtype != mx.uint32:
-        raise UserError(f"{path}.weight", got=arrays["weight"].dtype, expected="packed uint32")
+        dtypes = (mx.uint32,) if part == "weight" else (mx.float32, mx.float16, mx.bfloat16)
+        if arrays[part].dtype not in dtypes:
+            expected = "packed uint32" if part == "weight" else "float32 or float16"
+            raise UserError(f"{path}.{part}", got=arrays[part].dtype, expected=expected)
 
 
 def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> QuantizedWeight:
@@ -83,11 +83,13 @@ def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> Quant
     words, scales, biases = (arrays[part] for part in PARTS)
     spec = layout.spec
     scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    numbers.check_positive(scales, f"{path}.scales")
+    numbers.check_numbers(biases, f"{path}.biases")
     if layout.per_channel:
-        if not (mx.array_equal(scales, scales[:, :1] + mx.zeros_like(scales)).item()):
-            raise UserError(
-                f"{path}.scales", got="groups of one channel that differ", expected="one scale a channel"
-            )
+        for part, array in (("scales", scales), ("biases", biases)):
+            if not mx.array_equal(array, mx.broadcast_to(array[:, :1], array.shape)).item():
+                expected = f"the same {part} for all groups of a channel"
+                raise UserError(f"{path}.{part}", got="groups of one channel that differ", expected=expected)
         scales, biases = scales[:, :1], biases[:, :1]
     zero = spec.qmin - biases / scales
     whole = mx.round(zero)
@@ -126,20 +128,34 @@ def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
 def table_from(
     arrays: Mapping[str, np.ndarray], smooth: Mapping[str, mx.array], source: str
 ) -> ActivationTable:
-    """The table of `table_arrays`, with the smoothing factors of its layers. Raises UserError for a missing part."""
+    """The table of `table_arrays`, with the smoothing factors of its layers.
+
+    Raises UserError, naming `source` and the layer, for a part that is missing, unknown, misshapen or senseless.
+    """
     paths = dict.fromkeys(key.partition("::")[0] for key in arrays if "::" in key)
     wanted = ["timesteps", *(f"{path}::{part}" for path in paths for part in ("scale", "qmin", "qmax"))]
     missing = [key for key in wanted if key not in arrays]
     if missing:
         raise UserError(source, got=f"no {missing[0]}", expected="whole activation grids")
+    unknown = [key for key in arrays if key not in wanted and not key.endswith("::shift")]
+    if unknown:
+        raise UserError(
+            source, got=f"an array {unknown[0]!r}", expected="timesteps and {layer}::scale, qmin, ..."
+        )
+    for key, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.floating):
+            raise UserError(f"{source}: {key}", got=str(array.dtype), expected="floating-point numbers")
     timesteps = arrays["timesteps"].astype(np.float32)
+    check_timesteps(timesteps, f"{source}: timesteps")
 
     def grid(path: str) -> TimestepGrid:
         parts = {part: arrays.get(f"{path}::{part}") for part in ("scale", "qmin", "qmax", "shift")}
-        steps = [len(value) for value in parts.values() if value is not None and value.ndim]
-        if steps != [len(timesteps)] * sum(value is not None for value in parts.values()):
+        steps = [len(value) if value.ndim else 0 for value in parts.values() if value is not None]
+        if steps != [len(timesteps)] * len(steps):
             raise UserError(f"{source}: {path}", got=f"rows for {steps} timesteps", expected=len(timesteps))
-        rows = {part: None if value is None else mx.array(value) for part, value in parts.items()}
-        return TimestepGrid(timesteps, GridRows(**rows), smooth.get(path))  # pyright: ignore[reportArgumentType]
+        made = [None if value is None else mx.array(value.astype(np.float32)) for value in parts.values()]
+        rows = GridRows(*made)  # pyright: ignore[reportArgumentType]
+        rows.check(f"{source}: {path}: activation")
+        return TimestepGrid(timesteps, rows, smooth.get(path))
 
     return ActivationTable(timesteps, {path: grid(path) for path in paths})

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import mlx.core as mx
 import numpy as np
@@ -24,11 +24,19 @@ from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import read_npz, stored_meta, write_npz
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.schema import checked, shown
 from ditq.core.spec import Spec
 
 KIND, VERSION = "ditq.quantized_block", 1
 MIDDLE = 500.0
 """The timestep of grids that hold at all timesteps; nothing depends on it."""
+
+PARTS = ("weight_int", "scale", "zero", "smooth", "a_scale", "a_shift")
+
+
+class _Meta(TypedDict):
+    layers: dict[str, Spec]
+
 
 Weights = dict[str, QuantizedWeight]
 StaticGrids = dict[str, TimestepGrid]
@@ -97,7 +105,13 @@ def read_block(
     Without `activation_bits` the grids are left out. Raises UserError, naming file and layer, for what is missing, of
     another kind or version, or misshapen.
     """
-    return read_layers(block_file(folder, number), activation_bits)
+    path = block_file(folder, number)
+    weights, activations, meta = read_layers(path, activation_bits)
+    if meta.get("block", number) != number:
+        raise UserError(
+            f"{path}: __meta__: block", got=shown(meta["block"]), expected=f"{number}, as it is called"
+        )
+    return weights, activations, meta
 
 
 def read_layers(
@@ -106,12 +120,12 @@ def read_layers(
     """What `write_layers` wrote to a file of any name; see `read_block`."""
     arrays = read_npz(path)
     meta = stored_meta(arrays, path, KIND, VERSION, "adaround_optimize")
-    weights, activations = {}, {}
-    for layer, grid in _layers(path, meta).items():
+    weights, activations, layers = {}, {}, _layers(path, meta)
+    _check_known(path, arrays, layers)
+    for layer, grid in layers.items():
         weights[layer] = _weight(path, layer, arrays, grid)
-        if activation_bits is not None and f"{layer}__a_scale" in arrays:
-            step, centre = (_number(path, layer, arrays, part) for part in ("a_scale", "a_shift"))
-            activations[layer] = static_grid(step, centre, activation_bits, weights[layer].smooth)
+        if activation_bits is not None and {f"{layer}__a_scale", f"{layer}__a_shift"} & arrays.keys():
+            activations[layer] = _static(path, layer, arrays, activation_bits, weights[layer].smooth)
     return weights, activations, meta
 
 
@@ -131,20 +145,34 @@ def step_and_centre(layer: str, grid: TimestepGrid) -> tuple[float, float]:
 
 
 def _layers(path: Path, meta: Mapping[str, Any]) -> dict[str, Spec]:
-    try:
-        return {layer: Spec(**grid) for layer, grid in meta["layers"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: __meta__", got=f"no grid of each layer ({error})", expected="a whole file"
-        ) from error
+    """The grid of each layer that `__meta__` names."""
+    return checked(meta, _Meta, f"{path}: __meta__")["layers"]
 
 
-def _number(path: Path, layer: str, arrays: Mapping[str, np.ndarray], part: str) -> float:
-    array = arrays.get(f"{layer}__{part}")
-    if array is None or array.size != 1 or not np.isfinite(array).all():
-        got = f"no {part}" if array is None else f"{part} {array.tolist()}"
-        raise UserError(f"{path}: {layer}", got=got, expected="one finite number")
-    return float(array)
+def _check_known(path: Path, arrays: Mapping[str, np.ndarray], layers: Mapping[str, Spec]) -> None:
+    """Raises UserError for an array that is no part of a layer: a renamed one would be missed without a word."""
+    known = {f"{layer}__{part}" for layer in layers for part in PARTS}
+    for name in arrays:
+        if name != "__meta__" and name not in known:
+            raise UserError(
+                str(path), got=f"an array {name!r}", expected="parts of the layers that __meta__ names"
+            )
+
+
+def _static(
+    path: Path, layer: str, arrays: Mapping[str, np.ndarray], bits: int, smooth: mx.array | None
+) -> TimestepGrid:
+    """The learned grid of a layer's input."""
+    numbers = {}
+    for part in ("a_scale", "a_shift"):
+        array = arrays.get(f"{layer}__{part}")
+        if array is None or array.size != 1 or array.dtype.kind != "f" or not np.isfinite(array).all():
+            got = f"no {part}" if array is None else f"{part} {array.tolist()}"
+            raise UserError(f"{path}: {layer}", got=got, expected="one finite number")
+        numbers[part] = float(array.item())
+    grid = static_grid(numbers["a_scale"], numbers["a_shift"], bits, smooth)
+    grid.rows.check(f"{path}: {layer}: activation")
+    return grid
 
 
 def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec) -> QuantizedWeight:
@@ -152,6 +180,16 @@ def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec
     missing = [part for part in needed if f"{layer}__{part}" not in arrays]
     if missing:
         raise UserError(f"{path}: {layer}", got=f"no {', '.join(missing)}", expected="a whole layer")
+    if spec.symmetric and f"{layer}__zero" in arrays:
+        raise UserError(
+            f"{path}: {layer}", got="zero points", expected="none: __meta__ says that it is symmetric"
+        )
+    for part in PARTS:
+        array = arrays.get(f"{layer}__{part}")
+        kinds = "iu" if part == "weight_int" else "f"
+        if array is not None and (array.dtype.kind not in kinds or not array.dtype.isnative):
+            expected = "whole numbers" if part == "weight_int" else "floating-point numbers"
+            raise UserError(f"{path}: {layer}__{part}", got=str(array.dtype), expected=expected)
     scale = mx.array(arrays[f"{layer}__scale"])
     smooth = arrays.get(f"{layer}__smooth")
     weight = QuantizedWeight(

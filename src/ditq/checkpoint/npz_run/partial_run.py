@@ -1,6 +1,7 @@
 """The blocks that an adaround_optimize run has finished so far: what the next ones will receive comes through them."""
 
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -12,10 +13,21 @@ from ditq.checkpoint.npz_run.block_file import (
     read_block,
     step_and_centre,
 )
-from ditq.checkpoint.npz_run.run import KIND, MADE_BY, VERSION, static_table
+from ditq.checkpoint.npz_run.run import KIND, MADE_BY, VERSION, Bits, Blocks, static_table
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_stored_json
+from ditq.core.schema import checked
+
+
+class _Recipe(TypedDict):
+    bits_a: Bits
+
+
+class _Begun(TypedDict):
+    model: str
+    quantized_blocks: Blocks
+    recipe: _Recipe
 
 
 def read_finished(folder: Path) -> tuple[QuantizedCheckpoint, dict[int, str]]:
@@ -24,13 +36,15 @@ def read_finished(folder: Path) -> tuple[QuantizedCheckpoint, dict[int, str]]:
     The activation grids are those learned with the weights; None where there are none. Raises UserError for another
     kind of folder, and when no block is finished.
     """
-    begun = read_stored_json(folder / "plan.json", KIND, VERSION, MADE_BY)
+    path = folder / "plan.json"
+    begun = checked(read_stored_json(path, KIND, VERSION, MADE_BY), _Begun, str(path))
+    bits = begun["recipe"]["bits_a"]
     weights: Weights = {}
     static: StaticGrids = {}
     digests = {}
     for number in begun["quantized_blocks"]:
         if block_file(folder, number).exists():
-            layers, grids, _ = read_block(folder, number, begun["recipe"]["bits_a"])
+            layers, grids, _ = read_block(folder, number, bits if bits <= 8 else None)
             digests[number] = _digest(layers, grids)
             weights |= layers
             static |= grids

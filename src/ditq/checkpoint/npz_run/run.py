@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 
@@ -12,12 +12,32 @@ from ditq.activations.quant_config import read_quant_config
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import check_grid
 from ditq.checkpoint.npz_run.block_file import MIDDLE, StaticGrids, Weights, block_file, read_block
+from ditq.checkpoint.origin import Origin
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_stored_json
+from ditq.core.schema import FILLED, at_least, checked
 
 KIND, VERSION = "ditq.adaround", 1
 MADE_BY = "adaround_optimize"
+Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
+"""Of activations; 16: they stay as they are."""
+Blocks = Annotated[list[Annotated[int, at_least(0)]], FILLED]
+
+
+class Config(TypedDict):
+    """What is read of config.json."""
+
+    model: str
+    quantized_blocks: Blocks
+    recipe: dict[str, Any]
+    bits_a: Bits
+
+
+class WholeConfig(Config, total=False):
+    """The same with what runs of earlier versions do not say."""
+
+    made_from: Origin | None
 
 
 def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCheckpoint:
@@ -37,11 +57,13 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
                 expected=f"all {len(config['quantized_blocks'])} blocks that config.json names",
                 remedy="copy it again, or make it: adaround_optimize --resume",
             )
-        layers, grids, _ = read_block(folder, number, config["bits_a"])
+        layers, grids, _ = read_block(folder, number, config["bits_a"] if config["bits_a"] <= 8 else None)
         weights |= layers
         static |= grids
     meta = {"adaround": config["recipe"]}
-    checkpoint = QuantizedCheckpoint(config["model"], weights, static_table(static), meta)
+    checkpoint = QuantizedCheckpoint(
+        config["model"], weights, static_table(static), meta, config.get("made_from")
+    )
     return with_grids(checkpoint, quant_config)
 
 
@@ -64,11 +86,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         remedy = f"make it: python -m src.quantize --out {folder}"
         raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
-    config = read_stored_json(path, KIND, VERSION, MADE_BY)
-    missing = [key for key in ("model", "quantized_blocks", "recipe", "bits_a") if key not in config]
-    if missing:
-        raise UserError(f"{path}: {missing[0]}", got="nothing", expected=f"as {MADE_BY} writes it")
-    return config
+    return dict(checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path)))
 
 
 def static_table(grids: Mapping[str, TimestepGrid]) -> ActivationTable | None:
