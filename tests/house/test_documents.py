@@ -1,10 +1,8 @@
 """What the documents tell users to type works."""
 
-import ast
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.house.checker import ROOT
-from tests.house.documents import COMMANDS, ByTest, Help, InCI, Run, blocks, commands
+from tests.house.documents import MADE_BEFORE, SETS_UP, SMALLER, TRAINING, commands, documents, typed
 
-BLOCKS = blocks()
+DOCUMENTS = documents()
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """Types `command` in `folder`, with this interpreter as `python`."""
+    """Types `command` in `folder`, with this interpreter as `python` and `ditq` as its installed command."""
+    command = re.sub(r"^ditq ", "python -m ditq.cli.main ", command)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return subprocess.run(
         ["bash", "-c", command],
@@ -34,45 +33,45 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess:
 def checkout(tmp_path) -> Path:
     """A folder that sees the checkout and keeps what is written beside it."""
     for name in ("src", "scripts", "benchmarks", "prompts", "tests"):
-        if (ROOT / name).exists():
-            (tmp_path / name).symlink_to(ROOT / name)
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_commands_of_a_block_work(block, checkout):
-    unknown = [command for command in BLOCKS[block] if command not in COMMANDS]
-    assert not unknown, f"{block}: say in tests/house/documents.py how these are known to work: {unknown}"
-    for command in BLOCKS[block]:
-        match COMMANDS[command]:
-            case Run(extra):
-                ran = shell(f"{command} {extra}", checkout)
-                assert not ran.returncode, f"{command}\n{ran.stdout}{ran.stderr}"
-            case Help():
-                assert not (faults := help_faults(command, checkout)), f"{command}: {faults}"
-            case InCI():
-                assert command in commands((ROOT / ".ci" / "run").read_text())
-            case ByTest(by):
-                path, _, name = by.partition("::")
-                tests = ast.walk(ast.parse((ROOT / path).read_text()))
-                assert name in {node.name for node in tests if isinstance(node, ast.FunctionDef)}, by
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_of_a_document_work_one_after_another(document, checkout):
+    for command in [*MADE_BEFORE.get(document, []), *DOCUMENTS[document]]:
+        if not command.startswith((*SETS_UP, TRAINING)) and not is_make(command):
+            ran = shell(typed(command), checkout)
+            assert not ran.returncode, f"{typed(command)}\n{ran.stdout}{ran.stderr}"
 
 
-def help_faults(command: str, folder: Path) -> list[str]:
-    """The flags of `command` that its program's help does not name, or why there is no help."""
-    words = shlex.split(command)
-    program = words[: 3 if words[1] == "-m" else 2]
-    shown = shell(shlex.join([*program, "--help"]), folder)
-    if shown.returncode:
-        return [shown.stderr]
-    flags = [word.partition("=")[0] for word in words[len(program) :] if word.startswith("--")]
-    return [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", shown.stdout)]
+def test_make_has_every_target_that_a_document_names_and_ci_runs_those_of_the_readme():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    found = [command for lines in DOCUMENTS.values() for command in lines]
+    named = {command.split()[1] for command in found if command.startswith("make ")}
+    assert named and named <= targets
+    in_ci = commands((ROOT / ".ci" / "run").read_text())
+    assert [command for command in DOCUMENTS["README.md"] if is_make(command) and command not in in_ci] == []
 
 
-def test_every_listed_command_stands_in_a_document():
-    written = {command for block in BLOCKS.values() for command in block}
-    stale = sorted(set(COMMANDS) - written)
-    assert not stale
+@pytest.mark.slow
+def test_training_has_every_step_that_a_document_names(checkout):
+    told = shell(f"{TRAINING} --help", checkout).stdout
+    found = [command for lines in DOCUMENTS.values() for command in lines if command.startswith(TRAINING)]
+    words = {word.partition("=")[0] for command in found for word in command.split()[2:]}
+    assert words and [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", told)] == []
+
+
+def is_make(command: str) -> bool:
+    """Whether it is a target of the Makefile, or a part of one: the tests themselves."""
+    return command.startswith(("make ", ".venv/bin/python -m pytest"))
+
+
+def test_every_program_that_is_made_smaller_stands_in_a_document():
+    written = [f"{command} " for found in DOCUMENTS.values() for command in found]
+    stale = [name for name in SMALLER if not any(command.startswith(f"{name} ") for command in written)]
+    assert stale == []
 
 
 def test_commands_are_read_as_a_user_types_them():
@@ -80,10 +79,13 @@ def test_commands_are_read_as_a_user_types_them():
     assert commands(text) == ["make demo", "python -m src.generate --out a"]
 
 
-def test_unknown_flag_and_program_are_seen(checkout):
-    assert help_faults("python -m src.generate --flag-of-dreams 3 --out a", checkout) == ["--flag-of-dreams"]
-    assert not help_faults("python -m src.generate --model mini --out a", checkout)
-    assert help_faults("python -m src.no_such_step", checkout)
+def test_a_command_keeps_its_own_flags_when_it_is_made_smaller(checkout):
+    command = "python -m src.generate_calibration_data --num-images 8"
+    assert typed(command).startswith(f"{command} --num-images 3 ")
+    assert typed("python -m src.generate --model sd3-medium fox").endswith("fox --dry-run")
+    assert typed("python -m src.quantize_qronos").startswith("python -m src.quantize_qronos --num-images")
+    assert typed("some-other-program --flag") == "some-other-program --flag"
+    assert shell(typed("python -m src.generate --flag-of-dreams 3 fox"), checkout).returncode == 2
 
 
 def test_results_in_the_readme_are_those_of_the_results_page():
