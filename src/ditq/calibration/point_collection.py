@@ -71,7 +71,7 @@ def collect_points(
     prompts = list(prompts)[: recipe.trajectories]
     parts = parts_of(output)
     meta = {"model": model.name, **asdict(recipe), **settings.recorded(), "prompts": prompts}
-    plan.begin(parts / "plan.json", meta, resume)
+    plan.begin(parts / "plan.json", meta, resume, threads=True)
     todo = _unfinished(parts, recipe)
     on_step((recipe.trajectories - len(todo)) * recipe.steps)
     conditioning = model.encode([*prompts, settings.negative])

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import BlockCache, read_block_cache
+from ditq.cli import values
 from ditq.cli.flags import (
     add_asymmetric,
     add_dtype,
@@ -19,9 +20,10 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     group_size,
-    parser,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -44,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     place = Path("calibration_data") / "adaround_cache"
     flags.add_argument(
         "--cache-dir",
-        type=Path,
+        type=values.folder,
         default=place,
         metavar="DIR",
         help=f"what cache_adaround_data wrote (default: {place})",
@@ -59,14 +61,18 @@ def main(argv: list[str] | None = None) -> None:
         add_numbers(group, {f"--{name}": (default, field.metadata["help"])}, kind)
     add_numbers(group, {"--seed": (0, "of batches and mixing")})
     group.add_argument(
-        "--blocks", type=int, nargs="+", metavar="N", help="quantize only these (default: all)"
+        "--blocks",
+        type=values.whole("--blocks", 0),
+        nargs="+",
+        metavar="N",
+        help="quantize only these (default: all)",
     )
     model = flags.add_argument_group("model (named by the cache)")
     add_model_path(model)
     add_dtype(model, "of the float weights as they are loaded; all is computed in float32")
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: optimise(args))
+    run(lambda: optimise(args), args)
 
 
 def add_grid_flags(flags: argparse.ArgumentParser) -> None:
@@ -81,7 +87,7 @@ def add_grid_flags(flags: argparse.ArgumentParser) -> None:
     add_asymmetric(group)
     group.add_argument(
         "--quant-config",
-        type=Path,
+        type=values.file,
         metavar="FILE",
         help="what analyze_activations wrote: its grids and smoothing in place of learned static grids",
     )
@@ -116,11 +122,11 @@ def print_forecast(args: argparse.Namespace, told: Forecast) -> None:
     facts = {"blocks": told.blocks, "iterations": args.iters, "seconds": round(told.seconds, 1)}
     facts |= {"memory_bytes": told.memory, "disk_bytes": told.codes}
     if args.json:
-        print(json.dumps(facts))
+        say(json.dumps(facts))
         return
     minutes = told.seconds / 60
     time = f"{told.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-    print(
+    say(
         f"blocks to quantize: {told.blocks}, {args.iters:,} iterations each; about {time} by this device's speed; "
         f"memory: {told.memory / 1e9:.2f} GB beside the model; disk: {told.codes / 1e6:.1f} MB; {args.out}"
     )
@@ -174,11 +180,11 @@ def report(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if args.json:
         names = ("model", "bits_w", "bits_a", "error_rounding", "error", "kept_rounding", "seconds")
         facts = {name: config[name] for name in names}
-        print(json.dumps({**facts, "output": str(args.out)}))
+        say(json.dumps({**facts, "output": str(args.out)}))
         return
     kept = f", rounding kept in blocks {config['kept_rounding']}" if config["kept_rounding"] else ""
     seconds = "" if config["seconds"] is None else f", {config['seconds']:.1f} s"
-    print(
+    say(
         f"{len(config['per_block'])} blocks W{config['bits_w']}A{config['bits_a']}, "
         f"mean error {_ratio(config)}{kept}{seconds}: {args.out}"
     )

@@ -27,8 +27,11 @@ from ditq.activations import (
     write_quant_config,
 )
 from ditq.activations.smooth import POLICIES
-from ditq.cli.flags import CALIBRATION, add_model_path, add_numbers, add_run_flags, parser
+from ditq.cli import values
+from ditq.cli.flags import CALIBRATION, add_count, add_model_path, add_numbers, add_run_flags
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -48,13 +51,13 @@ def main(argv: list[str] | None = None) -> None:
     place = Path(CALIBRATION) / "activations" / "layer_statistics.json"
     flags.add_argument(
         "--stats",
-        type=Path,
+        type=values.file,
         default=place,
         metavar="FILE",
         help=f"what collect_layer_activations wrote (default: {place})",
     )
     flags.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: quant_config.json beside --stats"
+        "--output", type=values.file, metavar="FILE", help="default: quant_config.json beside --stats"
     )
     _add_bit_flags(flags)
     _add_grid_flags(flags)
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     group = add_run_flags(flags, resume=False)
     group.add_argument("--no-plots", action="store_true", help="write no figures")
     args = flags.parse_args(argv)
-    run(lambda: analyze(args))
+    run(lambda: analyze(args), args)
 
 
 def analyze(args: argparse.Namespace) -> None:
@@ -76,7 +79,7 @@ def analyze(args: argparse.Namespace) -> None:
     statistics = read_layer_statistics(args.stats)
     if args.dry_run:
         steps = 1 if isinstance(method, Static) else len(statistics.steps)
-        print(
+        say(
             f"would decide {len(statistics.layers)} layers ({len(statistics.groups)} inputs) x "
             f"{steps} timesteps: {output}"
         )
@@ -178,9 +181,12 @@ def _add_bit_flags(flags: argparse.ArgumentParser) -> None:
         help="by the size of the values, or the least output error under a budget (default: tiers)",
     )
     group.add_argument(
-        "--average-bits", type=float, metavar="B", help=f"the budget (default: {ByError.average_bits:g})"
+        "--average-bits",
+        type=values.number("--average-bits"),
+        metavar="B",
+        help=f"the budget (default: {ByError.average_bits:g})",
     )
-    group.add_argument("--bits", type=int, metavar="N", help="the same for all, in place of an objective")
+    add_count(group, "--bits", "the same for all, in place of an objective")
     limits = {
         "--a4-below": (Tiers.a4_below, "A4 where the range is below this"),
         "--a4-below-shifted": (Tiers.a4_below_shifted, "the same for post-GELU inputs, around their shift"),
@@ -226,7 +232,10 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
     add_numbers(group, spikes, float)
     add_numbers(group, {"--bits-w": (4, "bits of the weights, for the gate")})
     group.add_argument(
-        "--group-size", type=int, metavar="N", help="group of the weights (default: per channel)"
+        "--group-size",
+        type=values.whole("--group-size"),
+        metavar="N",
+        help="group of the weights (default: per channel)",
     )
 
 
@@ -241,10 +250,10 @@ def _report(
     switching, always = len(analysed["switching_layers"]), len(analysed["always_a8_layers"])
     if args.json:
         facts = {"output": str(output), **summary, "switching_layers": switching, "always_a8_layers": always}
-        print(json.dumps({**facts, "figures": figures, "seconds": round(seconds, 3)}))
+        say(json.dumps({**facts, "figures": figures, "seconds": round(seconds, 3)}))
         return
     bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
-    print(
+    say(
         f"{summary['layers']} layers x {summary['timesteps']} timesteps: {bits} ({summary['average_bits']:.2f} bits on "
         f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {figures} figures, "
         f"{seconds:.1f} s: {output}"

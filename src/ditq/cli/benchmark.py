@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from ditq import checkpoint
+from ditq.cli import values
 from ditq.cli.flags import (
     add_batch_size,
     add_model_flags,
@@ -13,9 +14,10 @@ from ditq.cli.flags import (
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
-    parser,
 )
 from ditq.cli.given import model_from, prompts_in, settings_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -54,12 +56,17 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument(
         "--checkpoint",
         "--quantized-model",
-        type=Path,
+        type=values.folder,
         default=Path("quantized_model"),
         metavar="DIR",
         help="what step 2 wrote (default: quantized_model)",
     )
-    flags.add_argument("--num-images", type=int, metavar="N", help="pictures (default: 5000; mini: 32)")
+    flags.add_argument(
+        "--num-images",
+        type=values.whole("--num-images"),
+        metavar="N",
+        help="pictures (default: 5000; mini: 32)",
+    )
     add_batch_size(flags)
     add_out(flags, "results")
     add_prompts_file(
@@ -78,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     add_model_flags(flags, default="mini")
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: carry_out(args))
+    run(lambda: carry_out(args), args)
 
 
 def carry_out(args: argparse.Namespace) -> None:
@@ -91,9 +98,7 @@ def carry_out(args: argparse.Namespace) -> None:
     own = prompts_in(args.prompts_file) if args.prompts_file else evaluation_prompts(model.name)
     prompts = [own[i % len(own)] for i in range(count)]
     if args.dry_run:
-        print(
-            f"would draw {count} pictures of {settings.steps} steps with each of 3 or 4 variants: {args.out}"
-        )
+        say(f"would draw {count} pictures of {settings.steps} steps with each of 3 or 4 variants: {args.out}")
         return
     if args.force:
         remove(*(args.out / name for name in CONTENTS))
@@ -143,14 +148,14 @@ def _write(out: Path, report: EvalReport) -> None:
 
 def _print(args: argparse.Namespace, report: EvalReport, seconds: float) -> None:
     if args.json:
-        print(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **report.as_json()}))
+        say(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **report.as_json()}))
         return
     float_ms = 1000 * report.reference.seconds_per_step
-    print(markdown(rows(report)))
+    say(markdown(rows(report)))
     peaks = ", ".join(
         f"{one.name} {one.peak_memory / 1e6:.0f} MB" for one in [report.reference, *report.variants]
     )
-    print(f"float: {float_ms:.1f} ms per step; peak memory while drawing: {peaks}")
+    say(f"float: {float_ms:.1f} ms per step; peak memory while drawing: {peaks}")
     last = report.variants[-1]
     score = f", median PSNR {last.spread('psnr').median:.1f} dB" if "psnr" in report.units else ""
-    print(f"{len(report.prompts)} pictures, {last.name}{score}, {seconds:.1f} s: {args.out}")
+    say(f"{len(report.prompts)} pictures, {last.name}{score}, {seconds:.1f} s: {args.out}")

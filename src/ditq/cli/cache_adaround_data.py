@@ -22,6 +22,7 @@ from ditq.calibration.block_caching import DTYPES as STORED
 from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, unfinished
 from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
+from ditq.cli import values
 from ditq.cli.flags import (
     add_calibration,
     add_dtype,
@@ -30,9 +31,10 @@ from ditq.cli.flags import (
     add_numbers,
     add_out,
     add_run_flags,
-    parser,
 )
 from ditq.cli.given import model_forecast, model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     group.add_argument(
         "--adaround-output",
-        type=Path,
+        type=values.folder,
         metavar="DIR",
         help="for the quantized stream: what adaround_optimize wrote, or has written so far",
     )
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: cache(args))
+    run(lambda: cache(args), args)
 
 
 def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
@@ -160,16 +162,16 @@ def forecast(
     free, batch = free_bytes(samples), min(meta["batch_size"], meta["num_images"])
     if args.json:
         facts = {"samples": count, "passes": passes, "bytes": count * size, "free_bytes": free}
-        print(json.dumps({**facts, "memory_bytes": size * batch, "output": str(samples.parent)}))
+        say(json.dumps({**facts, "memory_bytes": size * batch, "output": str(samples.parent)}))
     else:
         steps = count // meta["num_images"]
-        print(
+        say(
             f"samples to cache: {count}, {meta['num_images']} pictures x {steps} steps; {passes} forward passes of "
             f"{batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks"
         )
-        print(_model_forecast(args, model, images, meta["num_images"], steps))
-        print(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
-        print(
+        say(_model_forecast(args, model, images, meta["num_images"], steps))
+        say(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
+        say(
             f"disk: {_size(count * size)} as {meta['storage_dtype']} in {samples.parent}, {_size(free)} are free"
         )
     check_space(meta, samples)
@@ -193,9 +195,9 @@ def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached:
     samples, size = len(meta["samples"]), len(meta["samples"]) * sample_bytes(meta)
     if args.json:
         facts = {"output": str(folder), "samples": samples, "cached": cached, "blocks": meta["blocks"]}
-        print(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
+        say(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
-    print(
+    say(
         f"{samples} samples x {meta['blocks']} blocks ({cached} new), {_size(size)}, {seconds:.1f} s: {folder}"
     )
 

@@ -1,5 +1,6 @@
 """`scripts/01_collect_calibration_data.py`: the GPTQ baseline's first step, under its own flags."""
 
+from ditq.cli import values
 from ditq.cli.flags import (
     add_batch_size,
     add_calibration,
@@ -7,9 +8,9 @@ from ditq.cli.flags import (
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
-    parser,
 )
 from ditq.cli.generate_calibration_data import collect
+from ditq.cli.parsing import parser
 from ditq.cli.run import run
 
 SAMPLES = {"mini": 32}
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         "--num-samples",
         "--num-images",
         dest="num_images",
-        type=int,
+        type=values.whole("--num-images"),
         metavar="N",
         help="trajectories (default: 256; mini: 32)",
     )
@@ -39,4 +40,4 @@ def main(argv: list[str] | None = None) -> None:
     add_run_flags(flags)
     args = flags.parse_args(argv)
     args.num_images = SAMPLES.get(args.model, 256) if args.num_images is None else args.num_images
-    run(lambda: collect(args))
+    run(lambda: collect(args), args)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ditq.calibration import ImageSet, read_images
+from ditq.cli import values
 from ditq.cli.flags import (
     add_calibration,
     add_dtype,
@@ -16,10 +17,10 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     add_shard,
-    parser,
-    shard,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -38,7 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     add_calibration(flags)
     add_out(flags, meaning="default: the folder activations in --calib-dir")
     flags.add_argument(
-        "--merge", type=Path, nargs="+", metavar="DIR", help="instead: add up the folders of several runs"
+        "--merge",
+        type=values.folder,
+        nargs="+",
+        metavar="DIR",
+        help="instead: add up the folders of several runs",
     )
     group = flags.add_argument_group("recipe")
     numbers = {
@@ -61,19 +66,19 @@ def main(argv: list[str] | None = None) -> None:
     add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: merge_folders(args) if args.merge else collect(args))
+    run(lambda: merge_folders(args) if args.merge else collect(args), args)
 
 
 def collect(args: argparse.Namespace) -> None:
     """Writes the folder and prints what is in it."""
     recipe = InputRecipe(
-        args.num_images, args.stride, args.batch_size, args.inputs, args.sample_values, shard(args)
+        args.num_images, args.stride, args.batch_size, args.inputs, args.sample_values, args.shard
     )
     output = args.out or args.calib_dir / "activations"
     images = read_images(args.calib_dir)
     model = _model(args, images)
     if args.dry_run:
-        print(f"{collect_forecast(model, images, recipe)}: {output}")
+        say(f"{collect_forecast(model, images, recipe)}: {output}")
         return
     if args.force:
         remove(*(output / name for name in CONTENTS))
@@ -90,7 +95,7 @@ def merge_folders(args: argparse.Namespace) -> None:
     if args.out is None:
         raise UserError("--output-dir", got="none", expected="where the merged statistics go")
     if args.dry_run:
-        print(f"would add up {len(args.merge)} folders: {args.out}")
+        say(f"would add up {len(args.merge)} folders: {args.out}")
         return
     if args.out.resolve() in [folder.resolve() for folder in args.merge]:
         raise UserError("--output-dir", got=args.out, expected="another folder than those that are merged")
@@ -113,8 +118,6 @@ def _report(args: argparse.Namespace, manifest: dict[str, Any], output: Path, se
     images, steps, layers = len(manifest["images"]), len(manifest["step_keys"]), len(manifest["layers"])
     if args.json:
         facts = {"output": str(output), "images": images, "steps": steps, "layers": layers}
-        print(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
+        say(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
-    print(
-        f"{images} pictures x {steps} steps, {layers} layers, {size / 1e6:.1f} MB, {seconds:.1f} s: {output}"
-    )
+    say(f"{images} pictures x {steps} steps, {layers} layers, {size / 1e6:.1f} MB, {seconds:.1f} s: {output}")

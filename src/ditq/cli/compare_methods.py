@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
+from ditq.cli import values
 from ditq.cli.flags import (
     add_asymmetric,
     add_batch_size,
     add_calibration,
+    add_count,
     add_group_size,
     add_model_choice,
     add_model_path,
@@ -21,9 +22,10 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     group_size,
-    parser,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
@@ -61,17 +63,25 @@ def main(argv: list[str] | None = None) -> None:
     add_calibration(flags)
     add_out(flags, "methods")
     flags.add_argument(
-        "--report", type=Path, metavar="FILE", help="write a page (.md) and its figure (.png) there"
+        "--report", type=values.file, metavar="FILE", help="write a page (.md) and its figure (.png) there"
     )
     _add_grid_flags(flags)
     group = flags.add_argument_group("calibration and pictures")
     group.add_argument(
-        "--num-images", type=int, metavar="N", help="calibrate on these many; errors are taken on the others"
+        "--num-images",
+        type=values.whole("--num-images"),
+        metavar="N",
+        help="calibrate on these many; errors are taken on the others",
     )
     add_numbers(group, {"--num-held-out": (4, "recorded pictures for the errors")})
-    group.add_argument("--stride", type=int, metavar="N", help="take every so many steps (default: by model)")
+    group.add_argument(
+        "--stride",
+        type=values.whole("--stride"),
+        metavar="N",
+        help="take every so many steps (default: by model)",
+    )
     add_numbers(group, {"--num-prompts": (16, "pictures per row")})
-    group.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: the model's)")
+    add_count(group, "--steps", "of the sampler (default: the model's)")
     add_batch_size(group)
     add_numbers(group, {"--seed": (0, "of learned rounding")})
     group = flags.add_argument_group("model")
@@ -80,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     add_run_flags(flags)
     args = flags.parse_args(argv)
     typed = sys.argv[1:] if argv is None else argv
-    run(lambda: carry_out(args, typed))
+    run(lambda: carry_out(args, typed), args)
 
 
 def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
@@ -104,7 +114,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
         "seed": args.seed,
     }
     asked |= {"group_size": args.group_size, "symmetric": not args.asymmetric, "prompts": prompts}
-    plan.begin(args.out / "plan.json", {**asked, "settings": settings.recorded()}, args.resume)
+    plan.begin(args.out / "plan.json", {**asked, "settings": settings.recorded()}, args.resume, threads=True)
     started = time.perf_counter()
     base = plain_recipe("comparison", "rtn", Spec(8))
     with Progress(len(amounts.cache.samples(images)), "sample", "block cache") as bar:
@@ -144,7 +154,12 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
 def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
     group = flags.add_argument_group("what is compared")
     group.add_argument(
-        "--bits", type=int, nargs="+", default=[2, 3, 4, 6, 8], metavar="N", help="default: 2 3 4 6 8"
+        "--bits",
+        type=values.whole("--bits"),
+        nargs="+",
+        default=[2, 3, 4, 6, 8],
+        metavar="N",
+        help="default: 2 3 4 6 8",
     )
     add_group_size(group)
     add_asymmetric(group)
@@ -153,7 +168,10 @@ def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
         "--methods", nargs="+", default=names, choices=names, metavar="NAME", help="default: all"
     )
     group.add_argument(
-        "--iters", type=int, metavar="N", help="AdaRound's iterations per block (default: 1000)"
+        "--iters",
+        type=values.whole("--iters"),
+        metavar="N",
+        help="AdaRound's iterations per block (default: 1000)",
     )
 
 
@@ -188,9 +206,9 @@ def _print_forecast(
     pictures = (len(contenders) * len(args.bits) + 2) * args.num_prompts
     facts = {"rows": len(contenders) * len(args.bits), "pictures": pictures, "memory_bytes": memory}
     if args.json:
-        print(json.dumps({**facts, "seconds": round(seconds, 1), "output": str(args.out)}))
+        say(json.dumps({**facts, "seconds": round(seconds, 1), "output": str(args.out)}))
         return
-    print(
+    say(
         f"{len(contenders)} methods at {', '.join(map(str, args.bits))} bits, then {pictures} pictures of "
         f"{settings.steps} steps; memory: {memory / 1e9:.2f} GB beside the model; about {seconds:,.0f} s or more for "
         f"the methods by this device's matrix speed: {args.out}"
@@ -226,7 +244,7 @@ def _commands(args: argparse.Namespace, typed: Sequence[str]) -> str:
 
 def _report(args: argparse.Namespace, found: Comparison, seconds: float) -> None:
     if args.json:
-        print(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **as_json(found)}))
+        say(json.dumps({"output": str(args.out), "seconds": round(seconds, 1), **as_json(found)}))
         return
     table = rows(found)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
@@ -235,5 +253,5 @@ def _report(args: argparse.Namespace, found: Comparison, seconds: float) -> None
             cell.rjust(width) if i else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        print("  ".join(cells))
-    print(f"{conclusion(found)}, {seconds:.0f} s: {args.report or args.out}")
+        say("  ".join(cells))
+    say(f"{conclusion(found)}, {seconds:.0f} s: {args.report or args.out}")

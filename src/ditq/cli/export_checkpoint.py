@@ -3,11 +3,11 @@
 import argparse
 import json
 import time
-from pathlib import Path
 
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedCheckpoint, outline, write_folder
 from ditq.checkpoint.mlx_folder.folder import SCALES
+from ditq.cli import values
 from ditq.cli.flags import (
     DTYPES,
     add_dtype,
@@ -15,9 +15,10 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     add_text_encoders,
-    parser,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.run import run
 from ditq.core.activation_grid import GridRows
 from ditq.core.errors import UserError
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     add_model_flags(flags)
     add_run_flags(flags, resume=False)
     args = flags.parse_args(argv)
-    run(lambda: export(args))
+    run(lambda: export(args), args)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -56,9 +57,7 @@ def export(args: argparse.Namespace) -> None:
     parts = checkpoint.load(args.adaround_output, args.quant_config)
     model = model_from(args, parts.model)
     if args.dry_run:
-        print(
-            f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {outline(parts)}: {args.out}"
-        )
+        say(f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {outline(parts)}: {args.out}")
         return
     started = time.perf_counter()
     files = write_folder(args.out, model.network(), parts, SCALES[args.scales])
@@ -73,9 +72,9 @@ def export(args: argparse.Namespace) -> None:
             "timesteps": outline(parts).timesteps,
             "seconds": round(seconds, 3),
         }
-        print(json.dumps(facts))
+        say(json.dumps(facts))
         return
-    print(f"{outline(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
+    say(f"{outline(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
 
 
 def add_source_flags(flags: argparse.ArgumentParser) -> None:
@@ -84,14 +83,14 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--adaround-output",
         "--checkpoint",
-        type=Path,
+        type=values.folder,
         required=True,
         metavar="DIR",
         help="what adaround_optimize or export_checkpoint wrote",
     )
     group.add_argument(
         "--quant-config",
-        type=Path,
+        type=values.file,
         metavar="FILE",
         help="activation grids of analyze_activations, in place of those in the folder",
     )

@@ -1,15 +1,12 @@
 """Flags shared by all commands: the same flag has the same name and meaning everywhere, and is defined here once."""
 
 import argparse
-import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 
+from ditq.cli import values
 from ditq.core.errors import UserError
 from ditq.core.spec import GROUP_SIZES
 from ditq.models import MODELS
@@ -20,48 +17,6 @@ DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 CALIBRATION = "calibration_data"
 """Where calibration data lies unless the user says otherwise."""
 Flags = argparse.ArgumentParser | argparse._ArgumentGroup
-_program: ContextVar[str | None] = ContextVar("program", default=None)
-
-
-@contextmanager
-def called_as(program: str) -> Iterator[None]:
-    """Parsers made inside call their command `program`, in usage and example."""
-    token = _program.set(program)
-    try:
-        yield
-    finally:
-        _program.reset(token)
-
-
-def parser(description: str, example: str) -> argparse.ArgumentParser:
-    """A parser whose help ends with an example, and which takes `--old_spelling` for `--old-spelling`.
-
-    The command is called what the example begins with, `python -m MODULE` or `python FILE`, unless `called_as` says
-    otherwise.
-    """
-    words = example.split()
-    written = " ".join(words[: 3 if words[1] == "-m" else 2])
-    program = _program.get() or written
-    return _Parser(
-        prog=program,
-        description=description,
-        epilog=f"example:\n  {program}{example.removeprefix(written)}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-class _Parser(argparse.ArgumentParser):
-    """Accepts underscores in flag names, as some published commands spell them."""
-
-    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        args = [_dashed(arg) for arg in (sys.argv[1:] if args is None else args)]
-        return super().parse_known_args(args, namespace)
-
-
-def _dashed(arg: str) -> str:
-    flag, equals, value = arg.partition("=")
-    return flag.replace("_", "-") + equals + value if flag.startswith("--") else arg
 
 
 def add_numbers(
@@ -75,7 +30,20 @@ def add_numbers(
     for flag, (default, meaning) in numbers.items():
         shown = f"{default:g}" if kind is float else default
         text = f"{meaning} (default: {shown})"
-        flags.add_argument(flag, type=kind, default=None if unset else default, metavar=metavar, help=text)
+        read = values.whole(flag) if kind is int else values.number(flag)
+        flags.add_argument(flag, type=read, default=None if unset else default, metavar=metavar, help=text)
+
+
+def add_count(flags: Flags, flag: str, meaning: str, *more_names: str) -> None:
+    """A flag that takes a whole number, and is None where the user does not give it."""
+    flags.add_argument(flag, *more_names, type=values.whole(flag), metavar="N", help=meaning)
+
+
+def add_file(flags: Flags, flag: str, default: str | None, meaning: str | None = None) -> None:
+    """A flag that takes the path of a file."""
+    text = f"{meaning} (default: {default})" if meaning and default else meaning or f"default: {default}"
+    place = None if default is None else Path(default)
+    flags.add_argument(flag, type=values.file, default=place, metavar="FILE", help=text)
 
 
 def add_model_flags(flags: argparse.ArgumentParser, default: str) -> None:
@@ -97,7 +65,7 @@ def add_model_choice(flags: Flags, default: str | None, meaning: str) -> None:
 def add_model_path(flags: Flags) -> None:
     """--model-path."""
     flags.add_argument(
-        "--model-path", type=Path, metavar="DIR", help="a local folder in place of the download"
+        "--model-path", type=values.path, metavar="DIR", help="a local folder in place of the download"
     )
 
 
@@ -119,20 +87,34 @@ def add_sampler_flags(
     group = flags.add_argument_group("sampling (default: the model's own)")
     told = [f" (default: {value})" if value is not None else "" for value in (steps, guidance)]
     group.add_argument(
-        "--steps", "--num-steps", type=int, default=steps, metavar="N", help=f"denoising steps{told[0]}"
+        *("--steps", "--num-steps"),
+        type=values.whole("--steps"),
+        default=steps,
+        metavar="N",
+        help=f"denoising steps{told[0]}",
     )
     group.add_argument(
-        "--cfg-weight", type=float, default=guidance, metavar="W", help=f"guidance; 1 or less: none{told[1]}"
+        "--cfg-weight",
+        type=values.number("--cfg-weight"),
+        default=guidance,
+        metavar="W",
+        help=f"guidance; 1 or less: none{told[1]}",
     )
-    group.add_argument("--size", metavar="PIXELS", help="side of the picture, or WIDTHxHEIGHT")
-    group.add_argument("--shift", type=float, help="sigma shift")
+    group.add_argument(
+        "--size", type=values.size, metavar="PIXELS", help="side of the picture, or WIDTHxHEIGHT"
+    )
+    group.add_argument("--shift", type=values.number("--shift"), metavar="X", help="sigma shift")
     grids = dict.fromkeys(name for process in PROCESSES.values() for name in process.grids)
     group.add_argument("--schedule", choices=list(grids), help="grid of the noise levels")
     group.add_argument("--sampler", choices=list(STEPPERS), help="how a step is taken")
-    group.add_argument("--negative", default="", metavar="PROMPT", help="what guidance leads away from")
-    group.add_argument(
-        "--seed", type=int, default=0, help="seed of the first picture; each next one adds 1 (default: 0)"
-    )
+    text = "what guidance leads away from"
+    group.add_argument("--negative", type=values.text, default="", metavar="PROMPT", help=text)
+    add_numbers(group, {"--seed": (0, "seed of the first picture; each next one adds 1")})
+
+
+def add_recipe(flags: Flags, default: str | None, meaning: str) -> None:
+    """--recipe."""
+    flags.add_argument("--recipe", type=values.name_or_file, default=default, metavar="NAME", help=meaning)
 
 
 def add_batch_size(flags: Flags, default: int = 4) -> None:
@@ -142,13 +124,13 @@ def add_batch_size(flags: Flags, default: int = 4) -> None:
 
 def add_prompt_flags(flags: argparse.ArgumentParser) -> None:
     """Prompts as words of the command line, or --prompts-file."""
-    flags.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw")
+    flags.add_argument("prompts", nargs="*", type=values.text, metavar="PROMPT", help="what to draw")
     add_prompts_file(flags, "; # starts a comment line")
 
 
 def add_prompts_file(flags: Flags, more: str = " (default: twenty of our own)") -> None:
     """--prompts-file."""
-    flags.add_argument("--prompts-file", type=Path, metavar="FILE", help=f"one prompt per line{more}")
+    add_file(flags, "--prompts-file", None, f"one prompt per line{more}")
 
 
 def add_calibration(
@@ -160,7 +142,7 @@ def add_calibration(
         "--calib",
         "--calibration-data",
         *more_names,
-        type=Path,
+        type=values.folder,
         default=Path(CALIBRATION),
         metavar="DIR",
         help=f"{meaning} (default: {CALIBRATION})",
@@ -174,7 +156,7 @@ def add_out(
     flags.add_argument(
         "--out",
         "--output-dir",
-        type=Path,
+        type=values.folder,
         default=None if default is None else Path(default),
         required=required,
         metavar="DIR",
@@ -203,16 +185,8 @@ def add_asymmetric(flags: Flags) -> None:
 
 
 def add_shard(flags: Flags, meaning: str) -> None:
-    """--shard K/N; `shard` reads it."""
-    flags.add_argument("--shard", default="0/1", metavar="K/N", help=meaning)
-
-
-def shard(args: argparse.Namespace) -> tuple[int, int]:
-    """(K, N) of "K/N". Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d+)/(\d+)", args.shard)
-    if not found:
-        raise UserError("--shard", got=args.shard, expected="K/N, such as 0/2 and 1/2")
-    return int(found[1]), int(found[2])
+    """--shard K/N, as (K, N)."""
+    flags.add_argument("--shard", type=values.shard, default=(0, 1), metavar="K/N", help=meaning)
 
 
 def add_run_flags(flags: argparse.ArgumentParser, resume: bool = True) -> argparse._ArgumentGroup:

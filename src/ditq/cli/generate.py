@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ditq
+from ditq.cli import values
 from ditq.cli.flags import (
     add_batch_size,
     add_model_flags,
@@ -16,9 +17,10 @@ from ditq.cli.flags import (
     add_prompt_flags,
     add_run_flags,
     add_sampler_flags,
-    parser,
 )
-from ditq.cli.given import batch_size, model_forecast, model_from, prompts_from, settings_from
+from ditq.cli.given import model_forecast, model_from, prompts_from, settings_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -59,14 +61,14 @@ def main(
     )
     group.add_argument(
         "--checkpoint",
-        type=Path,
+        type=values.folder,
         default=Path("quantized_model"),
         metavar="DIR",
         help="the quantized model of --compare (default: quantized_model)",
     )
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: compared(args) if args.compare else draw(args))
+    run(lambda: compared(args) if args.compare else draw(args), args)
 
 
 def compared(args: argparse.Namespace) -> None:
@@ -79,14 +81,14 @@ def compared(args: argparse.Namespace) -> None:
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures that are not there yet, and prints where they are."""
     prompts = prompts_from(args)
-    batch = batch_size(args)
+    batch = args.batch_size
     model = model_from(args)
     settings = settings_from(args, model)
     jobs = plan(args, model, settings, prompts)
     todo = remaining(jobs, args.force, args.resume)
     batches = math.ceil(len(todo) / batch)
     if args.dry_run:
-        print(forecast(args, model, settings, todo))
+        say(forecast(args, model, settings, todo))
         return
     started = time.perf_counter()
     if todo:
@@ -98,7 +100,7 @@ def draw(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     if args.json:
         found = [{"path": str(job.path), "prompt": job.prompt, "seed": job.seed} for job in jobs]
-        print(
+        say(
             json.dumps(
                 {"pictures": found, "drawn": len(todo), "seconds": round(seconds, 3)}, ensure_ascii=False
             )
@@ -106,8 +108,8 @@ def draw(args: argparse.Namespace) -> None:
         return
     kept = f", {len(jobs) - len(todo)} kept" if len(todo) < len(jobs) else ""
     size = f"{settings.width}x{settings.height}"
-    print(f"{len(todo)} drawn{kept}, {size}, {settings.steps} steps, {seconds:.1f} s: {jobs[0].path}", end="")
-    print(f" ... {jobs[-1].path.name}" if len(jobs) > 1 else "")
+    last = f" ... {jobs[-1].path.name}" if len(jobs) > 1 else ""
+    say(f"{len(todo)} drawn{kept}, {size}, {settings.steps} steps, {seconds:.1f} s: {jobs[0].path}{last}")
 
 
 def plan(args: argparse.Namespace, model: TextToImage, settings: Settings, prompts: list[str]) -> list[Job]:

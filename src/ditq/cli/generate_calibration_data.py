@@ -14,9 +14,10 @@ from ditq.cli.flags import (
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
-    parser,
 )
 from ditq.cli.given import model_forecast, model_from, prompts_in, settings_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.files import remove
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: collect(args))
+    run(lambda: collect(args), args)
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -48,11 +49,11 @@ def collect(args: argparse.Namespace) -> None:
     points = recipe.num_images * settings.steps
     if args.dry_run:
         disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
-        print(
+        say(
             f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points"
         )
-        print(model_forecast(args, model, settings, recipe.num_images))
-        print(f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures")
+        say(model_forecast(args, model, settings, recipe.num_images))
+        say(f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures")
         return
     if args.force:
         remove(*(args.calib_dir / name for name in CONTENTS))
@@ -61,7 +62,7 @@ def collect(args: argparse.Namespace) -> None:
         drawn = collect_images(model, prompts, recipe, settings, args.calib_dir, args.resume, bar.advance)
     seconds = time.perf_counter() - started
     if args.json:
-        print(
+        say(
             json.dumps(
                 {
                     "calib_dir": str(args.calib_dir),
@@ -72,6 +73,6 @@ def collect(args: argparse.Namespace) -> None:
             )
         )
         return
-    print(
+    say(
         f"{recipe.num_images} trajectories of {settings.steps} steps ({drawn} new), {seconds:.1f} s: {args.calib_dir}"
     )

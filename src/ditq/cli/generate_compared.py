@@ -12,7 +12,8 @@ from jaxtyping import UInt8
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedModel
 from ditq.cli.generate import Job, plan, remaining
-from ditq.cli.given import batch_size, model_from, prompts_from, settings_from
+from ditq.cli.given import model_from, prompts_from, settings_from
+from ditq.cli.output import say
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image, write_figure, write_png
 from ditq.evaluation import fingerprint_of
@@ -28,7 +29,7 @@ ROWS = 12
 def compare(args: argparse.Namespace) -> None:
     """Writes float/ and quantized/, a picture per prompt, and comparison_01.png and on with both and their PSNR."""
     prompts = prompts_from(args)
-    batch = batch_size(args)
+    batch = args.batch_size
     model = model_from(args)
     settings = settings_from(args, model)
     made = checkpoint.load(args.checkpoint)
@@ -38,7 +39,7 @@ def compare(args: argparse.Namespace) -> None:
     todo = {name: remaining(own, args.force, args.resume) for name, own in jobs.items()}
     if args.dry_run:
         waiting = ", ".join(f"{len(own)} {name}" for name, own in todo.items())
-        print(f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}")
+        say(f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}")
         return
     started = time.perf_counter()
     batches = sum(math.ceil(len(own) / batch) for own in todo.values())
@@ -52,9 +53,9 @@ def compare(args: argparse.Namespace) -> None:
     if args.json:
         found = [{"prompt": prompt, "psnr": score} for prompt, score in zip(prompts, scores, strict=True)]
         facts = {"pictures": found, "sheets": [str(sheet) for sheet in sheets], "seconds": round(seconds, 3)}
-        print(json.dumps(facts, ensure_ascii=False))
+        say(json.dumps(facts, ensure_ascii=False))
         return
-    print(
+    say(
         f"{len(prompts)} prompts, median PSNR {np.median(scores):.1f} dB (least {min(scores):.1f}), {seconds:.1f} s: "
         f"{sheets[0]}{f' ... {sheets[-1].name}' if len(sheets) > 1 else ''}"
     )

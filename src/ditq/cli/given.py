@@ -1,7 +1,6 @@
 """What the shared flags stand for: model, sampler settings, prompts, and what a model's pictures take."""
 
 import argparse
-import re
 from pathlib import Path
 
 from ditq.calibration import prompt_lines
@@ -42,9 +41,7 @@ def _duration(seconds: float) -> str:
 
 def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
     """The sampler settings that the flags name, for this model."""
-    if args.seed < 0:
-        raise UserError("--seed", got=args.seed, expected="0 or more")
-    width, height = _size(args.size) if args.size is not None else (None, None)
+    width, height = args.size if args.size is not None else (None, None)
     return settings_for(
         model,
         height,
@@ -56,20 +53,6 @@ def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
         args.negative,
         args.sampler,
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text.lower())
-    if not found:
-        raise UserError("--size", got=text, expected="pixels, such as 512, or WIDTHxHEIGHT, such as 768x512")
-    return int(found[1]), int(found[2] or found[1])
-
-
-def batch_size(args: argparse.Namespace) -> int:
-    """What --batch-size says. Raises UserError below 1."""
-    if args.batch_size < 1:
-        raise UserError("--batch-size", got=args.batch_size, expected="at least 1")
-    return args.batch_size
 
 
 def prompts_in(path: Path) -> list[str]:

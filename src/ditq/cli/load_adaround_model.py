@@ -23,10 +23,19 @@ from ditq.checkpoint import (
     outline_of_folder,
 )
 from ditq.checkpoint.weight_errors import weight_errors
+from ditq.cli import values
 from ditq.cli.export_checkpoint import add_model_flags, add_source_flags
-from ditq.cli.flags import add_batch_size, add_out, add_prompts_file, add_run_flags, add_sampler_flags, parser
+from ditq.cli.flags import (
+    add_batch_size,
+    add_out,
+    add_prompts_file,
+    add_run_flags,
+    add_sampler_flags,
+)
 from ditq.cli.generate import slug
-from ditq.cli.given import batch_size, model_from, prompts_from, settings_from
+from ditq.cli.given import model_from, prompts_from, settings_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -73,12 +82,15 @@ def main(argv: list[str] | None = None) -> None:
         dest="prompts",
         action="append",
         default=[],
+        type=values.text,
         metavar="TEXT",
         help="what to draw; may be repeated",
     )
     add_prompts_file(flags, "; # starts a comment line")
     group = flags.add_argument_group("output")
-    group.add_argument("--output-image", type=Path, metavar="FILE", help="the picture of a single prompt")
+    group.add_argument(
+        "--output-image", type=values.file, metavar="FILE", help="the picture of a single prompt"
+    )
     add_out(group, meaning="a picture per prompt")
     group.add_argument(
         "--compare",
@@ -95,13 +107,13 @@ def main(argv: list[str] | None = None) -> None:
     add_batch_size(flags)
     add_run_flags(flags, resume=False)
     args = flags.parse_args(argv)
-    run(lambda: draw(args))
+    run(lambda: draw(args), args)
 
 
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures, and prints where they are and how far from the float model's."""
     prompts = prompts_from(args, "give --prompt 'a fox in the snow', or --prompts-file FILE")
-    batch = batch_size(args)
+    batch = args.batch_size
     pictures, grid = _outputs(args, prompts)
     alone = not (args.compare or args.diff_stats or args.quant_config) and is_folder(args.adaround_output)
     parts = None if alone else checkpoint.load(args.adaround_output, args.quant_config)
@@ -112,7 +124,7 @@ def draw(args: argparse.Namespace) -> None:
     columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
     if args.dry_run:
         what = ", ".join(NAMES.get(column, column) for column in columns)
-        print(f"would draw {len(prompts)} pictures with {facts} ({what}): {pictures[0].parent}")
+        say(f"would draw {len(prompts)} pictures with {facts} ({what}): {pictures[0].parent}")
         return
     started = time.perf_counter()
     drawn: dict[str, Drawn] = {}
@@ -241,19 +253,19 @@ def _report(
             "weight_errors": layers,
             "seconds": round(seconds, 3),
         }
-        print(json.dumps(result))
+        say(json.dumps(result))
         return
     for column, score in scores.items() if args.diff_stats else ():
         middle = {name: float(np.median(values)) for name, values in score.items()}
-        print(
+        say(
             f"{NAMES[column]}: PSNR {middle['psnr_db']:.1f} dB, latents off by {middle['latent_relative_error']:.1%}, "
             f"by {middle['latent_max_abs']:.2f} at most" + (" (medians)" if len(pictures) > 1 else "")
         )
     if layers:
         worst = sorted(layers, key=lambda path: -layers[path]["relative_error"])
         middle = float(np.median([entry["relative_error"] for entry in layers.values()]))
-        print(f"weights of {len(layers)} layers: off by {middle:.1%} in the median; the most:")
+        say(f"weights of {len(layers)} layers: off by {middle:.1%} in the median; the most:")
         for path in worst[:SHOWN]:
-            print(f"  {layers[path]['relative_error']:.1%}, {layers[path]['max_abs']:.4f} at most: {path}")
+            say(f"  {layers[path]['relative_error']:.1%}, {layers[path]['max_abs']:.4f} at most: {path}")
     beside = "" if grid is None else f", {grid}"
-    print(f"{len(pictures)} drawn, {NAMES[version]}, {facts}, {seconds:.1f} s: {pictures[0]}{beside}")
+    say(f"{len(pictures)} drawn, {NAMES[version]}, {facts}, {seconds:.1f} s: {pictures[0]}{beside}")

@@ -4,7 +4,9 @@ import sys
 from importlib import import_module
 
 import ditq
-from ditq.cli.flags import called_as
+from ditq.cli.output import say, say_error
+from ditq.cli.parsing import called_as
+from ditq.cli.values import shown
 
 STEPS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "draw pictures from prompts, with the float model or beside a quantized one"),
@@ -32,15 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the step that the first argument names; its other arguments are the step's."""
     step, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if step in ("-h", "--help"):
-        print(usage())
+        say(usage())
     elif step == "--version":
-        print(f"ditq {ditq.__version__}")
+        say(f"ditq {ditq.__version__}")
     elif (name := step.replace("_", "-")) in STEPS:
         module = import_module(f"ditq.cli.{STEPS[name][0]}")
         with called_as(f"ditq {name}"):
             module.main(rest)
     else:
-        print(f"error: step: got {step}\n\n{usage()}", file=sys.stderr)
+        say_error(f"error: step: got {shown(step)}; expected one of {', '.join(STEPS)}")
         sys.exit(2)
 
 

@@ -130,7 +130,12 @@ class Pipeline:
             "bits_a": self.bits_a,
             **self.loaded,
         }
-        plan.begin(self.folder / "pipeline.json", {**asked, "smooth": self.smooth, "seed": self.seed}, resume)
+        plan.begin(
+            self.folder / "pipeline.json",
+            {**asked, "smooth": self.smooth, "seed": self.seed},
+            resume,
+            threads=True,
+        )
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
         """Name and function of every step but the last, the page; each function returns its line."""

@@ -7,17 +7,18 @@ import warnings
 from pathlib import Path
 
 from ditq.calibration import PointSet, read_points
+from ditq.cli import values
 from ditq.cli.flags import (
     add_dtype,
     add_model_path,
     add_numbers,
     add_run_flags,
     add_shard,
-    parser,
     refuse_overwriting,
-    shard,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -41,17 +42,19 @@ def main(argv: list[str] | None = None) -> None:
         "Run a model on calibration points and keep statistics of what its layers receive at each timestep.",
         "python -m src.activation_diagnostics.profile_postgelu --calibration-file DiT_cali_data.npz --num-samples 512",
     )
-    flags.add_argument("--calibration-file", type=Path, metavar="FILE", help="what sample_cali_data wrote")
+    flags.add_argument(
+        "--calibration-file", type=values.file, metavar="FILE", help="what sample_cali_data wrote"
+    )
     flags.add_argument(
         "--merge",
-        type=Path,
+        type=values.file,
         nargs="+",
         metavar="FILE",
         help="instead: add up the files of several --shard runs",
     )
     default = "activation_stats_postgelu.npz"
     flags.add_argument(
-        "--output", type=Path, default=Path(default), metavar="FILE", help=f"default: {default}"
+        "--output", type=values.file, default=Path(default), metavar="FILE", help=f"default: {default}"
     )
     group = flags.add_argument_group("recipe")
     numbers = {
@@ -72,14 +75,14 @@ def main(argv: list[str] | None = None) -> None:
     add_dtype(model)
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: merge_files(args) if args.merge else observe(args))
+    run(lambda: merge_files(args) if args.merge else observe(args), args)
 
 
 def observe(args: argparse.Namespace) -> None:
     """Writes the statistics and prints what is in them."""
     if args.calibration_file is None:
         raise UserError("--calibration-file", got="none", expected="a file of sample_cali_data")
-    recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, shard(args))
+    recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, args.shard)
     if not args.dry_run:
         refuse_overwriting(args.output, args.force)
     points = read_points(args.calibration_file)
@@ -90,7 +93,7 @@ def observe(args: argparse.Namespace) -> None:
         )
     batches = recipe.batches(points)
     if args.dry_run:
-        print(profile_forecast(model, points, recipe) + f"; {args.output}")
+        say(profile_forecast(model, points, recipe) + f"; {args.output}")
         return
     if args.force:
         remove(parts_of(args.output))
@@ -103,7 +106,7 @@ def observe(args: argparse.Namespace) -> None:
 def merge_files(args: argparse.Namespace) -> None:
     """Writes the sum of several files and prints what is in it."""
     if args.dry_run:
-        print(f"would add up {len(args.merge)} files: {args.output}")
+        say(f"would add up {len(args.merge)} files: {args.output}")
         return
     refuse_overwriting(args.output, args.force)
     started = time.perf_counter()
@@ -121,9 +124,9 @@ def _report(args: argparse.Namespace, statistics: ActivationStatistics, source: 
             "layers": layers,
             "timesteps": steps,
         }
-        print(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
+        say(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
-    print(
+    say(
         f"{len(statistics.points):,} {source}, {layers} layers x {steps} timesteps, "
         f"{size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
     )

@@ -10,17 +10,20 @@ from typing import Any
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
+from ditq.cli import values
 from ditq.cli.flags import (
     add_calibration,
+    add_count,
     add_dtype,
     add_model_choice,
     add_model_path,
     add_numbers,
     add_out,
     add_run_flags,
-    parser,
 )
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Bars
 from ditq.cli.run import run
 from ditq.core import plan
@@ -57,11 +60,16 @@ def main(argv: list[str] | None = None) -> None:
         "Quantize a model as a recipe says, and write a checkpoint folder that stock MLX loaders read.",
         "python -m src.quantize --model mini --recipe w4a8-qronos --calib calibration_data --out mini-w4a8",
     )
-    flags.add_argument("--recipe", metavar="NAME", help="a preset (--list), or a recipe's .json file")
+    flags.add_argument(
+        "--recipe",
+        type=values.name_or_file,
+        metavar="NAME",
+        help="a preset (--list), or a recipe's .json file",
+    )
     flags.add_argument("--list", action="store_true", help="say which presets there are, and stop")
     add_quantize_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: list_presets(args) if args.list else carry_out(args, _recipe(args)))
+    run(lambda: list_presets(args) if args.list else carry_out(args, _recipe(args)), args)
 
 
 def add_quantize_flags(
@@ -71,12 +79,25 @@ def add_quantize_flags(
     add_calibration(flags)
     add_out(flags, out)
     flags.add_argument(
-        "--blocks", type=int, metavar="N", help="quantize the first N blocks alone (default: all)"
+        "--blocks",
+        type=values.whole("--blocks"),
+        metavar="N",
+        help="quantize the first N blocks alone (default: all)",
     )
     group = flags.add_argument_group("calibration (default: by model)")
-    group.add_argument("--num-images", type=int, metavar="N", help="recorded pictures to calibrate on")
-    group.add_argument("--stride", type=int, metavar="N", help="take every so many steps")
-    group.add_argument("--batch-size", type=int, metavar="N", help="pictures at once; guidance doubles them")
+    group.add_argument(
+        "--num-images",
+        type=values.whole("--num-images"),
+        metavar="N",
+        help="recorded pictures to calibrate on",
+    )
+    add_count(group, "--stride", "take every so many steps")
+    group.add_argument(
+        "--batch-size",
+        type=values.whole("--batch-size"),
+        metavar="N",
+        help="pictures at once; guidance doubles them",
+    )
     add_numbers(group, {"--seed": (0, "of learned rounding")})
     group.add_argument(
         "--keep-cache", action="store_true", help="keep the cache of block inputs when all is done"
@@ -92,10 +113,10 @@ def list_presets(args: argparse.Namespace) -> None:
     """Prints the presets, a line each."""
     told = {name: read_recipe(name).about for name in presets()}
     if args.json:
-        print(json.dumps(told))
+        say(json.dumps(told))
         return
     for name, about in told.items():
-        print(f"{name:<16}{about}")
+        say(f"{name:<16}{about}")
 
 
 def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
@@ -117,7 +138,7 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     if (args.out / "config.json").exists() and not (work / "plan.json").exists():
         raise UserError(str(args.out), got="another checkpoint", remedy="use --force or another --out")
     asked = {"model": model.name, "calibration": images.digest, "recipe": recipe.to_json(), "seed": args.seed}
-    plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume)
+    plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume, threads=True)
     _check_space(args.out, told)
     started = time.perf_counter()
     made = _quantized(args, model, images, recipe, amounts)
@@ -175,12 +196,12 @@ def _check_space(out: Path, told: Forecast) -> None:
 
 def _print_forecast(args: argparse.Namespace, recipe: Recipe, told: Forecast) -> None:
     if args.json:
-        print(json.dumps({"recipe": recipe.name, "output": str(args.out), **told.facts}))
+        say(json.dumps({"recipe": recipe.name, "output": str(args.out), **told.facts}))
         return
     layers = ", ".join(f"{count} by {name}" for name, count in told.layers.items())
-    print(f"recipe {recipe.name}: {recipe.about or 'no description'}")
-    print(f"layers: {layers}; calibration: {told.rows} rows of {args.calib_dir}")
-    print(
+    say(f"recipe {recipe.name}: {recipe.about or 'no description'}")
+    say(f"layers: {layers}; calibration: {told.rows} rows of {args.calib_dir}")
+    say(
         f"memory: {told.memory / 1e9:.2f} GB beside the transformer; disk: {told.cache / 1e6:,.0f} MB of cache, "
         f"removed at the end, and {told.checkpoint / 1e6:,.1f} MB of checkpoint in {args.out}; "
         f"about {told.seconds:,.0f} s or more by this device's matrix speed"
@@ -202,11 +223,11 @@ def _report(
         facts: dict[str, Any] = {"output": str(args.out), "recipe": recipe.name, "bytes": size}
         facts |= {"bits_per_weight": bits, "layers": len(made.weights), "block_error": after}
         facts |= {"block_error_rounding": before, "fallbacks": fallbacks, "seconds": round(seconds, 3)}
-        print(json.dumps(facts))
+        say(json.dumps(facts))
         return
     ratio = "" if not before else f", block error {after:.2e} ({after / before:.2f} of rounding's)"
     fell = f", {fallbacks} layers with a fallback (report.json)" if fallbacks else ""
-    print(
+    say(
         f"{recipe.name}: {len(made.weights)} layers at {bits:.2f} bits{ratio}{fell}, {size / 1e6:,.1f} MB, "
         f"{seconds:.1f} s: {args.out}"
     )

@@ -2,7 +2,8 @@
 
 import argparse
 
-from ditq.cli.flags import add_asymmetric, add_group_size, add_numbers, group_size, parser
+from ditq.cli.flags import add_asymmetric, add_group_size, add_numbers, group_size
+from ditq.cli.parsing import parser
 from ditq.cli.quantize import add_quantize_flags, carry_out
 from ditq.cli.run import run
 from ditq.core.recipe import Recipe, plain_recipe
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     add_asymmetric(flags)
     add_quantize_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: carry_out(args, recipe_from_flags(args)))
+    run(lambda: carry_out(args, recipe_from_flags(args)), args)
 
 
 def recipe_from_flags(args: argparse.Namespace) -> Recipe:

@@ -5,6 +5,7 @@ import json
 from dataclasses import fields, replace
 from functools import partial
 
+from ditq.cli import values
 from ditq.cli.amounts import Amounts, amounts_for
 from ditq.cli.flags import (
     add_group_size,
@@ -14,9 +15,10 @@ from ditq.cli.flags import (
     add_run_flags,
     add_sampler_flags,
     group_size,
-    parser,
 )
 from ditq.cli.given import model_forecast, model_from, settings_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.pipeline import Pipeline, clear
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group("amounts (default: by the model, as --dry-run tells)")
     for flag, meaning in FLAGS.values():
         names = [flag, "--num-images"] if flag == "--images" else [flag]
-        group.add_argument(*names, type=int, metavar="N", help=meaning)
+        group.add_argument(*names, type=values.whole(flag), metavar="N", help=meaning)
     group.add_argument("--quick", action="store_true", help="least amounts: a look at the whole")
     group = flags.add_argument_group("grids")
     add_numbers(group, {"--bits-w": (4, "weights, 2 to 8")})
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     add_model_flags(flags, default="mini")
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: pipeline(args))
+    run(lambda: pipeline(args), args)
 
 
 def pipeline(args: argparse.Namespace) -> None:
@@ -86,7 +88,7 @@ def pipeline(args: argparse.Namespace) -> None:
         finished.append(step)
         if not args.json:
             seconds = f"{step.seconds:.1f} s" if step.anew else "finished before"
-            print(f"{number}/{len(steps)} {step.name}: {step.line}, {seconds}", flush=True)
+            say(f"{number}/{len(steps)} {step.name}: {step.line}, {seconds}")
     seconds = sum(step.seconds for step in finished)
     page = asked.folder / "comparison.html"
     if args.json:
@@ -96,10 +98,10 @@ def pipeline(args: argparse.Namespace) -> None:
             "steps": facts(finished),
             "seconds": round(seconds, 1),
         }
-        print(json.dumps(told))
+        say(json.dumps(told))
         return
     verdict = next(step.line for step in finished if step.name == "evaluate")
-    print(f"{verdict}; {seconds:.0f} s in all: {page}")
+    say(f"{verdict}; {seconds:.0f} s in all: {page}")
 
 
 def pipeline_from(args: argparse.Namespace) -> Pipeline:
@@ -140,7 +142,7 @@ def forecast(args: argparse.Namespace, asked: Pipeline, names: list[str]) -> Non
     passes += 6 * amounts.prompts * steps
     if args.json:
         told = {field.name: getattr(amounts, field.name) for field in fields(Amounts)}
-        print(
+        say(
             json.dumps(
                 {
                     "model": asked.model.name,
@@ -152,12 +154,12 @@ def forecast(args: argparse.Namespace, asked: Pipeline, names: list[str]) -> Non
             )
         )
         return
-    print(f"{asked.model.name} to {asked.label}, {len(names)} steps: {', '.join(names)}")
+    say(f"{asked.model.name} to {asked.label}, {len(names)} steps: {', '.join(names)}")
     if done:
-        print(f"finished before: {', '.join(done)}")
-    print(
+        say(f"finished before: {', '.join(done)}")
+    say(
         f"{amounts.images} trajectories of {steps} steps; grids from {amounts.statistics_images} pictures, "
         f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.prompts} prompts compared"
     )
-    print(f"{passes:,} forward passes; {model_forecast(args, asked.model, asked.settings, passes // steps)}")
-    print(f"to {asked.folder}")
+    say(f"{passes:,} forward passes; {model_forecast(args, asked.model, asked.settings, passes // steps)}")
+    say(f"to {asked.folder}")

@@ -7,15 +7,17 @@ import time
 from pathlib import Path
 
 from ditq.calibration import PointRecipe, collect_points, default_prompts, defaults, parts_of
+from ditq.cli import values
 from ditq.cli.flags import (
     add_model_flags,
     add_numbers,
     add_prompts_file,
     add_run_flags,
-    parser,
     refuse_overwriting,
 )
 from ditq.cli.given import model_forecast, model_from, prompts_in
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.files import remove
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     flags.add_argument(
         "--output",
-        type=Path,
+        type=values.file,
         default=Path("DiT_cali_data.npz"),
         metavar="FILE",
         help="default: DiT_cali_data.npz",
@@ -48,19 +50,22 @@ def main(argv: list[str] | None = None) -> None:
     group.add_argument(
         "--cfg-weight",
         "--cfg-scale",
-        type=float,
+        type=values.number("--cfg-weight"),
         default=defaults.CFG_SCALE,
         metavar="W",
         help="guidance (default: 1.5)",
     )
     group.add_argument(
-        "--latent-size", type=int, metavar="CELLS", help="side of the latents (default: 32, for mini 16)"
+        "--latent-size",
+        type=values.whole("--latent-size"),
+        metavar="CELLS",
+        help="side of the latents (default: 32, for mini 16)",
     )
     add_prompts_file(group)
     add_model_flags(flags, default=defaults.MODEL)
     add_run_flags(flags)
     args = flags.parse_args(argv)
-    run(lambda: collect(args))
+    run(lambda: collect(args), args)
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -69,7 +74,7 @@ def collect(args: argparse.Namespace) -> None:
     recipe = _recipe(args, model)
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
     if args.dry_run:
-        print(_forecast(args, model, recipe, prompts))
+        say(_forecast(args, model, recipe, prompts))
         return
     refuse_overwriting(args.output, args.force)
     if args.force:
@@ -85,9 +90,9 @@ def collect(args: argparse.Namespace) -> None:
             "xs": list(points.xs.shape),
             "bytes": size,
         }
-        print(json.dumps({**facts, "prompts": len(points.prompts), "seconds": round(seconds, 3)}))
+        say(json.dumps({**facts, "prompts": len(points.prompts), "seconds": round(seconds, 3)}))
         return
-    print(
+    say(
         f"{len(points):,} points ({recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps), "
         f"x {points.xs.shape[1:]}, {len(points.prompts)} prompts, {size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
     )

@@ -7,8 +7,11 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.calibration import read_manifest, selected_steps
-from ditq.cli.flags import add_calibration, add_model_path, add_numbers, parser, refuse_overwriting
+from ditq.cli import values
+from ditq.cli.flags import add_calibration, add_model_path, add_numbers, refuse_overwriting
 from ditq.cli.given import model_from
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import read_npy, read_npz, write_figure
@@ -22,16 +25,25 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_calibration(flags)
     flags.add_argument(
-        "--images", type=int, nargs="+", default=[0], metavar="N", help="which pictures (default: 0)"
+        "--images",
+        type=values.whole("--images", 0),
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="which pictures (default: 0)",
     )
     add_numbers(flags, {"--columns": (8, "steps to show")})
     flags.add_argument(
-        "--out", type=Path, default=Path("trajectory.png"), metavar="FILE", help="default: trajectory.png"
+        "--out",
+        type=values.file,
+        default=Path("trajectory.png"),
+        metavar="FILE",
+        help="default: trajectory.png",
     )
     add_model_path(flags)
     flags.add_argument("--force", action="store_true", help="replace an earlier figure")
     args = flags.parse_args(argv)
-    run(lambda: show(args))
+    run(lambda: show(args), args)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -53,4 +65,4 @@ def show(args: argparse.Namespace) -> None:
     sigmas = [*(manifest["sigmas"][step] for step in steps), manifest["sigmas"][-1]]
     prompts = [manifest["prompts"][image] for image in args.images]
     write_figure(args.out, trajectory_figure(np.stack(pictures), sigmas, prompts))
-    print(f"{len(args.images)} trajectories at {len(sigmas)} noise levels: {args.out}")
+    say(f"{len(args.images)} trajectories at {len(sigmas)} noise levels: {args.out}")

@@ -6,7 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ditq.cli.flags import add_numbers, add_out, parser, refuse_overwriting
+from ditq.cli import values
+from ditq.cli.flags import add_numbers, add_out, refuse_overwriting
+from ditq.cli.output import say
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
@@ -32,11 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     stats, folder = "activation_stats_postgelu.npz", "activation_plots"
     flags.add_argument(
-        "--stats-file", type=Path, default=Path(stats), metavar="FILE", help=f"default: {stats}"
+        "--stats-file", type=values.file, default=Path(stats), metavar="FILE", help=f"default: {stats}"
     )
     add_out(flags, folder)
     flags.add_argument(
         "--layers",
+        type=values.text,
         nargs="+",
         metavar="LAYER",
         help="paths, labels such as mm_05_img, or all (default: first, middle and last of each stream)",
@@ -63,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         group.add_argument(
             f"--{threshold.name}-at",
             nargs=2,
-            type=float,
+            type=values.number(f"--{threshold.name}-at"),
             default=(mild, strong),
             metavar=("MILD", "STRONG"),
             help=f"{meanings[threshold.name]} (default: {mild:g} {strong:g})",
@@ -76,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         "--json", action="store_true", help="print the verdict as JSON in place of the table"
     )
     args = flags.parse_args(argv)
-    run(lambda: show(args))
+    run(lambda: show(args), args)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -89,7 +93,7 @@ def show(args: argparse.Namespace) -> None:
     drawn = chosen(names, args.layers) if args.layers else representative(names)
     if args.dry_run:
         kinds = [name for name in args.figures if name in PER_LAYER]
-        print(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
+        say(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
         return
     refuse_overwriting(args.out / "verdict.json", args.force)
     thresholds = Thresholds(tuple(args.asymmetry_at), tuple(args.drift_at), tuple(args.outliers_at))
@@ -107,10 +111,10 @@ def show(args: argparse.Namespace) -> None:
         text = page(title, found["conclusions"], rows, LEGEND, written[0], of_each)
         write_text(args.out / "index.html", text)
     if args.json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
-    print(_table(rows), LEGEND, *found["conclusions"], sep="\n")
-    print(f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.out}")
+    say("\n".join([_table(rows), LEGEND, *found["conclusions"]]))
+    say(f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.out}")
 
 
 def _draw(

@@ -2,35 +2,55 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, remove_leftovers, write_json
+from ditq.core.platform import cpu_threads
 from ditq.core.schema import shown
 
+THREADS = "cpu_threads"
+"""A plan's field that says how a run computed, not what."""
 
-def begin(path: Path, plan: Mapping[str, Any], resume: bool) -> None:
+
+def begin(path: Path, plan: Mapping[str, Any], resume: bool, threads: bool = False) -> None:
     """Writes `plan` to `path`, or checks it against the one that is there; removes what killed runs left beside it.
 
-    Raises UserError when a plan is there and `resume` is false, when it cannot be read or is another kind of file, or
-    when it differs: the field is named.
+    With `threads` the file also tells how many threads compute on the CPU, which changes results in their last bits:
+    a run that is resumed with another number warns. Raises UserError when a plan is there and `resume` is false, when
+    it cannot be read or is another kind of file, or when it differs: the field is named.
     """
     remove_leftovers(path.parent)
+    used = {THREADS: cpu_threads()} if threads else {}
     if not os.path.lexists(path):
-        write_json(path, dict(plan))
+        write_json(path, {**plan, **used})
         return
     if not resume:
         raise UserError(
             str(path.parent), got="files of an earlier run", remedy="use --resume, --force or another place"
         )
     earlier = _earlier(path, plan)
-    for field in [*plan, *(field for field in earlier if field not in plan)]:
+    check(f"cannot resume {path.parent}", plan, earlier)
+    before = earlier.get(THREADS)
+    if threads and before is not None and before != used[THREADS]:
+        warnings.warn(
+            f"{path.parent} was begun with {before} CPU threads and goes on with {used[THREADS]}: results may differ in "
+            f"their last bits from those of one run (set OMP_NUM_THREADS={before} for the same)",
+            stacklevel=2,
+        )
+
+
+def check(what: str, plan: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Raises UserError, which begins with `what` and names the field, when `plan` is not that of the earlier run."""
+    fields = [*plan, *(field for field in earlier if field not in plan and field != THREADS)]
+    for field in fields:
         if earlier.get(field) != plan.get(field):
             place, got, expected = _innermost(field, plan.get(field), earlier.get(field))
             raise UserError(
-                f"cannot resume {path.parent}: {place}",
+                f"{what}: {place}",
                 got=repr(got),
                 expected=f"{expected!r} as in the earlier run",
                 remedy="use the same settings, --force or another place",

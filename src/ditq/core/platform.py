@@ -43,6 +43,17 @@ def prepare() -> Platform:
     return Platform(device, blas)
 
 
+def cpu_threads() -> int:
+    """How many threads multiply matrices on the CPU: OpenBLAS's own number, what the environment says, or all cores."""
+    count = getattr(ctypes.CDLL(None), "openblas_get_num_threads", None) if sys.platform == "linux" else None
+    if count is not None:
+        return int(count())
+    for name in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return os.cpu_count() or 1
+
+
 def _fast_blas() -> str:
     if "mlx.core" in sys.modules:
         if hasattr(ctypes.CDLL(None), "openblas_get_config"):

@@ -103,7 +103,7 @@ def profile(
     meta["layers"] = observed_paths(network, recipe.inputs)
     names = names_by(network.anatomy, meta["layers"])
     meta["sites"] = {path: name._asdict() for path, name in names.items()}
-    plan.begin(parts / "plan.json", meta, resume)
+    plan.begin(parts / "plan.json", meta, resume, threads=True)
     state = parts / "state.npz"
     statistics = read_statistics(state) if state.exists() else _nothing_yet(network, meta)
     done = len(statistics.points)

@@ -86,7 +86,7 @@ def draw(
         "settings": settings.recorded(),
         "batch_size": batch_size,
     }
-    plan.begin(own / "plan.json", asked, resume=True)
+    plan.begin(own / "plan.json", asked, resume=True, threads=True)
     starts = range(0, len(prompts), batch_size)
     todo = [start for start in starts if not part_of(own, start).exists()]
     on_picture(sum(len(prompts[start : start + batch_size]) for start in starts if start not in todo))

@@ -41,7 +41,7 @@ def quantize(
         raise UserError(
             f"recipe {recipe.name}", got="no recorded pictures", expected="those of the block cache"
         )
-    plan.begin(folder / "plan.json", _plan(model, recipe, calibration, seed), resume)
+    plan.begin(folder / "plan.json", _plan(model, recipe, calibration, seed), resume, threads=True)
     found = quantize_network(
         network, todo, calibration, folder, seed, on_iteration=on_iteration, on_block=on_block
     )

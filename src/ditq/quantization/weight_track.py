@@ -104,7 +104,7 @@ def quantize_weights(
     )
     begun = {"kind": KIND, "version": VERSION, "model": cache.meta["model"], "cache": cache_digest(cache)}
     begun |= {"recipe": track.as_json(), "quantized_blocks": list(chosen)}
-    plan.begin(folder / "plan.json", begun, resume)
+    plan.begin(folder / "plan.json", begun, resume, threads=True)
     found = quantize_network(
         network,
         todo,
