@@ -9,9 +9,7 @@ import numpy as np
 
 from ditq.models.mmdit.config import MMDiTConfig
 
-if (
-    TYPE_CHECKING
-):  # torch and diffusers take seconds to import: only the tests that compare with them wait for it
+if TYPE_CHECKING:  # they take seconds to import: only the tests that compare with them wait for that
     import torch
     from diffusers import SD3Transformer2DModel
 

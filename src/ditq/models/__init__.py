@@ -1,6 +1,7 @@
 """The models, by name, and the families of networks that they are built from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 
 from ditq.core.errors import UserError
+from ditq.core.schema import checked, shown
 from ditq.models.base import Conditioning, Defaults, Geometry, Network, RunInputs, TextToImage
 from ditq.models.digest import weights_digest
 
@@ -20,6 +22,7 @@ __all__ = [
     "Network",
     "RunInputs",
     "TextToImage",
+    "check_same_shape",
     "load",
     "network_from",
     "weights_digest",
@@ -75,19 +78,46 @@ def load(
     return MODELS[name](Path(path) if path is not None else None, dtype, text_encoders)
 
 
-def network_from(family: str, config: Mapping[str, Any], source: str) -> Network:
+def network_from(family: Any, config: Any, source: str) -> Network:
     """A network of this family and shape with lazy random weights.
 
     `config` are the fields of the family's configuration as JSON holds them. Raises UserError, beginning with
-    `source`, for an unknown family and for fields that it does not have.
+    `source` and naming the field, for an unknown family, for fields that it does not have, and for values that make
+    no network.
     """
-    if family not in FAMILIES:
-        raise UserError(f"{source}: model_type", got=family, expected=" or ".join(FAMILIES))
+    if not isinstance(family, str) or family not in FAMILIES:
+        got = family if isinstance(family, str) else shown(family)
+        raise UserError(f"{source}: model_type", got=got, expected=" or ".join(FAMILIES))
     shape, network = FAMILIES[family]()
+    where = f"{source}: model_config"
     try:
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-        return network(shape(**fields))
-    except TypeError as error:
+        return network(checked(config, shape, where))
+    except UserError as error:
+        if error.what.startswith(where):
+            raise
         raise UserError(
-            f"{source}: model_config", got=error, expected=f"the fields of {shape.__name__}"
+            f"{where}: {error.what}", got=error.got, expected=error.expected, remedy=error.remedy
         ) from error
+
+
+def check_same_shape(name: str, config: Any, source: str = "config.json") -> None:
+    """Raises UserError, beginning with `source`, that names each field in which `config` differs from the model's own.
+
+    `config` are fields as `network_from` takes them; one that is left out has its default. A name that is not among
+    MODELS has no shape of its own, and passes.
+    """
+    if name not in MODELS:
+        return
+    network = load(name).skeleton()
+    given = network_from(network.family, config, source).config
+    other = [
+        one.name for one in fields(given) if getattr(given, one.name) != getattr(network.config, one.name)
+    ]
+    if other:
+        raise UserError(
+            f"{source}: model_config",
+            got=", ".join(f"{field} {shown(getattr(given, field))}" for field in other),
+            expected=", ".join(f"{field} {shown(getattr(network.config, field))}" for field in other)
+            + f", as {name} has",
+            remedy="use the file as it was written, or name the model that it belongs to",
+        )

@@ -1,7 +1,10 @@
 """The shapes of the SD3 family, in DiffusionKit's config fields."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from ditq.core.errors import UserError
+from ditq.core.schema import within
 from ditq.models.base import Geometry
 
 
@@ -9,22 +12,33 @@ from ditq.models.base import Geometry
 class MMDiTConfig:
     """The shape of an MMDiT; the defaults are Stable Diffusion 3 Medium's."""
 
-    num_heads: int = 24
-    depth_multimodal: int = 24
-    mlp_ratio: int = 4
-    vae_latent_dim: int = 16
-    layer_norm_eps: float = 1e-6
+    num_heads: Annotated[int, within(1, 1024)] = 24
+    depth_multimodal: Annotated[int, within(1, 512)] = 24
+    mlp_ratio: Annotated[int, within(1, 64)] = 4
+    vae_latent_dim: Annotated[int, within(1, 1024)] = 16
+    layer_norm_eps: Annotated[float, within(1e-12, 1)] = 1e-6
     use_qk_norm: bool = False
     dual_attention_blocks: tuple[int, ...] = ()
     """Blocks whose image stream also attends to itself alone (SD3.5 Medium, 'MMDiT-X')."""
-    hidden_size_override: int | None = None
-    max_latent_resolution: int = 192
+    hidden_size_override: Annotated[int, within(1, 65536)] | None = None
+    max_latent_resolution: Annotated[int, within(1, 4096)] = 192
     """Side of the position table, in patches; smaller pictures use its centre."""
-    patch_size: int = 2
-    pooled_text_embed_dim: int = 2048
-    token_level_text_embed_dim: int = 4096
-    frequency_embed_dim: int = 256
-    max_period: int = 10000
+    patch_size: Annotated[int, within(1, 64)] = 2
+    pooled_text_embed_dim: Annotated[int, within(1, 65536)] = 2048
+    token_level_text_embed_dim: Annotated[int, within(1, 65536)] = 4096
+    frequency_embed_dim: Annotated[int, within(2, 65536)] = 256
+    max_period: Annotated[int, within(2, 10**9)] = 10000
+
+    def __post_init__(self) -> None:
+        """Raises UserError that names the field where fields do not go together."""
+        if self.hidden_size % self.num_heads:
+            expected = f"a divisor of the width {self.hidden_size}"
+            raise UserError("num_heads", got=self.num_heads, expected=expected)
+        if self.frequency_embed_dim % 2:
+            raise UserError("frequency_embed_dim", got=self.frequency_embed_dim, expected="an even number")
+        if not set(self.dual_attention_blocks) <= set(range(self.depth_multimodal)):
+            expected = f"numbers of blocks, 0 to {self.depth_multimodal - 1}"
+            raise UserError("dual_attention_blocks", got=self.dual_attention_blocks, expected=expected)
 
     @property
     def hidden_size(self) -> int:
