@@ -20,12 +20,13 @@ import mlx.optimizers as optim
 import numpy as np
 from turns import in_turns, median_ratio
 
-from ditq.calibration.block_cache import Streams
 from ditq.core.platform import prepare
 from ditq.core.spec import Spec
 from ditq.models import load
+from ditq.models.base import Network
 from ditq.models.mmdit import MMDiT
 from ditq.models.mmdit.config import MMDiTConfig
+from ditq.models.state import run_block
 from ditq.weights import AdaRound, BlockProblem, block_specs
 from ditq.weights.block_error import stream_powers
 from ditq.weights.input_grids import inputs_of
@@ -45,7 +46,7 @@ def main() -> None:
     mini = load("mini")
     wide = MMDiTConfig(depth_multimodal=2, hidden_size_override=args.hidden, num_heads=args.hidden // 64)
     cases = [
-        ("mini, 16 rows x 72 tokens", mini.transformer(), 64, mini.text_tokens, 16, args.rounds),
+        ("mini, 16 rows x 72 tokens", mini.network(), 64, mini.geometry.text_tokens, 16, args.rounds),
         (f"hidden {args.hidden}, 1 row x 333 tokens", MMDiT(wide), 256, 77, 1, max(2, args.rounds // 5)),
     ]
     rows = [row(*case) for case in cases]
@@ -68,10 +69,10 @@ def main() -> None:
 
 
 def row(
-    name: str, mmdit: MMDiT, image_tokens: int, text_tokens: int, rows: int, rounds: int
+    name: str, network: Network, image_tokens: int, text_tokens: int, rows: int, rounds: int
 ) -> tuple[str, ...]:
     """The table's line of one block."""
-    problem = random_problem(mmdit, image_tokens, text_tokens, rows)
+    problem = random_problem(network, image_tokens, text_tokens, rows)
     steps = [stepper(problem, rows, compiled) for compiled in (False, True)]
     seconds = in_turns(*steps, rounds)
     peaks = [f"{peak_memory(step) / 1e9:.2f}" for step in steps]
@@ -83,25 +84,28 @@ def row(
     )
 
 
-def random_problem(mmdit: MMDiT, image_tokens: int, text_tokens: int, rows: int) -> BlockProblem:
-    """The first block with random streams."""
+def random_problem(network: Network, image_tokens: int, text_tokens: int, rows: int) -> BlockProblem:
+    """The first block with random inputs; its targets are what it returns for them."""
     rng = np.random.default_rng(0)
+    block, path, hidden = network.blocks[0], network.anatomy.blocks[0], network.config.hidden_size
 
     def normal(*shape: int) -> mx.array:
         return mx.array(rng.standard_normal(shape, dtype=np.float32))
 
-    block, hidden = mmdit.multimodal_transformer_blocks[0], mmdit.config.hidden_size
-    streams = [
-        Streams(normal(rows, image_tokens, hidden), normal(rows, text_tokens, hidden)) for _ in range(3)
-    ]
-    path = "multimodal_transformer_blocks.0"
+    carried = {"image": normal(rows, image_tokens, hidden), "text": normal(rows, text_tokens, hidden)}
+    modulation = {block.modulation_name: 0.1 * normal(rows, block.modulation_width)}
+    noisy = {name: array + 0.01 * normal(*array.shape) for name, array in carried.items()}
+    outputs = run_block(block, carried | modulation)
     return BlockProblem(
-        block,
-        path,
-        0.1 * normal(rows, block.num_modulation_params * hidden),
-        *streams,
+        block=block,
+        path=path,
+        anatomy=network.anatomy,
+        inputs=carried | modulation,
+        quantized_inputs=noisy | modulation,
+        targets={name: outputs[name] for name in network.flow.read_later(0)},
+        carried=network.flow.inputs(0),
         timesteps=np.linspace(1000, 100, rows).astype(np.float32),
-        specs=block_specs(block, path, Spec(4)),
+        specs=block_specs(block, path, network.anatomy, Spec(4)),
     )
 
 
