@@ -66,9 +66,7 @@ def parity(folder: Path, target: Path, count: int = 16) -> dict[str, float]:
 
     first = settings.sigmas[:2]
     conditioning = model.encode([*prompts, ""])
-    denoise = Denoiser(model.transformer()).run(
-        conditioning[:-1], conditioning[-1:], first, settings.guidance
-    )
+    denoise = Denoiser(model.network()).run(conditioning[:-1], conditioning[-1:], first, settings.guidance)
     x = noise(range(count), nets.GRID, nets.GRID, nets.CHANNELS)
     got = np.array(denoise(x, 0))
     # one Euler step from 1 to 0 gives noise minus velocity
