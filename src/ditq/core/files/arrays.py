@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ditq.core.files.reading import in_bytes, memory, reading
+from ditq.core.files.reading import MALFORMED, in_bytes, memory, reading
 
 UNPACKED = 256_000_000
 """Bytes that any archive may unpack to; a larger one may hold RATIO times its own length."""
@@ -22,6 +22,8 @@ _KINDS = "biufUS"
 """NumPy's letters for truth values, whole numbers, real numbers and texts."""
 _WIDEST = 8
 """Bytes of a number: MLX has no wider real ones."""
+_LAST_CHARACTER, _HALVES = 0x10FFFF, (0xD800, 0xDFFF)
+"""Unicode's last character, and what stands for half of one."""
 LONGEST_NAME = 1000
 """Characters of an array's name."""
 
@@ -53,7 +55,7 @@ def read_npy(path: str | Path) -> np.ndarray:
     def read(file: BinaryIO) -> np.ndarray:
         _check(file, os.fstat(file.fileno()).st_size)
         file.seek(0)
-        return _native(np.load(file, allow_pickle=False))
+        return _array(file)
 
     return reading(path, read, "a plain npy array", right=("a single npy array",))
 
@@ -87,13 +89,12 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.nda
     try:
         with archive.open(info) as stream:
             _check(stream, info.file_size)
-        with archive.open(info) as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # headers of Python 2
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-            if stream.read(1):
+        with archive.open(info) as stream:
+            array = _array(stream)
+            if stream.read(1):  # the end, where the checksum is compared
                 raise ValueError("it is longer than it declares")
-        return _native(array)
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        return array
+    except MALFORMED as error:
         raise ValueError(f"{name[:80]}: {error}") from error
 
 
@@ -117,8 +118,14 @@ def _check(stream: Any, total: int) -> None:
         raise ValueError(f"it declares shape {shape}, {in_bytes(size)}, and holds {in_bytes(there)}")
 
 
-def _native(array: np.ndarray) -> np.ndarray:
-    """The array in this machine's byte order. Raises ValueError for texts that are no Unicode."""
-    if array.dtype.kind == "U":
-        "".join(array.reshape(-1).tolist()).encode()
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+def _array(stream: Any) -> np.ndarray:
+    """The array of an open npy file, in this machine's byte order. Raises ValueError for a text that is no Unicode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # headers of Python 2
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+    native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if native.dtype.kind == "U" and native.nbytes:
+        codes = np.ascontiguousarray(native).reshape(-1).view(np.uint32)
+        if (codes > _LAST_CHARACTER).any() or ((codes >= _HALVES[0]) & (codes <= _HALVES[1])).any():
+            raise ValueError("a text that is no Unicode")
+    return native

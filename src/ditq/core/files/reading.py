@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO, TypeVar
 
 from ditq.core.errors import UserError
@@ -16,7 +17,7 @@ from ditq.core.files.kinds import SNIFFED, kind_of
 T = TypeVar("T")
 MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, SyntaxError),
-    *(RuntimeError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
+    *(RuntimeError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, TokenError),
 )
 """What decoders raise for files that are not what they should be: NumPy, zipfile, json, Pillow and MLX."""
 _NO_FILES = {
@@ -53,8 +54,6 @@ def reading(
         raise
     except FileNotFoundError as error:
         raise UserError(str(path), got="no such file", expected=expected) from error
-    except UnicodeEncodeError as error:  # of the path itself
-        raise UserError(repr(str(path)), got="a name that is not UTF-8", expected=expected) from error
     except OSError as error:
         if error.strerror:
             raise UserError(str(path), got=error.strerror, expected=expected) from error
@@ -78,7 +77,10 @@ def memory() -> int:
 
 def _size(path: Path, expected: str) -> int:
     """The length of a regular file; anything else is refused before it is opened, since opening a pipe waits."""
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except UnicodeEncodeError as error:
+        raise UserError(ascii(str(path)), got="a name that is not UTF-8", expected=expected) from error
     for test, name in _NO_FILES.items():
         if test(found.st_mode):
             remedy = None if name == "a folder" else "write it to a file first"

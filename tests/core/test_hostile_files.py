@@ -1,0 +1,225 @@
+"""Files mutated at random, of every kind that is read: a clear error or a harmless value, and never much memory."""
+
+import io
+import json
+import random
+import resource
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ditq.core import files
+from ditq.core.errors import UserError
+from ditq.core.recipe import plain_recipe, recipe_from
+from ditq.core.spec import Spec
+from tests.core.files.crafted import npz, safetensors
+
+CASES = 150
+"""Of each kind."""
+MOST = 300_000
+"""Kilobytes of memory that all of them together may take at their peak."""
+JUNK: list[Any] = [
+    *(
+        None,
+        True,
+        -1,
+        0,
+        1e308,
+        10**30,
+        "",
+        "x" * 2000,
+        "../../x",
+        "\0",
+        [],
+        {},
+        [[]],
+        {"": {}},
+        "\ud800",
+        2.5,
+    ),
+    *([1] * 50, "NaN", 2**31, 2**63),
+]
+NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+RECIPE = plain_recipe("x", "gptq", Spec(4, True, 64)).to_json()
+
+
+def use_json(path: Path) -> None:
+    json.dumps(files.read_json(path), ensure_ascii=False, allow_nan=False).encode()
+
+
+def use_recipe(path: Path) -> None:
+    recipe_from(files.read_json(path), "x", str(path))
+
+
+def use_arrays(arrays: dict[str, np.ndarray]) -> None:
+    for array in arrays.values():
+        if array.dtype.kind == "U":
+            str(array).encode()
+        elif array.dtype.kind != "S":
+            mx.eval(mx.array(array))
+
+
+def use_npz(path: Path) -> None:
+    arrays = files.read_npz(path)
+    use_arrays(arrays)
+    files.stored_meta(arrays, path, "ditq.cake", 1, "bake")
+
+
+def use_safetensors(path: Path) -> None:
+    mx.eval(list(files.read_safetensors(path)[0].values()))
+
+
+def use_picture(path: Path) -> None:
+    picture, text = files.read_image(path)
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.nbytes < 10**8
+    json.dumps(text, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: how to write a valid one, how it is read and used, and how its parts can be changed."""
+
+    write: Callable[[Path], Any]
+    use: Callable[[Path], None]
+    inner: Callable[[Path, random.Random], None] | None = None
+
+
+def any_bytes(content: bytes, rng: random.Random) -> bytes:
+    """The content with bytes flipped, cut off, left out, doubled, or numbers set to the ends of their ranges."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(7):
+            case 0:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 1:
+                del data[at:]
+            case 2:
+                del data[at : at + rng.randrange(1, 40)]
+            case 3:
+                data[at:at] = data[at : at + rng.randrange(1, 40)]
+            case 4:
+                size = rng.choice((1, 2, 4, 8))
+                number = rng.choice(NUMBERS) & (256**size - 1)
+                data[at : at + size] = number.to_bytes(size, rng.choice(("little", "big")))
+            case 5:
+                data[at:at] = rng.choice((b"\0" * 9, b"[" * 2000, b"\xef\xbb\xbf", b"9" * 30, b'"', b"NaN"))
+            case 6:
+                digits = [i for i, byte in enumerate(data) if 48 <= byte < 58] or [0]
+                data[rng.choice(digits) : rng.choice(digits)] = str(rng.choice(NUMBERS)).encode()
+    return bytes(data)
+
+
+def any_value(value: Any, rng: random.Random) -> Any:
+    """Parsed JSON with one part replaced, left out or nested in itself."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.8:
+        copy = value.copy()
+        key = rng.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
+        if rng.random() < 0.15:
+            del copy[key]
+        else:
+            copy[key] = any_value(copy[key], rng)
+        return copy
+    return rng.choice((*JUNK, [value], {"x": value}))
+
+
+def mutate_json(path: Path, rng: random.Random) -> None:
+    path.write_text(json.dumps(any_value(json.loads(path.read_text()), rng)))
+
+
+def mutate_npz(path: Path, rng: random.Random) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+    name = rng.choice(list(entries))
+    entries[name] = any_bytes(entries[name], rng)
+    npz(path, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), **entries)
+
+
+def mutate_safetensors(path: Path, rng: random.Random) -> None:
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    safetensors(path, any_value(json.loads(content[8 : 8 + size]), rng), content[8 + size :])
+
+
+def write_npz(path: Path) -> None:
+    meta = '{"kind": "ditq.cake", "version": 1, "layers": 3}'
+    files.write_npz(path, {"x": np.arange(6, dtype=np.float32), "n": np.int64(3), "__meta__": np.array(meta)})
+
+
+KINDS = {
+    "a.json": Kind(
+        lambda p: files.write_json(p, {"a": [1, 2.5, None], "b": {"c": "ü"}}), use_json, mutate_json
+    ),
+    "recipe.json": Kind(lambda p: files.write_json(p, RECIPE), use_recipe, mutate_json),
+    "a.npz": Kind(write_npz, use_npz, mutate_npz),
+    "a.npy": Kind(lambda p: files.write_npy(p, np.eye(3)), lambda p: use_arrays({"": files.read_npy(p)})),
+    "a.safetensors": Kind(
+        lambda p: files.write_safetensors(p, {"a.b": mx.eye(3), "c": mx.ones((4,), mx.bfloat16)}, {"k": "v"}),
+        use_safetensors,
+        mutate_safetensors,
+    ),
+    "a.png": Kind(
+        lambda p: files.write_png(p, np.full((6, 5, 3), 7, np.uint8), {"prompt": "ein Fuchs"}), use_picture
+    ),
+    "a.txt": Kind(
+        lambda p: files.write_text(p, "# two\na fox\nein Bär ❄\n"), lambda p: files.read_text(p).encode()
+    ),
+}
+
+
+def mutated(kind: Kind, path: Path, rng: random.Random) -> Iterator[bytes]:
+    """Writes one mutation after the other to `path`; yields what was written."""
+    for _ in range(CASES):
+        kind.write(path)
+        if kind.inner is not None and rng.random() < 0.6:
+            kind.inner(path, rng)
+        else:
+            path.write_bytes(any_bytes(path.read_bytes(), rng))
+        yield path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items(), ids=KINDS.keys())
+def test_mutated_files_are_told_or_harmless(tmp_path, name, kind):
+    path, refused = tmp_path / name, 0
+    kind.write(path)
+    try:
+        kind.use(path)
+    except UserError as error:
+        raise AssertionError("the valid file is refused") from error
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for content in mutated(kind, path, random.Random(name)):
+        try:
+            kind.use(path)
+        except UserError as error:
+            refused += 1
+            message = str(error)
+            assert name in message or "x" in message, message
+            assert len(message) < 1000 and message.isprintable(), message
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__} escapes for {content!r}") from error
+    assert refused > CASES // 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST
+
+
+def test_headers_that_promise_terabytes_take_no_memory(tmp_path):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(2))
+    big = stream.getvalue().replace(b"(2,), }                 ", b"(5000000000000,), }     ")
+    for path, read in (
+        (npz(tmp_path / "a.npz", x=big), files.read_npz),
+        (tmp_path / "a.npy", files.read_npy),
+    ):
+        if path.suffix == ".npy":
+            path.write_bytes(big)
+        with pytest.raises(
+            UserError, match="it declares shape .5000000000000,., 40.0 TB, and holds 16 bytes"
+        ):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST
