@@ -249,6 +249,9 @@ def test_damaged_files_are_named(collected, tmp_path):
     ("change", "message"),
     [
         ({"step_keys": []}, r"step_keys: got \[\]; expected a list of steps"),
+        ({"step_keys": ["x/../../ESC"]}, r"step_keys: got 'x/../../ESC'; expected whole numbers"),
+        ({"step_keys": [True]}, r"step_keys: got true; expected whole numbers"),
+        ({"step_keys": [1, 1]}, r"step_keys: got 1; expected whole numbers, each once"),
         ({"sigma_map": {"0": 1.0}}, "sigma_map: 2: expected a number"),
         ({"layers": {}}, "layers: got {}; expected an entry for each layer"),
         ({"layers": {"a": {"channels": 3}}}, "a: got {'channels': 3}; expected input and channels"),

@@ -34,6 +34,13 @@ def test_files_give_names_back_and_older_ones_give_paths():
         names_in({"a": {"label": 3, "stream": None}}, ["a"])
 
 
+@pytest.mark.parametrize("word", ["../ESC", "/tmp/x", "a/b", "a\0b", "x" * 300])
+def test_what_cannot_stand_in_a_files_name_is_no_label(word):
+    for entries in (None, {word: {"label": word, "stream": None}}, {word: {"label": "a", "stream": word}}):
+        with pytest.raises(TypeError, match="label or stream of .* is no file's name"):
+            names_in(entries, [word])
+
+
 def test_layers_are_chosen_by_path_or_label():
     labels = {path_of(0): "mm_00_img", path_of(0, "text"): "mm_00_txt", path_of(1): "mm_01_img"}
     names = {path: Named(label) for path, label in labels.items()}

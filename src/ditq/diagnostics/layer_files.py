@@ -24,6 +24,7 @@ from jaxtyping import Float32
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, read_stored_json, write_json, write_npz
+from ditq.core.schema import shown
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
 from ditq.diagnostics.layer_names import Named, names_in
@@ -154,6 +155,11 @@ def _check(path: Path, manifest: dict[str, Any]) -> None:
     if not isinstance(steps, list) or not steps or not isinstance(sigmas, dict):
         raise UserError(f"{path}: step_keys", got=steps, expected="a list of steps, and their sigma_map")
     for step in steps:
+        if (
+            not isinstance(step, int) or isinstance(step, bool) or steps.count(step) > 1
+        ):  # part of files' names
+            expected = "whole numbers, each once"
+            raise UserError(f"{path}: step_keys", got=shown(step), expected=expected)
         if not isinstance(sigmas.get(str(step)), float | int):
             raise UserError(f"{path}: sigma_map: {step}", got=sigmas.get(str(step)), expected="a number")
     if not isinstance(layers, dict) or not layers:

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ditq.core.errors import UserError
+from ditq.core.files import name_fault
 from ditq.models.anatomy import Anatomy
+
+_LONGEST_FIGURE = "negative_fraction_heatmap_{}.png"
 
 
 class Named(NamedTuple):
@@ -23,14 +26,19 @@ def names_by(anatomy: Anatomy, paths: Iterable[str]) -> dict[str, Named]:
 def names_in(entries: Any, paths: Iterable[str]) -> dict[str, Named]:
     """The names that a file gives its layers; files of older releases give none, and paths serve as labels.
 
-    Raises KeyError or TypeError for entries of another kind.
+    Labels and streams stand in names of figures. Raises KeyError or TypeError for entries of another kind, and for
+    what cannot stand there.
     """
     if entries is None:
-        return {path: Named(path) for path in paths}
-    found = {path: Named(entries[path]["label"], entries[path]["stream"]) for path in paths}
+        found = {path: Named(path) for path in paths}
+    else:
+        found = {path: Named(entries[path]["label"], entries[path]["stream"]) for path in paths}
     for path, (label, stream) in found.items():
         if not isinstance(label, str) or not isinstance(stream, str | None):
             raise TypeError(f"label and stream of {path}")
+        for word in (label, stream or "all"):
+            if fault := name_fault(_LONGEST_FIGURE.format(word)):
+                raise TypeError(f"label or stream of {path[:80]!r}: {fault} is no file's name")
     return found
 
 

@@ -17,7 +17,7 @@ from ditq.core.errors import UserError
 from ditq.core.files.arrays import read_npy, read_npz
 from ditq.core.files.leftovers import remove_leftovers
 from ditq.core.files.locking import lock
-from ditq.core.files.names import inside, listed
+from ditq.core.files.names import inside, listed, name_fault
 from ditq.core.files.pictures import read_image
 from ditq.core.files.reading import reading
 from ditq.core.files.safetensors import read_safetensors, read_safetensors_header
@@ -41,6 +41,7 @@ __all__ = [
     "inside",
     "listed",
     "lock",
+    "name_fault",
     "parsed",
     "read_image",
     "read_json",
