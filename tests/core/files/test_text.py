@@ -22,6 +22,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         (b"a fox\na caf\xe9\n", "line 2 holds the byte 0xe9; save it as UTF-8"),
         ("a fox".encode("utf-16"), "got UTF-16 text; expected .*; save it as UTF-8"),
         (b"a\0b", "it is not text"),
+        (rb"{\rtf1\ansi a fox}", "got an RTF document; .*save it as plain text"),
         (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a Python pickle, as PyTorch writes"),
     ],
 )

@@ -48,7 +48,7 @@ def limited():
 @every_writer
 def test_a_limit_on_files_is_one_line_and_the_old_file_stays(tmp_path, limited, name, write):
     (tmp_path / name).write_text("old")
-    with pytest.raises(UserError, match=f"{name}: got cannot be written .*; .*free some space"):
+    with pytest.raises(UserError, match=f"{name}: got a file that cannot be written .*; .*free some space"):
         write(tmp_path / name)
     assert (tmp_path / name).read_text() == "old" and os.listdir(tmp_path) == [name]
 
@@ -71,7 +71,7 @@ def test_tensors_that_were_not_written_whole_are_no_file(tmp_path, monkeypatch):
             file.write(bytes(5))
 
     monkeypatch.setattr("mlx.core.save_safetensors", half)
-    with pytest.raises(UserError, match="a.safetensors: got cannot be written"):
+    with pytest.raises(UserError, match="a.safetensors: got a file that cannot be written"):
         files.write_safetensors(tmp_path / "a.safetensors", {"x": mx.zeros(3)})
     assert os.listdir(tmp_path) == []
 
@@ -105,7 +105,9 @@ def test_what_cannot_be_removed_is_told(tmp_path, monkeypatch):
 
     (tmp_path / "a").touch()
     monkeypatch.setattr("pathlib.Path.unlink", refuse)
-    with pytest.raises(UserError, match=r"a: got cannot be removed .Permission denied.; remove it yourself"):
+    with pytest.raises(
+        UserError, match=r"a: got something that cannot be removed .Permission denied.; remove it"
+    ):
         files.remove(tmp_path / "a")
 
 

@@ -75,7 +75,7 @@ def free_bytes(folder: str | Path) -> int:
         return shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:
         raise UserError(
-            str(folder), got=f"cannot be looked at ({error})", remedy="choose another place"
+            str(folder), got=f"a folder that cannot be looked at ({error})", remedy="choose another place"
         ) from error
 
 
@@ -88,7 +88,7 @@ def remove(*paths: Path) -> None:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            got = f"cannot be removed ({error.strerror or error})"
+            got = f"something that cannot be removed ({error.strerror or error})"
             raise UserError(
                 str(path), got=got, remedy="remove it yourself, or choose another place"
             ) from error

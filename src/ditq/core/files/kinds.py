@@ -13,6 +13,7 @@ _STARTS: dict[bytes, tuple[str, str | None]] = {
         "a Git LFS pointer",
         "run git lfs pull in its folder, or download the file itself",
     ),
+    b"{\\rtf": ("an RTF document", "save it as plain text (in TextEdit: Format, Make Plain Text)"),
     b"GGUF": ("a GGUF file", "use the safetensors file of the model"),
     b"\x93NUMPY": ("a single npy array", None),
     b"\x1f\x8b": ("a gzip archive", _UNPACK),

@@ -43,7 +43,7 @@ def lock(folder: str | Path) -> Iterator[None]:
             _HELD[key] = _HELD.get(key, 0) + 1
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        got, remedy = f"cannot be written ({reason})", "choose another place"
+        got, remedy = f"a folder that cannot be written ({reason})", "choose another place"
         raise UserError(str(folder), got=got, remedy=remedy) from error
     try:
         remove_leftovers(folder)

@@ -38,4 +38,4 @@ def read_raw_tensors(path: str | Path) -> dict[str, np.ndarray]:
             found[name] = np.frombuffer(file.read(tensor.end - tensor.begin), kind).reshape(tensor.shape)
         return found
 
-    return reading(path, read, EXPECTED)
+    return reading(path, read, EXPECTED, right=("a safetensors file",))

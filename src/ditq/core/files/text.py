@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ditq.core.files.kinds import SNIFFED, kind_of
 from ditq.core.files.reading import reading
 
 LARGEST = 256_000_000
 """Bytes of a text at most; the largest here, a tokenizer's words, has a few million."""
 DEEPEST = 100
 """How deep lists and objects may lie in each other."""
+_NO_PLAIN_TEXT = ("a Git LFS pointer", "an HTML page", "an RTF document")
+"""What is UTF-8, and still not what anybody means: its lines would be drawn as prompts."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -48,8 +51,9 @@ def _inner(outer: dict[str, Any] | list[Any]) -> list[Any]:
 
 def _text(file: BinaryIO) -> str:
     content = file.read(LARGEST + 1)
-    if content.startswith(b"version https://git-lfs"):
-        raise ValueError("a pointer")
+    kind = kind_of(content[:SNIFFED])
+    if kind is not None and kind[0] in _NO_PLAIN_TEXT:
+        raise ValueError("it is no plain text")
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError("UTF-16")
     try:

@@ -132,7 +132,7 @@ def _check_finite(value: Any, where: str) -> None:
 def _unwritable(path: Path, error: Exception) -> UserError:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
     remedy = "choose another place or free some space"
-    return UserError(str(path), got=f"cannot be written ({reason})", remedy=remedy)
+    return UserError(str(path), got=f"a file that cannot be written ({reason})", remedy=remedy)
 
 
 def _umask() -> int:
