@@ -74,6 +74,14 @@ def test_a_foreign_or_truncated_file_is_refused(tmp_path):
         load("mini", tmp_path / "none.safetensors").network()
 
 
+def test_minis_folder_may_be_given(tmp_path):
+    (tmp_path / "mini.safetensors").write_bytes(WEIGHTS.read_bytes())
+    (tmp_path / ".DS_Store").write_bytes(b"")
+    assert load("mini", tmp_path).encode(["a fox"]).tokens.shape == (1, 8, 128)
+    with pytest.raises(UserError, match="nowhere: got no such file"):
+        load("mini", tmp_path / "nowhere").network()
+
+
 def test_every_model_has_the_interface():
     assert isinstance(load("mini"), TextToImage)
     assert all(isinstance(load(name), TextToImage) for name in MODELS if name != "mini")

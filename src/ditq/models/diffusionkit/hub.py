@@ -1,6 +1,7 @@
 """Where the files of each model are: in a local folder, or on the Hugging Face Hub.
 
-Downloads go through `huggingface_hub`, so HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they always mean.
+Downloads go through `huggingface_hub` (`download.py`), so HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they always
+mean.
 """
 
 from collections.abc import Callable
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ditq.core.errors import UserError
+from ditq.models.diffusionkit.download import downloaded
+from ditq.models.folders import keys_of
 
-Download = Callable[[str, str], str]
-"""(repository, file) -> path of the downloaded file."""
+Download = Callable[[str, str, str], Path]
+"""(repository, file, name of the model for messages) -> path of the downloaded file."""
 
 _TEXT = "argmaxinc/stable-diffusion"
 _T5 = "google/t5-v1_1-xxl"
@@ -32,9 +35,25 @@ def _folder(name: str) -> tuple[str, ...]:
 
 
 CHECKPOINTS: dict[str, Source] = {
-    "sd3-medium": Source("argmaxinc/mlx-stable-diffusion-3-medium", "sd3_medium.safetensors"),
-    "sd3.5-medium": Source("stabilityai/stable-diffusion-3.5-medium", "sd3.5_medium.safetensors"),
-    "sd3.5-large": Source("argmaxinc/mlx-stable-diffusion-3.5-large", "sd3.5_large.safetensors"),
+    "sd3-medium": Source(
+        "argmaxinc/mlx-stable-diffusion-3-medium",
+        "sd3_medium.safetensors",
+        (
+            "sd3_medium_incl_clips.safetensors",
+            "sd3_medium_incl_clips_t5xxlfp16.safetensors",
+            "sd3_medium_incl_clips_t5xxlfp8.safetensors",
+        ),
+    ),
+    "sd3.5-medium": Source(
+        "stabilityai/stable-diffusion-3.5-medium",
+        "sd3.5_medium.safetensors",
+        ("sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",),
+    ),
+    "sd3.5-large": Source(
+        "argmaxinc/mlx-stable-diffusion-3.5-large",
+        "sd3.5_large.safetensors",
+        ("sd3.5_large_fp8_scaled.safetensors",),
+    ),
 }
 """Each model's single file: its transformer and, under `first_stage_model.`, its VAE."""
 
@@ -57,6 +76,10 @@ TEXT: dict[str, Source] = {
             "t5xxl_fp16.safetensors",
             "text_encoders/t5xxl_fp16.safetensors",
             "text_encoder_3",
+            "t5xxl_fp8_e4m3fn_scaled.safetensors",
+            "t5xxl_fp8_e4m3fn.safetensors",
+            "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors",
+            "text_encoders/t5xxl_fp8_e4m3fn.safetensors",
         ),
     ),
     "clip_l_config": Source(_TEXT, "clip_l/config.json", ("text_encoder/config.json",)),
@@ -71,22 +94,39 @@ TEXT: dict[str, Source] = {
 """The text encoders and tokenizers, which all models share."""
 
 
+LAYOUT = (
+    "give a folder that holds {file}, clip_l.safetensors, clip_g.safetensors, t5xxl_fp16.safetensors (or "
+    "--text-encoders clip) and the configs and tokenizers of https://huggingface.co/argmaxinc/stable-diffusion, or a diffusers folder "
+    "(transformer, vae, text_encoder, tokenizer ...)"
+)
+"""What a local folder must look like."""
+
+
 @dataclass(frozen=True)
 class Files:
-    """Finds the files of the model `name`, in the folder `path` or on the Hub."""
+    """Finds the files of the model `name` locally or on the Hub."""
 
     name: str
     path: Path | None = None
-    download: Download | None = None
-    """In place of `huggingface_hub.hf_hub_download`."""
+    """A folder; or the file of the transformer, beside which the others are looked for."""
+    download: Download = downloaded
 
     def transformer(self) -> Path:
         """The file, or diffusers folder, of the diffusion transformer."""
+        if self.path is not None and self.path.is_file():
+            return self.path
         return self._find(CHECKPOINTS[self.name], "transformer")
 
     def vae(self) -> Path:
-        """The file, or diffusers folder, of the VAE."""
-        return self._find(CHECKPOINTS[self.name], "vae")
+        """The file, or diffusers folder, of the VAE. Raises UserError where a single file has none."""
+        if self.path is None or not self.path.is_file():
+            return self._find(CHECKPOINTS[self.name], "vae")
+        if any(key.startswith(("first_stage_model.", "vae.")) for key in keys_of(self.path)):
+            return self.path
+        if (self.path.parent / "vae").is_dir():
+            return self.path.parent / "vae"
+        got = "a file without a VAE (first_stage_model.*), and no folder vae beside it"
+        raise UserError(str(self.path), got=got, expected=f"the files of {self.name}", remedy=self._layout)
 
     def text(self, part: str) -> Path:
         """A part of TEXT."""
@@ -94,48 +134,23 @@ class Files:
 
     def _find(self, source: Source, *folders: str) -> Path:
         if self.path is None:
-            return self._download(source)
+            return self.download(source.repo, source.file, self.name)
+        folder = _snapshot(self.path.parent if self.path.is_file() else self.path)
         names = (source.file, *source.local, *folders)
         for name in names:
-            if (self.path / name).exists():
-                return self.path / name
-        if not self.path.is_dir():
-            raise UserError(str(self.path), got="no such folder", expected=f"the files of {self.name}")
-        raise UserError(
-            str(self.path), got=f"none of {', '.join(names)}", expected=f"the files of {self.name}"
-        )
+            if (folder / name).exists():
+                return folder / name
+        got = f"none of {', '.join(names)}" if folder.is_dir() else "no such file or folder"
+        raise UserError(str(folder), got=got, expected=f"the files of {self.name}", remedy=self._layout)
 
-    def _download(self, source: Source) -> Path:
-        from huggingface_hub import errors, hf_hub_download
-
-        try:
-            return Path((self.download or hf_hub_download)(source.repo, source.file))
-        except errors.GatedRepoError as error:
-            raise self._absent(source, "gated files, to which this account has no access yet") from error
-        except errors.RepositoryNotFoundError as error:
-            raise self._absent(source, "no such repository that this login, or none, may see") from error
-        except errors.LocalEntryNotFoundError as error:
-            raise self._absent(
-                source, f"no {source.file} on this disk, and no connection to the Hub"
-            ) from error
-        except errors.EntryNotFoundError as error:
-            raise self._absent(source, f"a repository without {source.file}") from error
-        except (errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
-            raise self._absent(
-                source, f"a failed download of {source.file} ({_first_line(error)})"
-            ) from error
-
-    def _absent(self, source: Source, cause: str) -> UserError:
-        return UserError(
-            self.name,
-            got=cause,
-            expected=f"{source.file} of https://huggingface.co/{source.repo}",
-            remedy=(
-                "open that page and accept its licence if it asks, log in with `hf auth login` or set HF_TOKEN, or "
-                "give a local folder with --model-path; `--model mini` needs no account and no download"
-            ),
-        )
+    @property
+    def _layout(self) -> str:
+        return LAYOUT.format(file=CHECKPOINTS[self.name].file)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _snapshot(folder: Path) -> Path:
+    """The newest snapshot where `folder` is a repository in the Hub's own cache, else `folder`."""
+    if not (folder / "snapshots").is_dir() or not (folder / "blobs").is_dir():
+        return folder
+    snapshots = [one for one in (folder / "snapshots").iterdir() if one.is_dir()]
+    return max(snapshots, key=lambda one: one.stat().st_mtime, default=folder)

@@ -124,9 +124,9 @@ def vae_weights(weights: Mapping[str, mx.array], part: str) -> Weights:
     Takes Stability's single files and diffusers' folders, which count the decoder's blocks from the other end.
     """
     found = {
-        key.removeprefix("first_stage_model.").removeprefix(f"{part}."): value
+        key[at.end() :]: value
         for key, value in weights.items()
-        if re.match(rf"(first_stage_model\.)?{part}\.", key)
+        if (at := re.match(rf"(first_stage_model\.|vae\.)?{part}\.", key))
     }
     diffusers = any(key.startswith("mid_block.") for key in found)
     blocks = 1 + max((int(at[1]) for key in found if (at := re.match(r"up_blocks\.(\d+)\.", key))), default=0)
