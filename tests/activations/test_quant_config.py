@@ -13,6 +13,7 @@ from ditq.activations import (
     Fixed,
     PerTimestep,
     Smoothing,
+    Static,
     read_quant_config,
     write_quant_config,
 )
@@ -122,3 +123,17 @@ def test_another_noise_process_has_its_own_timesteps(tmp_path):
     assert json.loads(path.read_text())["noise"] == "ddpm-linear"
     assert np.array_equal(read_quant_config(path).timesteps, statistics.timesteps)
     assert statistics.timesteps[0] == 999 and (np.diff(statistics.timesteps) < 0).all()
+
+
+def test_a_static_config_has_one_step_of_those_recorded(tmp_path):
+    statistics = folder(tmp_path)
+    decision = Static(Fixed(8)).decide(statistics, weights_of)
+    path = tmp_path / "static.json"
+    write_quant_config(path, statistics, decision, {})
+    config = json.loads(path.read_text())
+    assert len(config["per_timestep"]) == 1 and len(config["sigma_map"]) == 3
+    grids = read_quant_config(path).grids
+    np.testing.assert_array_equal(
+        np.array(grids[QKV[0]].at(np.array([900.0, 10.0], np.float32)).scale),
+        np.array(decision.grids[QKV[0]].at(np.array([900.0, 10.0], np.float32)).scale),
+    )

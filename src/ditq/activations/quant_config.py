@@ -129,18 +129,15 @@ def read_quant_config(path: Path) -> ActivationTable:
 
 
 def _steps(path: Path, config: Config) -> list[str]:
-    """The steps in the order of the run; each has a noise level and the same layers."""
+    """The steps that have grids, in the order of the run: one of those recorded where the grids are static."""
     by_step, sigmas = config["per_timestep"], config["sigma_map"]
     wrong = [step for step in {**by_step, **sigmas} if not (step.isascii() and step.isdigit())]
     if wrong:
         raise UserError(f"{path}: per_timestep", got=shown(wrong[0]), expected="the numbers of steps")
     steps = sorted(by_step, key=int)
-    lacking = [
-        step for step in sorted({**by_step, **sigmas}, key=int) if step not in by_step or step not in sigmas
-    ]
+    lacking = [step for step in steps if step not in sigmas]
     if lacking:
-        place = "sigma_map" if lacking[0] in by_step else "per_timestep"
-        raise UserError(f"{path}: {place}", got=f"no {lacking[0]!r}", expected="the same steps in both")
+        raise UserError(f"{path}: sigma_map", got=f"no {lacking[0]!r}", expected="the steps of per_timestep")
     for step in steps:
         other = by_step[step].keys() ^ by_step[steps[0]].keys()
         if other:
