@@ -80,7 +80,8 @@ def test_t5_cut_is_shown(small):
     with pytest.warns(PromptTruncated, match="T5 reads 76 of") as caught:
         got = text.t5_ids(small.files, [prompt])[0].tolist()
     assert got == [*ids[:76], 1]
-    assert repr(pieces.decode(ids[76:])) in str(caught[0].message)
+    message = str(caught[0].message)
+    assert pieces.decode(ids[76:])[:100] in message and len(message) < 300
 
 
 def test_unfit_tokenizer_files_are_named(tmp_path):

@@ -93,11 +93,10 @@ TEXT: dict[str, Source] = {
 }
 """The text encoders and tokenizers, which all models share."""
 
-
 LAYOUT = (
     "give a folder that holds {file}, clip_l.safetensors, clip_g.safetensors, t5xxl_fp16.safetensors (or "
-    "--text-encoders clip) and the configs and tokenizers of https://huggingface.co/argmaxinc/stable-diffusion, or a diffusers folder "
-    "(transformer, vae, text_encoder, tokenizer ...)"
+    "--text-encoders clip) and the configs and tokenizers of https://huggingface.co/argmaxinc/stable-diffusion, or a "
+    "diffusers folder (transformer, vae, text_encoder, tokenizer ...)"
 )
 """What a local folder must look like."""
 

@@ -11,6 +11,7 @@ from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.encoders import clip_encoder, t5_encoder
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.tokenizers import SentencePieces, byte_tokenizer, truncated
+from ditq.models.prompts import checked_prompts
 
 CLIP_TOKENS = T5_TOKENS = 77
 """Tokens per prompt and encoder. SD3 was trained with 77 of each (arXiv 2403.03206, section 4)."""
@@ -43,8 +44,9 @@ class TextEncoders:
 
         The penultimate states of CLIP-L and CLIP-G stand side by side, filled up with zeros to `width`; without T5 its
         tokens are zeros. A prompt over an encoder's limit is cut, with a PromptTruncated warning. Raises UserError for
-        absent or unfit files.
+        absent or unfit files, and for prompts that are no text.
         """
+        prompts = checked_prompts(prompts)
         ids_l, ids_g = clip_ids(self.files, "l", prompts), clip_ids(self.files, "g", prompts)
         ids_t5 = t5_ids(self.files, prompts) if self.use_t5 else None
         states_l, pooled_l = self._run("clip_l", run_clip, ids_l)

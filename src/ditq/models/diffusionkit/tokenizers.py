@@ -8,6 +8,7 @@ from typing import Any
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_text
 from ditq.models.diffusionkit.hub import Files
+from ditq.models.prompts import short
 
 
 class PromptTruncated(UserWarning):
@@ -19,9 +20,9 @@ def truncated(
 ) -> list[int]:
     """The first `room` tokens; warns with the cut text when there are more."""
     if len(ids) > room:
-        cut = spell(ids[room:])
+        cut = short(spell(ids[room:]), 120)
         message = (
-            f"{encoder} reads {room} of the {len(ids)} tokens of {_short(prompt)!r}; it does not see {cut!r}"
+            f"{encoder} reads {room} of the {len(ids)} tokens of {short(prompt, 40)}; it does not see {cut}"
         )
         warnings.warn(message, PromptTruncated, stacklevel=3)
     return ids[:room]
@@ -70,7 +71,3 @@ class SentencePieces:
     def spell(self, ids: list[int]) -> str:
         """The text of tokens."""
         return str(self._pieces.decode(ids))
-
-
-def _short(prompt: str, length: int = 40) -> str:
-    return prompt if len(prompt) <= length else f"{prompt[: length - 3]}..."

@@ -18,6 +18,7 @@ from ditq.models.loading import Weights, load_weights_into, read_weights
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
 from ditq.models.mmdit import MMDiT, MMDiTConfig
+from ditq.models.prompts import checked_prompts
 
 M = TypeVar("M", bound=nn.Module)
 MINI = MMDiTConfig(
@@ -51,7 +52,7 @@ class Mini:
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; warns of words that `mini` does not know."""
-        ids = self.words.ids(prompts)
+        ids = self.words.ids(checked_prompts(prompts))
         encoder = TextEncoder(len(self.words.known), self.words.length, MINI.pooled_text_embed_dim)
         tokens, pooled = self._filled(encoder, "text_encoder", mx.float32)(mx.array(ids))
         return Conditioning(tokens, pooled)

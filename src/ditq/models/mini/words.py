@@ -2,10 +2,15 @@
 
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Int32
+
+from ditq.models.prompts import short
+
+SHOWN = 3
+"""How many unknown words a warning names."""
 
 
 class UnknownWords(UserWarning):
@@ -20,6 +25,7 @@ class Words:
     aliases: dict[str, str]
     length: int
     """Words that a prompt may have."""
+    _told: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def ids(self, prompts: list[str]) -> Int32[np.ndarray, "prompts length"]:
         """One row of word ids per prompt. Warns of what is left out: unknown words, and words beyond `length`."""
@@ -32,21 +38,19 @@ class Words:
     def _ids(self, prompt: str) -> list[int]:
         given: list[str] = re.findall(r"[\w-]+", prompt.lower())
         words = [word for one in given for word in self.aliases.get(one, one).split()]
-        unknown = [word for word in words if word not in self.known[1:]]
+        unknown = list(dict.fromkeys(word for word in words if word not in self.known[1:]))
         if unknown:
-            known = " ".join(self.known[1:])
-            warnings.warn(
-                f"mini does not know {', '.join(map(repr, unknown))} in {prompt!r} and leaves it out; it knows "
-                f"{known}",
-                UnknownWords,
-                stacklevel=4,
-            )
+            more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+            shown = ", ".join(short(word, 20) for word in unknown[:SHOWN]) + more
+            self._warn(f"mini does not know {shown} in {short(prompt)}; docs/mini.md lists its words")
         words = [word for word in words if word in self.known[1:]]
         if len(words) > self.length:
-            cut = " ".join(words[self.length :])
-            warnings.warn(
-                f"mini reads {self.length} words; of {prompt!r} it leaves out {cut!r}",
-                UnknownWords,
-                stacklevel=4,
-            )
+            cut = short(" ".join(words[self.length :]))
+            self._warn(f"mini reads {self.length} words; of {short(prompt)} it leaves out {cut}")
         return [self.known.index(word) for word in words[: self.length]]
+
+    def _warn(self, message: str) -> None:
+        """Warns once of each prompt, however often it is encoded."""
+        if message not in self._told:
+            self._told.add(message)
+            warnings.warn(message, UnknownWords, stacklevel=5)
