@@ -2,7 +2,16 @@
 
 
 class DitqError(Exception):
-    """Any failure that ditq detects and explains; the command line prints it without a traceback."""
+    """Any failure that ditq detects and explains; the command line prints it without a traceback.
+
+    Its message may quote what a file holds: characters that a terminal would obey are shown as escapes.
+    """
+
+    def __str__(self) -> str:
+        return "".join(
+            char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+            for char in super().__str__()
+        )
 
 
 class UserError(DitqError):
