@@ -72,11 +72,11 @@ def test_presets_decide_over_every_layer_of_a_model(name):
     [
         (lambda c: c.update(version=2), "expected kind 'ditq.recipe', version 1"),
         (lambda c: c.update(layers=[]), "layers: got"),
-        (lambda c: c.update(colour="red"), "got colour"),
-        (lambda c: c["layers"][1].pop("bits"), r"layers\[1\]: bits: expected from 2 to 8"),
-        (lambda c: c["layers"][1].update(bits=9), "bits: got 9; expected from 2 to 8"),
-        (lambda c: c["layers"][2].update(group_size=48), "group size: got 48"),
-        (lambda c: c["layers"][2].update(metod="gptq"), r"layers\[2\]: got metod"),
+        (lambda c: c.update(colour="red"), "got the unknown key 'colour'"),
+        (lambda c: c["layers"][1].pop("bits"), r"layers\[1\]: bits: got nothing: the key is missing"),
+        (lambda c: c["layers"][1].update(bits=9), "bits: got 9"),
+        (lambda c: c["layers"][2].update(group_size=48), "group_size: got 48; expected 32"),
+        (lambda c: c["layers"][2].update(metod="gptq"), r"layers\[2\]: got the unknown key 'metod'"),
         (lambda c: c["layers"][0].pop("paths"), r"layers\[0\]"),
     ],
 )

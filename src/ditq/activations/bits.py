@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
 from ditq.activations.budget import allocate
 from ditq.activations.tiers import TIERS, Reach, Tiers
 from ditq.core.errors import UserError
+from ditq.core.schema import checked, shown, within
+from ditq.core.spec import is_whole
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Fixed:
     bits: int = 8
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
+        if not is_whole(self.bits) or not 2 <= self.bits <= 8:
             raise UserError("--bits", got=self.bits, expected="from 2 to 8")
 
     def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
@@ -85,6 +87,11 @@ class ByError:
 
     average_bits: float = 6.0
 
+    def __post_init__(self) -> None:
+        if not TIERS[0] <= self.average_bits <= TIERS[-1]:  # NaN is outside too
+            expected = f"at least {TIERS[0]}, at most {TIERS[-1]}"
+            raise UserError("--average-bits", got=self.average_bits, expected=expected)
+
     def options(self, reach: Reach, smoothed: bool) -> Sequence[int]:
         """All tiers' bits."""
         return TIERS
@@ -104,12 +111,16 @@ class ByError:
 def bits_asked(asked: Mapping[str, Any], where: str) -> BitChoice:
     """The choice that a recipe's "bits" and "average_bits" name. Raises UserError, beginning with `where`."""
     bits, average = asked.get("bits"), asked.get("average_bits")
-    if average is not None and (bits != "error" or isinstance(average, bool | str)):
-        raise UserError(f"{where}: average_bits", got=average, expected='a number, with "bits": "error"')
+    if average is not None and bits != "error":
+        raise UserError(f"{where}: average_bits", got=shown(average), expected='none without "bits": "error"')
     if bits == "tiers":
         return ByTier()
     if bits == "error":
-        return ByError() if average is None else ByError(float(average))
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise UserError(f"{where}: bits", got=bits, expected='from 2 to 8, "tiers" or "error"')
+        return ByError() if average is None else ByError(_average(average, where))
+    if bits is None or not is_whole(bits) or not 2 <= bits <= 8:
+        raise UserError(f"{where}: bits", got=shown(bits), expected='from 2 to 8, "tiers" or "error"')
     return Fixed(bits)
+
+
+def _average(average: Any, where: str) -> float:
+    return float(checked(average, Annotated[float, within(TIERS[0], TIERS[-1])], f"{where}: average_bits"))

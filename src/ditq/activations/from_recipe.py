@@ -17,6 +17,7 @@ from ditq.activations.per_timestep import PerTimestep
 from ditq.activations.static import Static
 from ditq.core.errors import UserError
 from ditq.core.methods import built
+from ditq.core.schema import shown
 from ditq.core.spec import Spec
 
 METHODS: dict[str, type[ActivationMethod]] = {"per-timestep": PerTimestep, "static": Static}
@@ -35,10 +36,10 @@ def method_for(asked: Any, weights: Spec, where: str) -> ActivationMethod | None
         return None
     where = f"{where}: activations"
     if not isinstance(asked, Mapping):
-        raise UserError(where, got=repr(asked), expected='an object such as {"bits": 8}')
+        raise UserError(where, got=shown(asked), expected='an object such as {"bits": 8}')
     name, fields = asked.get("method", DEFAULT), {key: asked[key] for key in asked if key != "method"}
     if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"{where}: method", got=name, expected=f"one of {', '.join(METHODS)}")
+        raise UserError(f"{where}: method", got=shown(name), expected=f"one of {', '.join(METHODS)}")
     own = getattr(METHODS[name], "from_recipe", None)
     return built(METHODS, name, fields, where) if own is None else own(fields, weights, where)
 

@@ -16,6 +16,7 @@ from ditq.activations.smoothing_gate import smoothing_factors
 from ditq.activations.tiers import reach_of
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.errors import UserError
+from ditq.core.schema import checked, shown
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputStatistics, LayerStatistics
 
@@ -39,6 +40,13 @@ class SearchedGrids:
     NUMBERS: ClassVar[tuple[str, ...]] = ("norm", "shift_gain")
     """The fields that a recipe gives as plain numbers."""
 
+    def __post_init__(self) -> None:
+        for name in self.NUMBERS:
+            value, least = getattr(self, name), 1.0 if name == "norm" else -np.inf
+            if not (np.isfinite(value) and value >= least):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(flag, got=value, expected="at least 1" if least == 1 else "a finite number")
+
     @classmethod
     def from_recipe(cls: type[M], asked: Mapping[str, Any], weights: Spec, where: str) -> M:
         """The method for a recipe's keys; without "smooth" there are no factors, which move error into the weights.
@@ -51,14 +59,13 @@ class SearchedGrids:
             raise UserError(where, got=", ".join(unknown), expected=f"some of {', '.join(known)}")
         scale, smooth = asked.get("scale", "mse"), asked.get("smooth", "none")
         if scale not in get_args(Range):
-            raise UserError(f"{where}: scale", got=scale, expected=" or ".join(get_args(Range)))
+            raise UserError(f"{where}: scale", got=shown(scale), expected=" or ".join(get_args(Range)))
         if smooth not in POLICIES:
-            raise UserError(f"{where}: smooth", got=smooth, expected=" or ".join(POLICIES))
-        numbers = {name: asked.get(name, getattr(cls, name)) for name in cls.NUMBERS}
-        for name, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, float | int):
-                raise UserError(f"{where}: {name}", got=number, expected="a number")
-            numbers[name] = float(number)
+            raise UserError(f"{where}: smooth", got=shown(smooth), expected=" or ".join(POLICIES))
+        asked_for = {name: asked.get(name, getattr(cls, name)) for name in cls.NUMBERS}
+        numbers = {
+            name: float(checked(value, float, f"{where}: {name}")) for name, value in asked_for.items()
+        }
         if not numbers["norm"] >= 1:
             raise UserError(f"{where}: norm", got=numbers["norm"], expected="at least 1")
         smoothing = Smoothing(smooth, weights=weights)

@@ -39,8 +39,12 @@ class Smoothing:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise UserError("--smooth", got=self.policy, expected=" or ".join(POLICIES))
-        if self.spike_from <= 1 or not 0 < self.rarer_than <= 1:
-            raise UserError("--spike-from, --spike-channels", expected="above 1, and a part of the channels")
+        if not 1 < self.spike_from < np.inf or not 0 < self.rarer_than <= 1:
+            raise UserError(
+                "--spike-from, --spike-channels",
+                got=f"{self.spike_from} and {self.rarer_than}",
+                expected="a number above 1, and a part of the channels, above 0 and at most 1",
+            )
 
     def allowed(self, statistics: LayerStatistics) -> list[str]:
         """The observed inputs that may have factors."""

@@ -22,5 +22,3 @@ class QuantizedCheckpoint:
     """How it was made."""
     made_from: Origin | None = None
     """The float weights that it was made from; None: not known."""
-    shape: dict[str, Any] | None = None
-    """The fields of the network's configuration, as the file told them; None: not told."""

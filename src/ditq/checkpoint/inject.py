@@ -14,6 +14,7 @@ from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight, fits_channels
 from ditq.models import MODELS, load
 from ditq.models.anatomy import Anatomy
+from ditq.models.base import Network
 from ditq.nn import (
     Backend,
     QuantizedConv2d,
@@ -66,12 +67,15 @@ def quantized_layers(
     with the backend "packed", the weights are MLX's packed words; otherwise float layers of the dequantized weights,
     which a CPU multiplies fastest. `anatomy` is that of a module which has none of its own; see `anatomy_of`.
 
-    Raises UserError, naming the layer, for what does not fit `network` or is not finite, and for smoothing of the
-    inputs that differs from the weights'. Grids of layers whose weights are not quantized are left out.
+    Raises UserError, naming the layer, for what does not fit `network` or is senseless, for a checkpoint that was made
+    from other weights than the network's, and for smoothing of the inputs that differs from the weights'. Grids of
+    layers whose weights are not quantized are left out.
     """
     anatomy = anatomy or anatomy_of(network, checkpoint.model)
     modules = quantizable(network, anatomy)
     check_fits(modules, checkpoint.weights)
+    if checkpoint.made_from is not None and isinstance(network, Network):
+        checkpoint.made_from.check(network, "checkpoint", checkpoint.model)
     make = LayerMaker(checkpoint.model, checkpoint.activations, activations, backend, anatomy)
     return {path: make(path, weight, modules[path]) for path, weight in checkpoint.weights.items()}
 

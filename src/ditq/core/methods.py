@@ -1,5 +1,6 @@
 """Methods made from their names and fields, as recipes and flags give them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, TypeVar
@@ -27,7 +28,11 @@ def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> 
         if not _fits(value, known[field]):
             expected = f"a value like its default, {_default(known[field])!r}"
             raise UserError(f"{where}: {name}: {field}", got=repr(value), expected=expected)
-    return made(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+    try:
+        return made(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+    except UserError as error:
+        what = f"{where}: {name}: {error.what}"
+        raise UserError(what, got=error.got, expected=error.expected, remedy=error.remedy) from error
 
 
 def _default(field: Field) -> Any:
@@ -37,6 +42,8 @@ def _default(field: Field) -> Any:
 def _fits(value: Any, field: Field) -> bool:
     """Whether a JSON value fits the field; one without a default, or whose default is None, takes any."""
     default = _default(field)
+    if not _finite(value):
+        return False
     if default is MISSING or default is None:
         return True
     if value is None:
@@ -52,3 +59,12 @@ def _fits(value: Any, field: Field) -> bool:
         one = isinstance(value, float | int) and "float" in str(field.type)
         return one or (isinstance(value, list | tuple) and all(isinstance(v, float | int) for v in value))
     return isinstance(value, type(default))
+
+
+def _finite(value: Any) -> bool:
+    """Whether all numbers in a JSON value are finite and fit in 64 bits."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float | int) or (math.isfinite(value) and abs(value) < 2.0**63)

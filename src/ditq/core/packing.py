@@ -29,14 +29,20 @@ def storage_group(spec: Spec, columns: int, name: str = "layer") -> int:
     """
     if spec.bits not in BITS:
         widths = ", ".join(map(str, BITS))
-        raise UserError(f"{name}: packed storage", got=f"{spec.bits} bits", expected=f"one of {widths} bits")
+        remedy = "choose other bits; only the npz files of adaround_optimize hold 7"
+        raise UserError(
+            f"{name}: packed storage", got=f"{spec.bits} bits", expected=f"one of {widths} bits", remedy=remedy
+        )
     if spec.group_size is not None:
         spec.groups(columns, name)
         return spec.group_size
     fitting = [size for size in GROUP_SIZES if columns % size == 0]
     if not fitting:
         raise UserError(
-            f"{name}: packed storage", got=f"{columns} columns", expected=f"a multiple of {GROUP_SIZES[0]}"
+            f"{name}: packed storage",
+            got=f"{columns} columns",
+            expected=f"a multiple of {GROUP_SIZES[0]}",
+            remedy="leave this layer float",
         )
     return fitting[-1]
 

@@ -12,20 +12,25 @@ is its role in the model's anatomy. Roles are the same in all families, so that 
 must be matched, so that what stays unquantized stands in the recipe too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json
+from ditq.core.files import listed, read_json
+from ditq.core.schema import FILLED, checked, shown, within
 from ditq.core.spec import Spec
 
 KIND, VERSION = "ditq.recipe", 1
 FLOAT = "float"
 """The method of layers that stay as they are."""
 PRESETS = Path(__file__).parents[1] / "presets"
+
+
+Glob = Annotated[str, FILLED]
 
 
 @runtime_checkable
@@ -53,6 +58,8 @@ class Rule:
     """None where the method is `float`."""
     why: str = ""
     roles: tuple[str, ...] = ()
+    restricts: bool = False
+    """Made by `blocks_alone`, in front of the recipe's own lines."""
 
     def matches(self, layer: Layer) -> bool:
         """True when one of the globs matches its whole path (* matches dots too), or its role is among the roles."""
@@ -83,6 +90,39 @@ class Recipe:
                 )
             assigned[layer.path] = rule
         return assigned
+
+    def check_used(self, layers: Sequence[Layer], roles: Collection[str]) -> None:
+        """Raises UserError for what has no effect: fields of a method without a line, a glob that matches nothing, a role that no family has
+        (those are `roles`), and a line whose layers are all decided by lines before it.
+
+        A role that only other families have is no error, since one recipe serves them all; nor is a last line for
+        whatever is left.
+        """
+        own = [rule for rule in self.rules if not rule.restricts]
+        for method in self.methods:
+            if all(rule.method != method for rule in own):
+                named = ", ".join(dict.fromkeys(rule.method for rule in own))
+                raise UserError(
+                    f"recipe {self.name}: methods", got=repr(method), expected=f"those of lines: {named}"
+                )
+        left = {layer.path for layer in layers}
+        for i, rule in enumerate(own):
+            where = f"recipe {self.name}: layers[{i}]"
+            for glob in rule.paths:
+                if not any(fnmatchcase(layer.path, glob) for layer in layers):
+                    near = get_close_matches(glob, [layer.path for layer in layers], 1, 0)
+                    remedy = f"paths look like {near[0]}, and * stands for any part" if near else None
+                    raise UserError(f"{where}: paths", got=f"{glob!r}, which matches no layer", remedy=remedy)
+            for role in rule.roles:
+                if role not in roles:
+                    raise UserError(f"{where}: roles", got=repr(role), expected=f"some of {', '.join(roles)}")
+            matched = {layer.path for layer in layers if rule.matches(layer)}
+            if matched and not matched & left and "*" not in rule.paths:
+                got = "a line that decides nothing: lines before it match all of its layers"
+                raise UserError(
+                    where, got=got, remedy="put it before them: the first line that matches decides"
+                )
+            left -= matched
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as its file holds it."""
@@ -145,13 +185,14 @@ def blocks_alone(recipe: Recipe, blocks: Sequence[str], kept: Sequence[str]) -> 
     others = tuple(f"{path}.*" for path in blocks if path not in kept)
     if not others:
         return recipe
-    rule = Rule(others, FLOAT, None, f"only {len(kept)} of {len(blocks)} blocks are asked for")
+    why = f"only {len(kept)} of {len(blocks)} blocks are asked for"
+    rule = Rule(others, FLOAT, None, why, restricts=True)
     return replace(recipe, rules=(rule, *recipe.rules))
 
 
 def presets() -> list[str]:
     """The names of the recipes that come with ditq."""
-    return sorted(path.stem for path in PRESETS.glob("*.json"))
+    return sorted(path.stem for path in listed(PRESETS, "*.json"))
 
 
 def read_recipe(name: str) -> Recipe:
@@ -164,39 +205,52 @@ def read_recipe(name: str) -> Recipe:
     return recipe_from(read_json(path), path.stem, str(path))
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line of `layers` as JSON holds it."""
+
+    method: str
+    paths: tuple[Glob, ...] = ()
+    roles: tuple[Glob, ...] = ()
+    bits: Annotated[int, within(2, 8)] | None = None
+    symmetric: bool | None = None
+    group_size: Literal[32, 64, 128] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A recipe as JSON holds it."""
+
+    kind: str
+    version: int
+    layers: Annotated[list[dict[str, Any]], FILLED]
+    about: str = ""
+    methods: dict[str, dict[str, Any]] | None = None
+    activations: dict[str, Any] | None = None
+
+
 def recipe_from(content: Any, name: str, source: str) -> Recipe:
     """The recipe of parsed JSON; `source` stands in errors."""
     if not isinstance(content, dict) or (content.get("kind"), content.get("version")) != (KIND, VERSION):
         raise UserError(source, got="another file", expected=f"kind {KIND!r}, version {VERSION}")
-    _known(source, content, {"kind", "version", "about", "layers", "methods", "activations"})
-    lines = content.get("layers")
-    if not isinstance(lines, list) or not lines:
-        raise UserError(f"{source}: layers", got=lines, expected="a list with a line at least")
-    return Recipe(
-        name=name,
-        rules=tuple(_rule(f"{source}: layers[{i}]", line) for i, line in enumerate(lines)),
-        methods=content.get("methods") or {},
-        activations=content.get("activations"),
-        about=content.get("about", ""),
-    )
+    found = checked(content, _Content, source)
+    rules = tuple(_rule(f"{source}: layers[{i}]", line) for i, line in enumerate(found.layers))
+    return Recipe(name, rules, found.methods or {}, found.activations, found.about)
 
 
-def _rule(where: str, line: Any) -> Rule:
-    named = isinstance(line, dict) and (line.get("paths") or line.get("roles"))
-    if not named or not isinstance(line.get("method"), str):
+def _rule(where: str, content: Any) -> Rule:
+    line = checked(content, _Line, where)
+    if not line.paths and not line.roles:
         expected = '{"paths": [globs] or "roles": [roles], "method": name, ...}'
-        raise UserError(where, got=line, expected=expected)
-    _known(where, line, {"paths", "roles", "method", "bits", "symmetric", "group_size", "why"})
-    method, spec = line["method"], None
-    if method != FLOAT:
-        if not isinstance(line.get("bits"), int):
-            raise UserError(f"{where}: bits", got=line.get("bits"), expected="from 2 to 8")
-        spec = Spec(line["bits"], line.get("symmetric", True), line.get("group_size"))
-    paths, roles = (tuple(line.get(name, ())) for name in ("paths", "roles"))
-    return Rule(paths, method, spec, line.get("why", ""), roles)
-
-
-def _known(where: str, content: dict[str, Any], names: set[str]) -> None:
-    unknown = sorted(set(content) - names)
-    if unknown:
-        raise UserError(where, got=", ".join(unknown), expected=f"only {', '.join(sorted(names))}")
+        raise UserError(where, got=shown(content), expected=expected)
+    if line.method == FLOAT:
+        for key in ("bits", "symmetric", "group_size"):
+            if getattr(line, key) is not None:
+                remedy = "leave it out, or name a method that quantizes"
+                raise UserError(f"{where}: {key}", got="one for layers that stay float", remedy=remedy)
+        return Rule(line.paths, FLOAT, None, line.why, line.roles)
+    if line.bits is None:
+        raise UserError(f"{where}: bits", got="nothing: the key is missing", expected="from 2 to 8")
+    symmetric = True if line.symmetric is None else line.symmetric
+    return Rule(line.paths, line.method, Spec(line.bits, symmetric, line.group_size), line.why, line.roles)

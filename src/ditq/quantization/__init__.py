@@ -4,6 +4,7 @@ from ditq.quantization.assignment import Assigned, assigned
 from ditq.quantization.driver import Calibration, Quantized, quantize_network
 from ditq.quantization.forecast import Forecast, forecast
 from ditq.quantization.recipe_run import quantize
+from ditq.quantization.storage import check_storable
 from ditq.quantization.weight_track import CONTENTS, WeightTrack, quantize_weights
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Quantized",
     "WeightTrack",
     "assigned",
+    "check_storable",
     "forecast",
     "quantize",
     "quantize_network",

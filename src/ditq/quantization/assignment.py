@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 from ditq import capture
 from ditq.core.errors import UserError
 from ditq.core.methods import built
 from ditq.core.recipe import FLOAT, Recipe, Rule
 from ditq.core.spec import Spec
-from ditq.models.anatomy import Anatomy, Phase
+from ditq.models.anatomy import Anatomy, Phase, Role
 from ditq.models.base import Network
 from ditq.weights import METHODS, Method, Mixed, embedders
 
@@ -52,10 +53,12 @@ def assigned(network: Network, recipe: Recipe) -> Assigned:
     """
     where, anatomy = f"recipe {recipe.name}", network.anatomy
     layers = anatomy.modules(network)
-    assignment = recipe.assign(anatomy.site(path) for path in layers)
+    sites = [anatomy.site(path) for path in layers]
+    assignment = recipe.assign(sites)
     rules = {path: rule for path, rule in assignment.items() if rule.method != FLOAT}
     named = dict.fromkeys([*recipe.methods, *(rule.method for rule in rules.values())])
     methods = {name: built(METHODS, name, recipe.methods.get(name, {}), where) for name in named}
+    recipe.check_used(sites, get_args(Role))
     for path, rule in rules.items():
         if rule.spec is not None:
             rule.spec.groups(capture.channels(layers[path]), f"{where}: {path}")

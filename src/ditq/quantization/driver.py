@@ -28,9 +28,11 @@ from ditq.capture import swapped
 from ditq.checkpoint.npz_run.block_file import block_file, read_block, read_layers, write_block, write_layers
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.spec import Spec
 from ditq.models.base import Network
 from ditq.models.state import BlockState, joined, row_batches, run_block, take_rows
 from ditq.quantization.assignment import Assigned
+from ditq.quantization.kept_parts import whole_part
 from ditq.weights import BlockProblem, BlockResult, embedders
 from ditq.weights.block_error import quantized_output
 from ditq.weights.input_grids import inputs_of_result
@@ -90,7 +92,8 @@ def quantize_network(
     """
     cache = calibration.cache
     cache.check_model(network)
-    outside, told = _kept(folder / "weights" / "before.npz", _before(network, todo, calibration))
+    first = todo.phase("prepare", "begin")
+    outside, told = _kept(folder / "weights" / "before.npz", first, _before(network, todo, calibration))
     float_given = cache.given(network)
     with swapped(network, dequantized(network, outside)):
         quantized_given = cache.given(network) if outside else float_given
@@ -124,7 +127,8 @@ def quantize_network(
         floats = following
     if todo.phase("finish"):
         ends = {**floats, **float_given}, {**quantized, **quantized_given}
-        after, told = _kept(folder / "weights" / "after.npz", _after(network, todo, cache, outside, *ends))
+        solve = _after(network, todo, cache, outside, *ends)
+        after, told = _kept(folder / "weights" / "after.npz", todo.phase("finish"), solve)
         found.weights.update(after)
         found.outside.update(told)
     return found
@@ -143,14 +147,17 @@ def _read(state: Mapping[str, mx.array], names: Sequence[str]) -> BlockState:
 
 
 def _kept(
-    path: Path, solve: Callable[[], tuple[Weights, dict[str, Any]]] | None
+    path: Path,
+    asked: Mapping[str, tuple[Any, Spec]],
+    solve: Callable[[], tuple[Weights, dict[str, Any]]] | None,
 ) -> tuple[Weights, dict[str, Any]]:
     """What `solve()` gives, or what an earlier run kept of it; nothing where there is nothing to solve."""
     if solve is None:
         return {}, {}
-    if path.exists():
-        weights, _, meta = read_layers(path)
-        return weights, meta["report"]
+    specs = {layer: spec for layer, (_, spec) in asked.items()}
+    kept = whole_part(path, lambda: read_layers(path), specs)
+    if kept is not None:
+        return kept[0], kept[2]["report"]
     weights, report = solve()
     write_layers(path, weights, {}, {"report": report})
     return weights, report
@@ -227,8 +234,11 @@ def _solved(
     method = todo.method(problem.path)
     if method is None:
         return None
-    if block_file(folder, number).exists():
-        weights, activations, meta = read_block(folder, number, problem.activation_bits)
+    bits = problem.activation_bits if problem.activation_bits < NO_BITS else None
+    path, told = block_file(folder, number), ("error_rounding", "error", "kept_rounding")
+    kept = whole_part(path, lambda: read_block(folder, number, bits), problem.specs, told)
+    if kept is not None:
+        weights, activations, meta = kept
         return BlockResult(weights, activations or None, {**meta["report"], "seconds": None})
     started = time.perf_counter()
     result = method.quantize(problem, partial(on_iteration, number))

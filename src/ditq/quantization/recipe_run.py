@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import ditq
-from ditq.calibration import BlockCache
 from ditq.checkpoint import QuantizedCheckpoint
-from ditq.core import plan
+from ditq.checkpoint.origin import Origin
 from ditq.core.errors import UserError
 from ditq.core.files import write_json
 from ditq.core.recipe import Recipe
@@ -13,6 +12,7 @@ from ditq.models.base import TextToImage
 from ditq.quantization.assignment import assigned
 from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
 from ditq.quantization.report import report_of, summary_of
+from ditq.quantization.run_plan import begin_run
 
 KIND, VERSION = "ditq.recipe_run", 1
 CONTENTS = ("plan.json", "weights", "report.json")
@@ -41,7 +41,9 @@ def quantize(
         raise UserError(
             f"recipe {recipe.name}", got="no recorded pictures", expected="those of the block cache"
         )
-    plan.begin(folder / "plan.json", _plan(model, recipe, calibration, seed), resume, threads=True)
+    begin_run(
+        folder / "plan.json", _plan(model, recipe, calibration, seed), network, calibration.cache, resume
+    )
     found = quantize_network(
         network, todo, calibration, folder, seed, on_iteration=on_iteration, on_block=on_block
     )
@@ -54,13 +56,7 @@ def quantize(
         **summary_of(report),
     }
     ordered = {path: found.weights[path] for path in todo.rules}
-    return QuantizedCheckpoint(model.name, ordered, calibration.table, meta)
-
-
-def cache_digest(cache: BlockCache) -> str:
-    """What stands for the calibration data of a run."""
-    conditioning = [array.tobytes() for array in cache.conditioning.values()]
-    return plan.digest(repr(sorted(cache.meta.items())), *conditioning)
+    return QuantizedCheckpoint(model.name, ordered, calibration.table, meta, Origin.of(network))
 
 
 def _plan(model: TextToImage, recipe: Recipe, calibration: Calibration, seed: int) -> dict:
@@ -70,7 +66,6 @@ def _plan(model: TextToImage, recipe: Recipe, calibration: Calibration, seed: in
         "version": VERSION,
         "model": model.name,
         "calibration": None if images is None else images.digest,
-        "cache": cache_digest(calibration.cache),
         "activations": calibration.table_digest or None,
         "seed": seed,
         "recipe": recipe.to_json(),

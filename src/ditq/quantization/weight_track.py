@@ -10,7 +10,7 @@ import ditq
 from ditq.activations import ActivationTable
 from ditq.calibration import BlockCache
 from ditq.checkpoint.npz_run.run import KIND, VERSION
-from ditq.core import plan
+from ditq.checkpoint.origin import Origin
 from ditq.core.errors import UserError
 from ditq.core.files import write_json
 from ditq.core.recipe import Recipe, blocks_alone, plain_recipe
@@ -19,7 +19,7 @@ from ditq.models.anatomy import Anatomy
 from ditq.models.base import Network
 from ditq.quantization.assignment import assigned
 from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
-from ditq.quantization.recipe_run import cache_digest
+from ditq.quantization.run_plan import begin_run, cache_digest
 from ditq.weights import METHODS, Method
 from ditq.weights.problem import NO_BITS
 
@@ -104,7 +104,7 @@ def quantize_weights(
     )
     begun = {"kind": KIND, "version": VERSION, "model": cache.meta["model"], "cache": cache_digest(cache)}
     begun |= {"recipe": track.as_json(), "quantized_blocks": list(chosen)}
-    plan.begin(folder / "plan.json", begun, resume, threads=True)
+    begin_run(folder / "plan.json", begun, network, cache, resume)
     found = quantize_network(
         network,
         todo,
@@ -115,7 +115,7 @@ def quantize_weights(
         on_iteration,
         on_block,
     )
-    config = _config(begun, track, cache, found.blocks)
+    config = {**_config(begun, track, cache, found.blocks), "made_from": asdict(Origin.of(network))}
     write_json(folder / "config.json", config)
     return config
 

@@ -15,7 +15,7 @@ from ditq.checkpoint.origin import Origin
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_stored_json
 from ditq.core.schema import FILLED, at_least, checked
-from ditq.models import Network, network_from
+from ditq.models import Network, check_same_shape, network_from
 
 KIND, VERSION = "ditq.quantized_model", 1
 SMOOTHING, GRIDS = "smoothing.npz", "activations.npz"
@@ -161,7 +161,11 @@ def description(
 
 
 def network_of(config: Mapping[str, Any], folder: Path) -> Network:
-    """A network of the folder's family and shape, with lazy random weights."""
+    """A network of the folder's family and shape, with lazy random weights.
+
+    Raises UserError for another shape than that of the model which config.json names.
+    """
+    check_same_shape(config["model"], config["model_config"], str(folder / "config.json"))
     return network_from(config["model_type"], config["model_config"], str(folder / "config.json"))
 
 

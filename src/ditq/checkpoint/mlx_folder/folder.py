@@ -32,7 +32,7 @@ from ditq.checkpoint.mlx_folder.description import (
     network_of,
     read_config,
 )
-from ditq.checkpoint.mlx_folder.shards import written_shards
+from ditq.checkpoint.mlx_folder.shards import INDEX, SINGLE, written_shards
 from ditq.checkpoint.mlx_folder.stored import (
     PARTS,
     Layout,
@@ -44,7 +44,7 @@ from ditq.checkpoint.mlx_folder.stored import (
 )
 from ditq.core import numbers
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, remove, write_json, write_npz
+from ditq.core.files import read_npz, remove, remove_leftovers, write_json, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.models import Network
 from ditq.models.loading import load_weights_into, read_weights
@@ -76,6 +76,8 @@ def write_folder(
         )
     modules = quantizable(network, network.anatomy)
     check_fits(modules, checkpoint.weights)
+    if checkpoint.made_from is not None:
+        checkpoint.made_from.check(network, "checkpoint", checkpoint.model)
     layouts = {path: Layout.of(weight, path) for path, weight in checkpoint.weights.items()}
     table, files = checkpoint.activations, []
     if table is not None:
@@ -86,6 +88,7 @@ def write_folder(
     for path, weight in checkpoint.weights.items():
         arrays |= stored(weight, path, scales)
     remove(folder / "config.json")
+    remove_leftovers(folder)
     files += written_shards(folder, arrays, shard)
     smooth = {path: np.array(w.smooth) for path, w in checkpoint.weights.items() if w.smooth is not None}
     for name, content in ((GRIDS, grids), (SMOOTHING, smooth)):
@@ -106,9 +109,7 @@ def read_folder(folder: Path) -> QuantizedCheckpoint:
     smooth = _smoothing(folder, config)
     weights = {path: replace(weight, smooth=smooth.get(path)) for path, weight in stored_weights}
     table, made_from = _table(folder, config, smooth), config.get("made_from")
-    return QuantizedCheckpoint(
-        config["model"], weights, table, config.get("meta", {}), made_from, config["model_config"]
-    )
+    return QuantizedCheckpoint(config["model"], weights, table, config.get("meta", {}), made_from)
 
 
 def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> Network:
@@ -143,7 +144,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, Qu
     that all are there, and of the right shapes, is known before.
     """
     config = read_config(folder)
-    arrays = read_weights(folder)
+    index = folder / INDEX
+    arrays = read_weights(index if index.exists() else folder / SINGLE)
     layouts = _layouts(folder, config, arrays)
     network = network_of(config, folder)
     modules = quantizable(network, network.anatomy)
