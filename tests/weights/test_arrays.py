@@ -77,7 +77,7 @@ def test_thinned_outputs_are_those_of_a_layer_of_every_second_column():
 def test_outputs_in_parts_are_those_of_the_whole(monkeypatch, method, out):
     W, X, Xq = float32(*data(out=out, columns=128, rows=600))
     whole, told = solve(W, X, Xq, 4, 32, method, symmetric=False)
-    monkeypatch.setattr("ditq.weights.columns.layer.OUTPUTS", 20)
+    monkeypatch.setattr("ditq.weights.columns.outputs.OUTPUTS", 20)
     parts, again = solve(W, X, Xq, 4, 32, method, symmetric=False)
     assert np.array_equal(whole.scales, parts.scales) and np.array_equal(whole.zeros, parts.zeros)
     assert (whole.codes != parts.codes).mean() < 1e-3
@@ -208,10 +208,10 @@ def test_float16_overflow(hostile):
         hostile(W, half)
 
 
-def test_overflowing_squares(hostile):
-    W, X, _ = float32(*data(2, 64))
+def test_overflowing_squares():
+    _, X, _ = float32(*data(2, 64))
     with pytest.raises(UserError, match="fc2: .*overflow float32"):
-        hostile(W, X * np.float32(1e25))
+        Moments(64, "fc2").add(X * np.float32(1e25))
 
 
 def test_large_channel(hostile):
@@ -220,19 +220,6 @@ def test_large_channel(hostile):
     Xq[:, 9] *= 1e4
     hostile(W, X, Xq)
     hostile(W, X, Xq, damping=0.0)
-
-
-def test_fewer_rows_than_columns(hostile):
-    W, X, Xq = float32(*data(2, 64, rows=40))
-    _, report = hostile(W, X, Xq)
-    assert report.rows == 38
-    hostile(W, X, Xq, damping=0.0)
-
-
-def test_one_row(hostile):
-    W, X, Xq = float32(*data(2, 64, rows=1))
-    _, report = hostile(W, X, Xq)
-    assert report.rows == report.judged_rows == 1
 
 
 def test_singular_hessian(hostile):

@@ -5,6 +5,7 @@ depends on rows per column and on the data: no constant serves all layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,11 +24,14 @@ FLAT = 0.01
 noise of that order."""
 
 
-def rungs(ladder: Ladder) -> tuple[float, ...]:
+def rungs(ladder: Any) -> tuple[float, ...]:
     """The amounts, rising. Raises UserError unless they are zero or more."""
-    amounts = (ladder,) if isinstance(ladder, int | float) else tuple(ladder)
-    if not amounts or not all(amount >= 0 for amount in amounts):
-        raise UserError("damping", got=ladder, expected="one or more numbers from 0 on")
+    try:
+        amounts = tuple(float(amount) for amount in ((ladder,) if np.ndim(ladder) == 0 else ladder))
+    except (TypeError, ValueError):
+        amounts = ()
+    if isinstance(ladder, str) or not amounts or not all(0 <= amount < np.inf for amount in amounts):
+        raise UserError("damping", got=repr(ladder), expected="one or more numbers from 0 on")
     return tuple(sorted(amounts))
 
 
@@ -55,6 +59,12 @@ def best(
     return amounts[at], [(amounts[i], tried[i]) for i in sorted(tried)]
 
 
+def mean_of(diagonal: Float[np.ndarray, "in"]) -> np.floating:
+    """The mean in the diagonal's own precision; in float64 where the sum overflows."""
+    mean = diagonal.mean()
+    return mean if np.isfinite(mean) else diagonal.mean(dtype=np.float64)
+
+
 class DampedHessian:
     """H + lam I, factored for one lam after the other: H keeps one triangle of its memory, the last factor the other.
 
@@ -65,7 +75,7 @@ class DampedHessian:
     def __init__(self, hessian: Square):
         self.diagonal: Float[np.ndarray, "in"] = np.diagonal(hessian).copy()
         """The sum of squares of each input channel, the channels as they stand."""
-        self._alive = np.where(self.diagonal == 0, self.diagonal.mean(), self.diagonal)
+        self._alive = np.where(self.diagonal == 0, mean_of(self.diagonal), self.diagonal)
         np.fill_diagonal(hessian, self._alive)
         self._matrix, self._order = hessian, np.arange(len(hessian))
         self._whole, self._last = True, None
@@ -97,7 +107,7 @@ class DampedHessian:
 
     def _factored(self, amount: float) -> Damped:
         notes: list[str] = []
-        for lam, dtype in _attempts(amount, float(self._alive.mean())):
+        for lam, dtype in _attempts(amount, float(mean_of(self._alive))):
             matrix = self.whole().astype(dtype, copy=False)
             self._whole = matrix is not self._matrix
             factor = cholesky(matrix, lam)

@@ -80,13 +80,22 @@ def solve_lower(factor: Factor, right: Columns) -> Columns:
 
 
 def greatest_eigenvalue(matrix: Square, iterations: int = 15) -> float:
-    """The greatest eigenvalue of a symmetric, positive semidefinite matrix, by power iteration."""
+    """The greatest eigenvalue of a symmetric, positive semidefinite matrix, by power iteration.
+
+    In the matrix's own precision; in float64 where that has no room for the numbers in between.
+    """
     value, image = 0.0, np.sqrt(np.diagonal(matrix))
-    for _ in range(iterations):
-        length = np.linalg.norm(image)
-        if length == 0:
-            return 0.0
-        vector = image / length
-        image = matrix @ vector
-        value = float(vector @ image)
-    return value
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(iterations):
+            length = np.linalg.norm(image)
+            if length == 0:
+                break
+            vector = image / length
+            image = matrix @ vector
+            value = float(vector @ image)
+    if matrix.dtype == np.float64 or (np.isfinite(value) and value > 0):
+        return value
+    greatest = float(np.abs(matrix).max(initial=0))
+    return (
+        greatest * greatest_eigenvalue(matrix.astype(np.float64) / greatest, iterations) if greatest else 0.0
+    )

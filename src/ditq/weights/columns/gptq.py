@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from ditq.weights.columns.damping import Ladder
+from ditq.weights.columns.damping import Ladder, mean_of
 
 LADDER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The search starts at the middle one, 0.1; adding a rung moves the start."""
@@ -28,4 +28,4 @@ class GPTQ:
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
         """The mean of the diagonal."""
-        return float(np.diagonal(hessian).mean())
+        return float(mean_of(np.diagonal(hessian)))

@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float32
 
 EVERY = 17
 """One row in so many is held out; a prime, so that the rows walk through all tokens of a picture."""
+FEW = 8 * EVERY
+"""Rows from which on the held-out ones judge alone; of fewer, all are kept, for cross-validation."""
 MOST = 64
 """Rows that are kept; when there are more, every second one joins the rest."""
 
@@ -22,8 +24,8 @@ class HeldOut:
 
     def __init__(self):
         self._kept: list[Kept] = []
-        self._few: list[Kept] = []
-        """All rows, while they are fewer than `EVERY`."""
+        self._all: list[Kept] = []
+        """All rows, while they are fewer than `FEW`."""
         self.seen = 0
         """Rows of all batches so far."""
         self._stride, self._by_batch = EVERY, False
@@ -41,8 +43,10 @@ class HeldOut:
         held = held if held_out is None else np.full(rows, held_out)
         self.seen += rows
         self._kept.append(_some(batch, held))
-        if self.seen < EVERY:
-            self._few.append(_some(batch, np.ones(rows, bool)))
+        if self.seen < FEW:
+            self._all.append(_some(batch, np.ones(rows, bool)))
+        else:
+            self._all.clear()
         return ~held, back
 
     def rows(self) -> tuple[InputRows, InputRows]:
@@ -50,8 +54,12 @@ class HeldOut:
 
         All rows, where they are too few to hold any out.
         """
-        x, xq = _joined(self._kept if self._by_batch or self.seen >= EVERY else self._few)
+        x, xq = _joined(self._kept if self._by_batch or self.seen >= EVERY else self._all)
         return x, x if xq is None else xq
+
+    def few(self) -> Kept | None:
+        """All rows, where they are so few that those held out cannot judge alone; else None."""
+        return _joined(self._all) if self.seen < FEW else None
 
     def _thinned(self) -> list[Kept]:
         """Every second row, no longer kept."""

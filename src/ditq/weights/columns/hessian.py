@@ -86,6 +86,10 @@ class Moments:
         """The held-out rows, of the float and of the quantized model, one array where these are the same."""
         return self._held.rows()
 
+    def few(self) -> tuple[InputRows, InputRows | None] | None:
+        """All rows (None: the streams were the same), where they are too few to hold some out; else None."""
+        return self._held.few()
+
     def correction(
         self, weight: Matrix, layer: str = "", outputs: slice = slice(None)
     ) -> Float32[np.ndarray, "in some"] | None:

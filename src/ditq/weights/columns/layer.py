@@ -11,24 +11,30 @@ from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights.columns.damping import Damped, DampedHessian, best, rungs
-from ditq.weights.columns.factor import Factor
+from ditq.weights.columns.few_rows import Verdict, all_rows, cross_validated
 from ditq.weights.columns.hessian import Moments
-from ditq.weights.columns.outputs import Codes, Layer, LayerMethod, Outputs, Weight, power
+from ditq.weights.columns.outputs import (
+    KEPT,
+    SAMPLED_OUTPUTS,
+    Layer,
+    LayerMethod,
+    Outputs,
+    Weight,
+    power,
+    solved_in_parts,
+)
 
-SAMPLED_OUTPUTS = 256
-"""Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
 SAMPLED_COLUMNS = 768
 """Columns on which GPTQ's is chosen: the best damping for every second column is about the best for all, and a factor
 costs the third power of the columns."""
-OUTPUTS = 3072
-"""Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
-KEPT = "kept round-to-nearest"
-"""How a note begins where the solver's codes are not used."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How a layer fared. Errors are |X W' - X~ Q'| / |X W'| on the held-out rows, Frobenius norms."""
+    """How a layer fared. Errors are |X W' - X~ Q'| / |X W'| on the held-out rows, Frobenius norms.
+
+    Of fewer rows than `held_out.FEW` each is left out once, and errors are those of cross-validation.
+    """
 
     name: str
     method: str
@@ -42,6 +48,7 @@ class LayerReport:
     """A lower bound of the condition number of the damped H."""
     rows: int
     judged_rows: int
+    """Those that the errors are of: held out of H, or, of few rows, all of them."""
     ladder: list[tuple[float, float]] = field(default_factory=list)
     """The dampings that were tried and their errors, on some of the outputs and, for GPTQ, of the columns."""
     dead_columns: int = 0
@@ -54,7 +61,7 @@ def solve_layer(
     weight: Weight, moments: Moments, spec: Spec, method: LayerMethod, name: str = "layer", key: str = ""
 ) -> tuple[QuantizedWeight, LayerReport]:
     """A weight on its grid by GPTQ or Qronos, and how it fared; round-to-nearest where that is no worse on the held-out
-    rows.
+    rows, or where rows are so few that cross-validation does not speak for the solver.
 
     `moments` are finished; `key` is the layer's name among the weights that they were made with. The damping is chosen
     on some of the outputs, then all are solved with it. Raises UserError for a weight that is not finite.
@@ -63,10 +70,15 @@ def solve_layer(
     if not np.isfinite(weight).all():
         raise UserError(f"{name}: weight", got="values that are not finite", expected="numbers")
     spec.groups(weight.shape[1], name)
-    layer = Layer(weight, moments, spec, method, key)
-    (factor, lam, notes), unit, ladder = _damped(layer)
+    few = moments.few()
+    if few is None:
+        layer, verdict = Layer(weight, moments, spec, method, key), None
+    else:
+        layer = Layer(weight, all_rows(moments, few), spec, method, key)
+        verdict = cross_validated(weight, moments, few, spec, method)
+    (factor, lam, notes), unit, ladder = _damped(layer, verdict)
     scale, zero = mx.array(layer.scale), mx.array(layer.zero)
-    found = None if factor is None else _in_parts(layer, factor)
+    found = None if factor is None else solved_in_parts(layer, factor)
     # Written so that NaN is refused as well
     if found is not None and found[1] <= layer.rounding:
         codes, squared = mx.array(found[0]), found[1]
@@ -77,16 +89,18 @@ def solve_layer(
             if found is None
             else [*notes, f"{KEPT}: {method.title} did not beat it on the held-out rows"]
         )
+        verdict = None
     solved = QuantizedWeight(codes, scale, zero, spec)
     size = power(layer.target) or 1.0
+    judged = verdict is not None and verdict.damping is not None  # by cross-validation
     return solved, LayerReport(
         name,
         type(method).__name__,
-        error_rounding=float(np.sqrt(layer.rounding / size)),
-        error=float(np.sqrt(squared / size)),
-        damping=lam / unit,
+        error_rounding=verdict.rounding if verdict and judged else float(np.sqrt(layer.rounding / size)),
+        error=verdict.error if verdict and judged else float(np.sqrt(squared / size)),
+        damping=lam / (unit or 1.0),
         condition=1.0 if factor is None else factor.condition,
-        rows=moments.rows,
+        rows=layer.moments.rows,
         judged_rows=len(layer.inputs),
         ladder=ladder,
         dead_columns=layer.dead,
@@ -95,21 +109,22 @@ def solve_layer(
     )
 
 
-def _in_parts(layer: Layer, factor: Factor) -> tuple[Codes, float]:
-    """All codes, `OUTPUTS` outputs after the other, and their error."""
-    starts = range(0, len(layer.weight), OUTPUTS)
-    parts = [Outputs(layer, slice(start, start + OUTPUTS)).solved(factor) for start in starts]
-    return np.concatenate([codes for codes, _ in parts]), sum(error for _, error in parts)
+def _damped(layer: Layer, verdict: Verdict | None) -> tuple[Damped, float, list[tuple[float, float]]]:
+    """The factor of H with the best damping, the damping's unit, and all that were tried with their errors.
 
-
-def _damped(layer: Layer) -> tuple[Damped, float, list[tuple[float, float]]]:
-    """The factor of H with the best damping, the damping's unit, and all that were tried with their errors."""
+    `verdict` is cross-validation's, which has chosen the damping; None: the held-out rows choose it.
+    """
     if layer.dead == len(layer.order):
         return (None, 0.0, [f"{KEPT}: all inputs are zero"]), 1.0, []
+    if verdict is not None and verdict.damping is None:
+        return (None, 0.0, [verdict.note or KEPT]), 1.0, verdict.ladder
     hessian, ladder = layer.moments.hessian, rungs(layer.method.damping)
     hessian.put_in_order(layer.order)
     unit = layer.method.unit(hessian.whole())
-    amount, judged = (ladder[0], []) if len(ladder) == 1 else _chosen(layer, ladder)
+    if verdict is not None and verdict.damping is not None:
+        amount, judged = verdict.damping, verdict.ladder
+    else:
+        amount, judged = (ladder[0], []) if len(ladder) == 1 else _chosen(layer, ladder)
     factor, lam, notes = hessian.at(amount * unit)
     if factor is None:
         lam, notes = 0.0, [*notes, f"{KEPT}: H cannot be factored"]

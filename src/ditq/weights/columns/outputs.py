@@ -7,7 +7,7 @@ from jaxtyping import Float, Float32, Int, Integer
 
 from ditq.core import affine_numpy
 from ditq.core.spec import Spec
-from ditq.weights.columns.damping import Ladder
+from ditq.weights.columns.damping import Ladder, mean_of
 from ditq.weights.columns.factor import Factor, solve_lower
 from ditq.weights.columns.hessian import Moments
 from ditq.weights.columns.solver import Grid, round_columns, treatment_order
@@ -20,8 +20,16 @@ Scales = Float32[np.ndarray, "some groups"]
 Room = Float32[np.ndarray, "values"]
 SAMPLED = 64
 """Outputs on which the ranges worth trying are found: each range takes several passes over the weight."""
+SAMPLED_OUTPUTS = 256
+"""Outputs on which the damping is chosen: every output is a problem of its own, and all share H."""
+OUTPUTS = 3072
+"""Outputs that are solved at once: their arrays, so many rows of the weight, lie in memory at the same time."""
+KEPT = "kept round-to-nearest"
+"""How a note begins where the solver's codes are not used."""
 ROWS = 64
 """Rows that are put on their grid at once: as many as fit the cache."""
+SMALLEST = 1e-30
+"""A float32 sum of squares below it has lost terms that underflowed."""
 STRIP = 16
 """Rows that are transposed at once: a cache line of float32."""
 
@@ -72,7 +80,7 @@ class Layer:
         """The columns in reverse order of treatment."""
         self.dead = int((moments.diagonal == 0).sum())
         """Columns without input."""
-        mean = moments.diagonal.mean()
+        mean = mean_of(moments.diagonal)
         self._importance = moments.diagonal / mean if mean > 0 else None
         self._rooms: dict[str, Room] = {}
         self.inputs, self.quantized = moments.held_out()
@@ -144,9 +152,20 @@ class Outputs:
         return codes, power(self._target - self._held_out @ np.subtract(weight, lost, out=lost))
 
 
+def solved_in_parts(layer: Layer, factor: Factor) -> tuple[Codes, float]:
+    """All codes, `OUTPUTS` outputs after the other, and their error."""
+    starts = range(0, len(layer.weight), OUTPUTS)
+    parts = [Outputs(layer, slice(start, start + OUTPUTS)).solved(factor) for start in starts]
+    return np.concatenate([codes for codes, _ in parts]), sum(error for _, error in parts)
+
+
 def power(outputs: Float[np.ndarray, "rows some"]) -> float:
-    """The sum of squares."""
-    return float(np.vdot(outputs, outputs))
+    """The sum of squares; in float64 where float32 has no room for it."""
+    found = float(np.vdot(outputs, outputs))
+    if SMALLEST < found < np.inf:
+        return found
+    wide = outputs.astype(np.float64)
+    return float(np.vdot(wide, wide))
 
 
 def _put_in_order(
