@@ -1,21 +1,24 @@
 """A whole SD3-like model in a few megabytes of random files, laid out as the bridge reads them."""
 
+from __future__ import annotations
+
 import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-import torch
-from sentencepiece import SentencePieceTrainer
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from ditq.models.diffusionkit.corrections import BYTES
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.vae import VAEShape
 from tests.models.families import SMALL, stability_weights
+
+if TYPE_CHECKING:  # they take seconds to import: only the tests that compare with them wait for that
+    from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 WIDTH = 96
 """Token width of the text: T5's, and that to which the CLIP states are filled up."""
@@ -47,6 +50,8 @@ class SmallModel:
 
 def write_model(folder: Path) -> SmallModel:
     """Writes tokenizers, text encoders, transformer and VAE into `folder`, in DiffusionKit's names."""
+    import torch
+
     torch.manual_seed(0)
     vocab = write_clip_tokenizer(folder / "tokenizer_l")
     write_clip_tokenizer(folder / "tokenizer_g")
@@ -101,6 +106,8 @@ def write_clip_tokenizer(folder: Path) -> dict[str, int]:
 def write_sentencepieces(path: Path) -> None:
     """A unigram SentencePiece model with T5's special tokens: 0 fills, 1 ends, 2 is unknown."""
     model = io.BytesIO()
+    from sentencepiece import SentencePieceTrainer
+
     SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 3), model_writer=model, vocab_size=60, model_type="unigram", pad_id=0, eos_id=1,
         unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False, num_threads=1,
@@ -110,6 +117,8 @@ def write_sentencepieces(path: Path) -> None:
 
 def clip_model(vocab: int, hidden: int, act: str) -> CLIPTextModelWithProjection:
     """A random CLIP of three layers, its norms and biases random too."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
     config = CLIPTextConfig(
         vocab_size=vocab, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=3, num_attention_heads=4,
         hidden_act=act, projection_dim=hidden, bos_token_id=vocab - 2, eos_token_id=vocab - 1, pad_token_id=0,
@@ -119,6 +128,8 @@ def clip_model(vocab: int, hidden: int, act: str) -> CLIPTextModelWithProjection
 
 def t5_model() -> T5EncoderModel:
     """A random T5 v1.1 encoder; its heads are wider together than the model, as in no square layer."""
+    from transformers import T5Config, T5EncoderModel
+
     config = T5Config(
         vocab_size=128,
         d_model=WIDTH,
@@ -133,6 +144,8 @@ def t5_model() -> T5EncoderModel:
 
 def randomised(model):
     """The module with every parameter random, of the size that keeps activations around one."""
+    import torch
+
     with torch.no_grad():
         for name, p in model.named_parameters():
             spread = 0.3 if p.ndim == 1 else p.shape[-1] ** -0.5
