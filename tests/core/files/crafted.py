@@ -23,7 +23,7 @@ def npz(path: Path, method: int = zipfile.ZIP_STORED, **entries: bytes) -> Path:
     """An npz file of these npy files."""
     with zipfile.ZipFile(path, "w", method) as archive:
         for name, content in entries.items():
-            archive.writestr(f"{name}.npy", content)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content, method)  # without the time of day
     return path
 
 
