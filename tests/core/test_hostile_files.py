@@ -64,7 +64,7 @@ class Kind:
     """A kind of file: how to write a valid one, and how it is read and used."""
 
     write: Callable[[Path], Any]
-    use: Callable[[Path], None]
+    use: Callable[[Path], Any]
 
 
 def write_npz(path: Path) -> None:
