@@ -15,6 +15,7 @@ import numpy as np
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
+from ditq.weights.checks import check_problem, finite
 from ditq.weights.cost import Cost, Work
 from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
@@ -74,14 +75,21 @@ class AdaRound:
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
         """The block's layers on their grids, and the input grids learned with them, if they were not given."""
+        check_problem(problem)
         begun = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
         roundings = {path: rounding for path, (rounding, _) in begun.items()}
         parts = {path: part for path, (_, part) in begun.items()}
         rounded, inputs = hardened(problem, roundings, parts), inputs_of(problem)
         used, held_out = held_out_rows(problem.rows, problem.seed)
         powers = stream_powers(problem)
-        before = block_error(problem, rounded, inputs, held_out, powers)
-        unit = block_error(problem, rounded, inputs, used, powers)
+        before, unit = (
+            finite(
+                block_error(problem, rounded, inputs, rows, powers),
+                problem.path,
+                "an error of round-to-nearest",
+            )
+            for rows in (held_out, used)
+        )
         reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
 
         def whole(learned: Learned) -> tuple[dict[str, QuantizedWeight], InputGrids]:

@@ -18,6 +18,7 @@ from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.state import SomeRows, row_batches, run_block, take_rows
 from ditq.weights.block_error import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
+from ditq.weights.checks import check_problem, finite
 from ditq.weights.columns.gptq import GPTQ
 from ditq.weights.columns.hessian import Moments
 from ditq.weights.columns.layer import LayerReport, solve_layer
@@ -115,7 +116,9 @@ def by_layers(
 
     Each part is one pass over the rows of the float model's inputs, the quantized model's, or both; layers of the parts
     before it are on their grids in the quantized model. `on_iteration` receives each solved layer's number and error.
+    Raises UserError as `check_problem` does, and for inputs of a layer that are not finite.
     """
+    check_problem(problem)
     inputs, weights, reports = inputs_of(problem), Weights(), {}
     for paths in order:
         groups = problem.anatomy.shared_inputs(paths)
@@ -246,5 +249,8 @@ def judged(problem: BlockProblem, inputs: InputGrids, weights: Weights) -> dict[
     }
     _, rows = held_out_rows(problem.rows, problem.seed)
     powers = stream_powers(problem)
-    before, after = (block_error(problem, own, inputs, rows, powers) for own in (rounded, weights))
+    before, after = (
+        finite(block_error(problem, own, inputs, rows, powers), problem.path, "a block error")
+        for own in (rounded, weights)
+    )
     return {"error_rounding": before, "error": after, "kept_rounding": False, "losses": []}

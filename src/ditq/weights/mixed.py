@@ -9,6 +9,7 @@ import mlx.nn as nn
 from ditq import capture
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
+from ditq.weights.checks import check_problem
 from ditq.weights.cost import Cost, Work
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import judged
@@ -54,6 +55,7 @@ class Mixed:
         order.sort(key=lambda name: self.methods[name].streams != "none")
         if len(order) == 1:
             return self.methods[order[0]].quantize(problem, on_iteration)
+        check_problem(problem)
         weights: dict[str, QuantizedWeight] = {}
         activations: dict[str, TimestepGrid] = {}
         reports: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt32
 
 from ditq.models.state import BlockState, SomeRows, take_rows
 from ditq.weights.block_error import squared_error
+from ditq.weights.checks import finite
 from ditq.weights.input_grids import InputGrids, StaticInputs
 from ditq.weights.problem import BlockProblem, OnIteration
 from ditq.weights.quantized_block import GridLayer, InputGrid, Quantize, run_on_grids
@@ -25,6 +26,7 @@ Learned = dict[str, dict[str, mx.array]]
 in multiples of the first step)."""
 SETTLED_AT = 0.8
 """Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
+LESS = "use smaller rates (lr, lr_scale), or another method for this block"
 LOOKS = 8
 """How often that rest evaluates the error on all rows; the best result is kept."""
 TUNING = 0.3
@@ -76,7 +78,8 @@ class Reconstruction:
     ) -> tuple[Learned, list[float]]:
         """What was learned, and each iteration's reconstruction error relative to that of round-to-nearest.
 
-        `error_of` evaluates learned, whole weights; the best that the tuning passes through are returned.
+        `error_of` evaluates learned, whole weights; the best that the tuning passes through are returned. Raises
+        UserError, naming block and iteration, when the loss is not finite.
         """
         settings, rng = self.settings, np.random.default_rng(self.problem.seed)
         learned = self.begin(parts)
@@ -95,7 +98,9 @@ class Reconstruction:
             pull = [mx.array(number) for number in self.pull(iteration)]
             learned, error = step(learned, *self.batch(batch), key, *pull)
             mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
-            losses.append(float(error.item()))
+            losses.append(
+                finite(float(error.item()), f"{self.problem.path}: iteration {iteration + 1}", "a loss", LESS)
+            )
             if iteration + 1 in looks:
                 found = error_of(learned)
                 best, least = (learned, found) if found < least else (best, least)
