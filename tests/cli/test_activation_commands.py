@@ -76,7 +76,7 @@ def test_command_writes_config_analysis_and_figures(capsys, fails, tmp_path):
         (["--bits", "9"], "--bits: got 9; expected from 2 to 8"),
         (["--bits", "8", "--objective", "error"], "--bits: got with --objective error"),
         (["--average-bits", "5"], "--average-bits: got with --objective tiers"),
-        (["--norm", "0"], "--norm: got 0.0"),
+        (["--norm", "0"], "--norm: got 0; expected from 1 to 100"),
         (["--stats", str(tmp_path / "none.json")], "no such file"),
     ):
         assert message in fails(analyze_activations.main, *argv, *wrong, "--force")

@@ -27,7 +27,7 @@ def test_quick_run_of_the_documents(capsys, fails, tmp_path):
     assert os.listdir(tmp_path) == ["dry_run_cali.npz"]
     noise = points.xs[points.ts == 1000.0].astype(np.float32)
     assert abs(noise.std() - 1) < 0.02
-    assert "use --force" in fails(sample_cali_data.main, *DRY, "--output", path, "--model", "mini")
+    assert "use --resume, --force" in fails(sample_cali_data.main, *DRY, "--output", path, "--model", "mini")
 
 
 def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
@@ -45,10 +45,10 @@ def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
     ("argv", "message"),
     [
         (["--num-selected-steps", 101], "selected steps: got 101; expected from 1 to the 100 sampling steps"),
-        (["--num-fid-samples", 0], "trajectories: got 0"),
+        (["--num-fid-samples", 0], "--num-fid-samples: got 0"),
         (["--prompts-file", "nowhere.txt"], "nowhere.txt: got no such file"),
         (["--latent-size", 7], "picture height: got 56"),
-        (["--cfg-weight", -1], "guidance: got -1"),
+        (["--cfg-weight", -1], "--cfg-weight: got -1"),
     ],
 )
 def test_bad_flags_are_explained(fails, tmp_path, argv, message):

@@ -105,7 +105,7 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, fails, tmp_path):
         (["a fox", "--steps", "0"], "steps: got 0"),
         (["a fox", "--seed", "-1"], "--seed: got -1"),
         (["a fox", "--batch-size", "0"], "--batch-size: got 0"),
-        (["a fox", "--cfg-weight", "-2"], "guidance: got -2"),
+        (["a fox", "--cfg-weight", "-2"], "--cfg-weight: got -2; expected at least 0"),
         (["a fox", "--model-path", "nowhere"], "nowhere: got no such file"),
         (["a fox", "--model", "sd4"], "invalid choice: 'sd4'"),
     ],

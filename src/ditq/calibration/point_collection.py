@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Int
 
 from ditq.calibration import defaults
-from ditq.calibration.points import CONDITIONING, PointSet, write_points
+from ditq.calibration.points import CONDITIONING, PointSet, read_points, write_points
 from ditq.calibration.trajectories import record, selected_steps
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -64,13 +64,17 @@ def collect_points(
 
     Trajectory i starts from seed `recipe.seed + i` under prompt i modulo their number. Finished trajectories wait in
     `<output>.parts`, which is removed at the end: an interrupted run resumes there, and its result is bit for bit that
-    of an unbroken one. `on_step(n)` reports n more finished steps of one trajectory. Raises UserError when the parts
-    were made with other settings.
+    of an unbroken one; a finished run has nothing left to do. `on_step(n)` reports n more finished steps of one
+    trajectory. Raises UserError when the parts were made with other settings.
     """
     settings = recipe.settings(model)
     prompts = list(prompts)[: recipe.trajectories]
     parts = parts_of(output)
     meta = {"model": model.name, **asdict(recipe), **settings.recorded(), "prompts": prompts}
+    if resume and output.exists():
+        finished = read_points(output)
+        plan.check(f"cannot resume {output}", meta, {**finished.meta, "prompts": finished.prompts})
+        return finished
     plan.begin(parts / "plan.json", meta, resume, threads=True)
     todo = _unfinished(parts, recipe)
     on_step((recipe.trajectories - len(todo)) * recipe.steps)

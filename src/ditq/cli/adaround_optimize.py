@@ -23,11 +23,11 @@ from ditq.cli.flags import (
 )
 from ditq.cli.given import model_from
 from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.parsing import parser, without_effect
+from ditq.cli.progress import watched
 from ditq.cli.run import run
 from ditq.core import plan
-from ditq.core.errors import UserError
-from ditq.core.files import read_text, remove, write_figure
+from ditq.core.files import lock, read_text, remove, write_figure
 from ditq.core.spec import Spec
 from ditq.models import TextToImage
 from ditq.quantization import CONTENTS, Forecast, WeightTrack, forecast, quantize_weights
@@ -102,10 +102,11 @@ def optimise(args: argparse.Namespace) -> None:
     if args.dry_run:
         print_forecast(args, forecast(model, recipe, cache.meta))
         return
-    if args.force:
-        remove(*(args.out / name for name in CONTENTS))
-    config = with_bars(args, model, cache, track)
-    write_figures(args.out, config)
+    with lock(args.out):
+        if args.force:
+            remove(*(args.out / name for name in CONTENTS))
+        config = with_bars(args, model, cache, track)
+        write_figures(args.out, config)
     report(args, config)
 
 
@@ -140,7 +141,7 @@ def with_bars(
 
     def on_iteration(block: int, iteration: int, loss: float) -> None:
         if block not in bars:
-            bars[block] = tqdm(total=args.iters, desc=f"block {block}", unit="it", disable=None)
+            bars[block] = tqdm(total=args.iters, desc=f"block {block}", unit="it", disable=not watched())
         bars[block].update()
         bars[block].set_postfix_str(f"loss {loss:.3f} of rounding's", refresh=False)
 
@@ -158,8 +159,12 @@ def with_bars(
 
 def track_from(args: argparse.Namespace) -> WeightTrack:
     """The weight track that the flags name."""
-    if args.seed < 0:
-        raise UserError("--seed", got=args.seed, expected="0 or more")
+    if not args.flips:
+        without_effect(args, "without --flips", "flip_pull")
+    if args.quant_config is not None or args.bits_a == 16:
+        without_effect(args, "where no input grids are learned", "lr_scale")
+    if args.quant_config is not None:
+        without_effect(args, "with --quant-config, which says the bits", "bits_a")
     values = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
     table, digest = None, ""
     if args.quant_config is not None:

@@ -28,14 +28,21 @@ from ditq.activations import (
 )
 from ditq.activations.smooth import POLICIES
 from ditq.cli import values
-from ditq.cli.flags import CALIBRATION, add_count, add_model_path, add_numbers, add_run_flags
+from ditq.cli.flags import (
+    CALIBRATION,
+    add_count,
+    add_model_path,
+    add_numbers,
+    add_run_flags,
+    refuse_overwriting,
+)
 from ditq.cli.given import model_from
-from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.output import say, tell
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import write_figure, write_json
+from ditq.core.files import lock, write_figure, write_json
 from ditq.core.spec import Spec
 from ditq.diagnostics import LayerStatistics, read_layer_statistics
 
@@ -74,21 +81,16 @@ def main(argv: list[str] | None = None) -> None:
 def analyze(args: argparse.Namespace) -> None:
     """Writes the config, the temporal analysis and the figures, and prints what was decided."""
     output: Path = args.output or args.stats.with_name("quant_config.json")
-    temporal = output.with_name(TEMPORAL)
+    for path in (output, temporal_of(output)):
+        refuse_overwriting(path, args)
     method = method_from(args)
     statistics = read_layer_statistics(args.stats)
     if args.dry_run:
         steps = 1 if isinstance(method, Static) else len(statistics.steps)
-        say(
-            f"would decide {len(statistics.layers)} layers ({len(statistics.groups)} inputs) x "
-            f"{steps} timesteps: {output}"
-        )
+        layers, inputs = len(statistics.layers), len(statistics.groups)
+        facts = {"layers": layers, "inputs": inputs, "timesteps": steps, "output": str(output)}
+        tell(args, facts, f"would decide {layers} layers ({inputs} inputs) x {steps} timesteps: {output}")
         return
-    for path in (output, temporal):
-        if path.exists() and not args.force:
-            raise UserError(
-                str(path), got="a file from an earlier run", remedy="use --force or another place"
-            )
     started = time.perf_counter()
 
     def weights(paths: list[str]) -> dict[str, mx.array]:
@@ -96,9 +98,15 @@ def analyze(args: argparse.Namespace) -> None:
         layers = network.anatomy.modules(network)
         return {path: layers[path].weight for path in paths}
 
-    with Progress(len(statistics.steps), "timestep", "analysis") as bar:
+    with lock(output.parent), Progress(len(statistics.steps), "timestep", "analysis") as bar:
         written = write_decision(method, statistics, output, weights, not args.no_plots, bar.advance)
     _report(args, output, *written, time.perf_counter() - started)
+
+
+def temporal_of(output: Path) -> Path:
+    """Where the temporal analysis of a config lies: TEMPORAL beside quant_config.json, with its name beside others."""
+    same = output.name == "quant_config.json"
+    return output.with_name(TEMPORAL if same else f"{output.stem}_{TEMPORAL}")
 
 
 def write_decision(
@@ -115,8 +123,7 @@ def write_decision(
     write_quant_config(output, statistics, decision, {"method": described(method), "summary": summary})
     ranges = observed_ranges(statistics, decision)
     analysed = temporal_analysis(decision.bits, ranges, decision.scales, decision.steps)
-    temporal = output.with_name(TEMPORAL)
-    write_json(temporal, {**analysed, "sigma_map": statistics.manifest["sigma_map"]})
+    write_json(temporal_of(output), {**analysed, "sigma_map": statistics.manifest["sigma_map"]})
     return summary, analysed, len(draw(statistics, decision, output)) if plots else 0
 
 
@@ -128,6 +135,18 @@ def method_from(args: argparse.Namespace) -> ActivationMethod:
         raise UserError(
             "--average-bits", got=f"with --objective {args.objective}", remedy="add --objective error"
         )
+    limits = ("a4_below", "a4_below_shifted", "a6_below", "tail_from")
+    if args.bits is not None or args.objective == "error":
+        without_effect(args, f"with {'--bits' if args.bits is not None else '--objective error'}", *limits)
+    if args.bits is not None:
+        without_effect(args, "with --bits", "objective")
+    if args.timesteps == "one":
+        without_effect(args, "with --timesteps one", "time_gain")
+    if args.scale == "max":
+        without_effect(args, "with --scale max", "norm")
+    if args.smooth == "none":
+        own = ("spike_from", "spike_channels", "bits_w", "group_size", "model_path")
+        without_effect(args, "with --smooth none", *own)
     tiers = Tiers(args.a4_below, args.a4_below_shifted, args.a6_below, args.tail_from)
     bits = ByTier(tiers)
     if args.bits is not None:

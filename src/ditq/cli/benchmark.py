@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+import warnings
 from pathlib import Path
 
 from ditq import checkpoint
@@ -16,12 +17,12 @@ from ditq.cli.flags import (
     add_sampler_flags,
 )
 from ditq.cli.given import model_from, prompts_in, settings_from
-from ditq.cli.output import say
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import remove, write_figure, write_text
+from ditq.core.files import lock, remove, write_figure, write_text
 from ditq.evaluation import (
     DEFAULT_METRICS,
     FIRST_SEED,
@@ -91,23 +92,34 @@ def main(argv: list[str] | None = None) -> None:
 def carry_out(args: argparse.Namespace) -> None:
     """Writes report.json, report.md and psnr.png, and prints the table."""
     count = PICTURES.get(args.model, 5000) if args.num_images is None else args.num_images
-    if count < 1:
-        raise UserError("--num-images", got=count, expected="at least 1")
     model = model_from(args)
     settings = settings_from(args, model)
     own = prompts_in(args.prompts_file) if args.prompts_file else evaluation_prompts(model.name)
+    if args.prompts_file and len(own) > count:
+        warnings.warn(
+            f"{args.prompts_file}: {count} of its {len(own)} prompts are drawn (--num-images)", stacklevel=2
+        )
     prompts = [own[i % len(own)] for i in range(count)]
-    if args.dry_run:
-        say(f"would draw {count} pictures of {settings.steps} steps with each of 3 or 4 variants: {args.out}")
-        return
-    if args.force:
-        remove(*(args.out / name for name in CONTENTS))
-    if (args.out / "pictures").exists() and not args.resume:
+    variants = variants_of(args.checkpoint, model)
+    if (args.out / "pictures").exists() and not (args.resume or args.force):
         remedy = "use --resume, --force or another --output-dir"
         raise UserError(str(args.out), got="files of an earlier run", remedy=remedy)
+    if args.dry_run:
+        facts = {
+            "pictures": count,
+            "steps": settings.steps,
+            "variants": len(variants),
+            "output": str(args.out),
+        }
+        of = (
+            f"of {settings.steps} steps with each of {len(variants)} variants, and again with the float model"
+        )
+        tell(args, facts, f"would draw {count} pictures {of}: {args.out}")
+        return
     started = time.perf_counter()
-    variants = variants_of(args.checkpoint, model)
-    with Progress((len(variants) + 1) * count, "picture", "benchmark") as bar:
+    with lock(args.out), Progress((len(variants) + 1) * count, "picture", "benchmark") as bar:
+        if args.force:
+            remove(*(args.out / name for name in CONTENTS))
         report = evaluate(
             model,
             variants,
@@ -119,7 +131,7 @@ def carry_out(args: argparse.Namespace) -> None:
             args.metrics,
             bar.advance,
         )
-    _write(args.out, report)
+        _write(args.out, report)
     _print(args, report, time.perf_counter() - started)
 
 

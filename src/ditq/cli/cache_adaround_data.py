@@ -32,13 +32,14 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
 )
+from ditq.cli.folders import check_space, size_words
 from ditq.cli.given import model_forecast, model_from
 from ditq.cli.output import say
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import free_bytes, remove
+from ditq.core.files import free_bytes, lock, remove
 from ditq.models import TextToImage
 from ditq.sampling.generate import Settings
 
@@ -102,11 +103,11 @@ def cache(args: argparse.Namespace) -> None:
     if args.dry_run:
         forecast(args, model, images, meta, samples)
         return
-    if args.force:
-        remove(*old)
-    check_space(meta, samples)
     started = time.perf_counter()
-    with Progress(len(meta["samples"]), "sample", model.name) as bar:
+    with lock(folder), Progress(len(meta["samples"]), "sample", model.name) as bar:
+        if args.force:
+            remove(*old)
+        check_samples(meta, samples)
         cached = run_model(bar.advance)
     report(args, meta, folder, cached, time.perf_counter() - started)
 
@@ -170,24 +171,19 @@ def forecast(
             f"{batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks"
         )
         say(_model_forecast(args, model, images, meta["num_images"], steps))
-        say(f"memory: {_size(batch * size)} of streams at once, beside the transformer")
+        say(f"memory: {size_words(batch * size)} of streams at once, beside the transformer")
         say(
-            f"disk: {_size(count * size)} as {meta['storage_dtype']} in {samples.parent}, {_size(free)} are free"
+            f"disk: {size_words(count * size)} as {meta['storage_dtype']} in {samples.parent}, "
+            f"{size_words(free)} are free"
         )
-    check_space(meta, samples)
+    check_samples(meta, samples)
 
 
-def check_space(meta: dict[str, Any], samples: Path) -> None:
+def check_samples(meta: dict[str, Any], samples: Path) -> None:
     """Raises UserError when what is still to be written does not fit on the disk."""
     needed = sum(map(len, unfinished(samples, meta))) * sample_bytes(meta)
-    free = free_bytes(samples)
-    if needed > free:
-        raise UserError(
-            str(samples.parent),
-            got=f"{_size(free)} free",
-            expected=_size(needed),
-            remedy="take fewer pictures or a greater stride, store float16, or choose another --output-dir",
-        )
+    remedy = "take fewer pictures or a greater stride, store float16, or choose another --output-dir"
+    check_space(samples.parent, needed, remedy)
 
 
 def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached: int, seconds: float) -> None:
@@ -198,7 +194,7 @@ def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached:
         say(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
     say(
-        f"{samples} samples x {meta['blocks']} blocks ({cached} new), {_size(size)}, {seconds:.1f} s: {folder}"
+        f"{samples} samples x {meta['blocks']} blocks ({cached} new), {size_words(size)}, {seconds:.1f} s: {folder}"
     )
 
 
@@ -210,7 +206,3 @@ def _model_forecast(
     own = {name: manifest[name] for name in names}
     settings = Settings(**own, steps=steps, guidance=manifest["cfg_weight"])
     return model_forecast(args, model, settings, pictures)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

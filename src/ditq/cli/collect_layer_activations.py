@@ -19,12 +19,12 @@ from ditq.cli.flags import (
     add_shard,
 )
 from ditq.cli.given import model_from
-from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.output import say, tell
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import remove
+from ditq.core.files import lock, remove
 from ditq.diagnostics import InputRecipe, collect_forecast, collect_inputs, merge_inputs
 from ditq.diagnostics.layer_files import CONTENTS, FOLDER
 from ditq.models import TextToImage
@@ -78,14 +78,16 @@ def collect(args: argparse.Namespace) -> None:
     images = read_images(args.calib_dir)
     model = _model(args, images)
     if args.dry_run:
-        say(f"{collect_forecast(model, images, recipe)}: {output}")
+        text = collect_forecast(model, images, recipe)
+        facts = {"images": len(recipe.images(len(images.manifest["prompts"]))), "output": str(output)}
+        tell(args, {**facts, "forecast": text}, f"{text}: {output}")
         return
-    if args.force:
-        remove(*(output / name for name in CONTENTS))
     started = time.perf_counter()
     steps = len(range(0, len(images.sigmas), recipe.stride))
     total = len(recipe.images(len(images.manifest["prompts"]))) * steps
-    with Progress(total, "forward", model.name) as bar:
+    with lock(output), Progress(total, "forward", model.name) as bar:
+        if args.force:
+            remove(*(output / name for name in CONTENTS))
         manifest = collect_inputs(model, images, recipe, output, args.resume, bar.advance)
     _report(args, manifest, output, time.perf_counter() - started)
 
@@ -94,15 +96,29 @@ def merge_folders(args: argparse.Namespace) -> None:
     """Writes the sum of several folders and prints what is in it."""
     if args.out is None:
         raise UserError("--output-dir", got="none", expected="where the merged statistics go")
-    if args.dry_run:
-        say(f"would add up {len(args.merge)} folders: {args.out}")
-        return
+    own = (
+        "num_images",
+        "stride",
+        "batch_size",
+        "sample_values",
+        "inputs",
+        "shard",
+        "model",
+        "model_path",
+        "dtype",
+    )
+    without_effect(args, "with --merge", "calib_dir", *own)
     if args.out.resolve() in [folder.resolve() for folder in args.merge]:
         raise UserError("--output-dir", got=args.out, expected="another folder than those that are merged")
-    if args.force:
-        remove(*(args.out / name for name in CONTENTS))
+    if args.dry_run:
+        facts = {"folders": list(map(str, args.merge)), "output": str(args.out)}
+        tell(args, facts, f"would add up {len(args.merge)} folders: {args.out}")
+        return
     started = time.perf_counter()
-    manifest = merge_inputs(args.merge, args.out, args.resume)
+    with lock(args.out):
+        if args.force:
+            remove(*(args.out / name for name in CONTENTS))
+        manifest = merge_inputs(args.merge, args.out, args.resume)
     _report(args, manifest, args.out, time.perf_counter() - started)
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,14 +24,15 @@ from ditq.cli.flags import (
     add_run_flags,
     group_size,
 )
+from ditq.cli.folders import begun
 from ditq.cli.given import model_from
 from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import remove, write_figure, write_json, write_text
+from ditq.core.files import write_figure, write_json, write_text
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
 from ditq.evaluation import FIRST_SEED, evaluation_prompts
@@ -102,11 +104,16 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
     others = [image for image in range(len(images.manifest["prompts"])) if image not in chosen]
     held_out = others[: args.num_held_out]
     prompts = evaluation_prompts(model.name, args.num_prompts)
+    if args.report is not None and args.report.suffix != ".md":
+        raise UserError("--report", got=args.report, expected="a .md file")
+    if not any(contender.method == "adaround" for contender in contenders):
+        without_effect(args, "without adaround among --methods", "iters", "seed")
+    if len(held_out) < args.num_held_out and "num_held_out" in args.given:
+        left = f"only {len(held_out)} recorded pictures are left"
+        warnings.warn(f"--num-held-out {args.num_held_out}: {left}", stacklevel=2)
     if args.dry_run:
         _print_forecast(args, model, images, amounts, contenders, settings)
         return
-    if args.force:
-        remove(*(args.out / name for name in CONTENTS))
     asked = {
         "model": model.name,
         "calibration": images.digest,
@@ -114,8 +121,26 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
         "seed": args.seed,
     }
     asked |= {"group_size": args.group_size, "symmetric": not args.asymmetric, "prompts": prompts}
-    plan.begin(args.out / "plan.json", {**asked, "settings": settings.recorded()}, args.resume, threads=True)
+    asked["settings"] = settings.recorded()
     started = time.perf_counter()
+    with begun(args.out, "plan.json", CONTENTS if args.force else None):
+        plan.begin(args.out / "plan.json", asked, args.resume, threads=True)
+        found = _compared(args, model, images, amounts, contenders, settings, held_out, prompts)
+        _write(args, found, typed)
+    _report(args, found, time.perf_counter() - started)
+
+
+def _compared(
+    args: argparse.Namespace,
+    model: TextToImage,
+    images: ImageSet,
+    amounts: CalibrationAmounts,
+    contenders: list[Contender],
+    settings: Settings,
+    held_out: list[int],
+    prompts: list[str],
+) -> Comparison:
+    """Calibrates, quantizes by every method and draws, under progress bars."""
     base = plain_recipe("comparison", "rtn", Spec(8))
     with Progress(len(amounts.cache.samples(images)), "sample", "block cache") as bar:
         calibration = calibrated(
@@ -136,7 +161,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
             blocks.advance,
         )
         seeds = [FIRST_SEED + i for i in range(len(prompts))]
-        found = compare(
+        return compare(
             arena,
             contenders,
             args.bits,
@@ -147,8 +172,6 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
             args.batch_size,
             pictures.advance,
         )
-    _write(args, found, typed)
-    _report(args, found, time.perf_counter() - started)
 
 
 def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
@@ -223,8 +246,6 @@ def _write(args: argparse.Namespace, found: Comparison, typed: Sequence[str]) ->
     write_figure(args.out / "methods.png", made)
     if args.report is None:
         return
-    if args.report.suffix != ".md":
-        raise UserError("--report", got=args.report, expected="a .md file")
     figure = args.report.with_suffix(".png")
     write_figure(figure, made)
     write_text(args.report, page(found, figure.name, _commands(args, typed)))

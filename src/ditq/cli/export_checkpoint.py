@@ -17,11 +17,12 @@ from ditq.cli.flags import (
     add_text_encoders,
 )
 from ditq.cli.given import model_from
-from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.output import say, tell
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.run import run
 from ditq.core.activation_grid import GridRows
 from ditq.core.errors import UserError
+from ditq.core.files import lock
 from ditq.models import TextToImage
 from ditq.models.cost import parameter_count
 
@@ -50,17 +51,21 @@ def main(argv: list[str] | None = None) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Writes the folder and prints what it holds."""
-    if not args.dry_run and (args.out / "config.json").exists() and not args.force:
+    without_effect(args, "on the transformer, which alone is written", "text_encoders")
+    if (args.out / "config.json").exists() and not args.force:
         raise UserError(
             str(args.out), got="a checkpoint from an earlier run", remedy="use --force or another --out"
         )
     parts = checkpoint.load(args.adaround_output, args.quant_config)
     model = model_from(args, parts.model)
     if args.dry_run:
-        say(f"would write at most {forecast(args, parts, model) / 1e6:,.1f} MB: {outline(parts)}: {args.out}")
+        size = forecast(args, parts, model)
+        facts = {"bytes": round(size), "layers": len(parts.weights), "output": str(args.out)}
+        tell(args, facts, f"would write at most {size / 1e6:,.1f} MB: {outline(parts)}: {args.out}")
         return
     started = time.perf_counter()
-    files = write_folder(args.out, model.network(), parts, SCALES[args.scales])
+    with lock(args.out):
+        files = write_folder(args.out, model.network(), parts, SCALES[args.scales])
     size, seconds = sum(file.stat().st_size for file in files), time.perf_counter() - started
     if args.json:
         facts = {

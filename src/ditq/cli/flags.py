@@ -203,7 +203,8 @@ def add_run_flags(flags: argparse.ArgumentParser, resume: bool = True) -> argpar
     return group
 
 
-def refuse_overwriting(path: Path, force: bool) -> None:
-    """Raises UserError when `path` is there and --force was not given."""
-    if path.exists() and not force:
-        raise UserError(str(path), got="a file from an earlier run", remedy="use --force or another place")
+def refuse_overwriting(path: Path, args: argparse.Namespace, resume: bool = False) -> None:
+    """Raises UserError when `path` is there and the user gave neither --force nor, where it may help, --resume."""
+    if path.exists() and not args.force and not (resume and args.resume):
+        ways = "--resume, --force" if resume else "--force"
+        raise UserError(str(path), got="a file from an earlier run", remedy=f"use {ways} or another place")

@@ -5,10 +5,13 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ditq
+from ditq import checkpoint
+from ditq.checkpoint import QuantizedModel
 from ditq.cli import values
 from ditq.cli.flags import (
     add_batch_size,
@@ -18,13 +21,14 @@ from ditq.cli.flags import (
     add_run_flags,
     add_sampler_flags,
 )
-from ditq.cli.given import model_forecast, model_from, prompts_from, settings_from
-from ditq.cli.output import say
+from ditq.cli.given import model_facts, model_forecast, model_from, prompts_from, settings_from
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import read_image, write_png
+from ditq.core.files import lock, read_image, write_png
+from ditq.evaluation import fingerprint_of
 from ditq.models import TextToImage
 from ditq.sampling.generate import Settings, generate
 
@@ -53,7 +57,7 @@ def main(
     add_sampler_flags(flags)
     add_batch_size(flags)
     add_out(flags, "pictures", "folder (default: pictures)")
-    group = flags.add_argument_group("comparison")
+    group = flags.add_argument_group("quantized model")
     group.add_argument(
         "--compare",
         action="store_true",
@@ -62,9 +66,8 @@ def main(
     group.add_argument(
         "--checkpoint",
         type=values.folder,
-        default=Path("quantized_model"),
         metavar="DIR",
-        help="the quantized model of --compare (default: quantized_model)",
+        help="draw with this quantized model, alone or with --compare (there the default: quantized_model)",
     )
     add_run_flags(flags)
     args = flags.parse_args(argv)
@@ -81,22 +84,17 @@ def compared(args: argparse.Namespace) -> None:
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures that are not there yet, and prints where they are."""
     prompts = prompts_from(args)
-    batch = args.batch_size
     model = model_from(args)
     settings = settings_from(args, model)
-    jobs = plan(args, model, settings, prompts)
+    drawn_with, transformer = _with_checkpoint(args, model)
+    jobs = plan(args, model, settings, prompts, transformer)
     todo = remaining(jobs, args.force, args.resume)
-    batches = math.ceil(len(todo) / batch)
     if args.dry_run:
-        say(forecast(args, model, settings, todo))
+        forecast(args, model, settings, todo)
         return
     started = time.perf_counter()
-    if todo:
-        with Progress(batches * settings.steps, "step", model.name) as bar:
-            words, seeds = [job.prompt for job in todo], [job.seed for job in todo]
-            pictures = generate(model, words, seeds, settings, batch, bar.advance)
-            for job, picture in zip(todo, pictures, strict=True):
-                write_png(job.path, picture, job.metadata)
+    with lock(args.out):
+        draw_jobs(drawn_with, todo, settings, args.batch_size)
     seconds = time.perf_counter() - started
     if args.json:
         found = [{"path": str(job.path), "prompt": job.prompt, "seed": job.seed} for job in jobs]
@@ -112,9 +110,43 @@ def draw(args: argparse.Namespace) -> None:
     say(f"{len(todo)} drawn{kept}, {size}, {settings.steps} steps, {seconds:.1f} s: {jobs[0].path}{last}")
 
 
-def plan(args: argparse.Namespace, model: TextToImage, settings: Settings, prompts: list[str]) -> list[Job]:
+def _with_checkpoint(args: argparse.Namespace, model: TextToImage) -> tuple[TextToImage, dict[str, str]]:
+    """The model to draw with, and what pictures say of its transformer: nothing without --checkpoint."""
+    if args.checkpoint is None:
+        return model, {}
+    made = checkpoint.load(args.checkpoint)
+    if made.model != model.name:
+        got, remedy = f"a checkpoint of {made.model}", f"give --model {made.model}"
+        raise UserError(str(args.checkpoint), got=got, expected=f"one of {model.name}", remedy=remedy)
+    opened = QuantizedModel(model, made, made.activations is not None)
+    return opened, {"transformer": fingerprint_of(made)}
+
+
+def draw_jobs(model: TextToImage, jobs: list[Job], settings: Settings, batch_size: int) -> None:
+    """Draws and writes the pictures under a progress bar; each is written when its batch is done."""
+    if not jobs:
+        return
+    words, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+    with Progress(math.ceil(len(jobs) / batch_size) * settings.steps, "step", model.name) as bar:
+        pictures = generate(model, words, seeds, settings, batch_size, bar.advance)
+        for job, picture in zip(jobs, pictures, strict=True):
+            write_png(job.path, picture, job.metadata)
+
+
+def plan(
+    args: argparse.Namespace,
+    model: TextToImage,
+    settings: Settings,
+    prompts: list[str],
+    transformer: Mapping[str, str],
+) -> list[Job]:
     """One job per prompt; picture i has seed `--seed` + i, so that it can be drawn again by itself."""
-    common = {"model": model.name, **settings.as_text(), "software": f"ditq {ditq.__version__}"}
+    common = {
+        "model": model.name,
+        **settings.as_text(),
+        "software": f"ditq {ditq.__version__}",
+        **transformer,
+    }
     jobs = []
     for i, prompt in enumerate(prompts):
         seed = args.seed + i
@@ -156,12 +188,15 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
     return [job for job in jobs if job not in there]
 
 
-def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job]) -> str:
-    """What a run would compute and need, in two lines; no weights are loaded for it."""
+def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job]) -> None:
+    """Prints what a run would compute and need; no weights are loaded for it."""
     size = f"{settings.width}x{settings.height}"
-    disk = len(todo) * settings.width * settings.height * 3 / 1e6
-    return (
+    disk = len(todo) * settings.width * settings.height * 3
+    facts = {"pictures": len(todo), "bytes": disk, **model_facts(args, model, settings, len(todo))}
+    tell(
+        args,
+        {**facts, "output": str(args.out)},
         f"pictures to draw: {len(todo)} of {size} with {model.name}, "
         f"{settings.steps} steps, {args.batch_size} at once\n"
-        f"{model_forecast(args, model, settings, len(todo))}; at most {disk:.1f} MB of PNG in {args.out}"
+        f"{model_forecast(args, model, settings, len(todo))}; at most {disk / 1e6:.1f} MB of PNG in {args.out}",
     )

@@ -15,12 +15,12 @@ from ditq.cli.flags import (
     add_run_flags,
     add_sampler_flags,
 )
-from ditq.cli.given import model_forecast, model_from, prompts_in, settings_from
-from ditq.cli.output import say
+from ditq.cli.folders import begun
+from ditq.cli.given import model_facts, model_forecast, model_from, prompts_in, settings_from
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.files import remove
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,16 +49,18 @@ def collect(args: argparse.Namespace) -> None:
     points = recipe.num_images * settings.steps
     if args.dry_run:
         disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
-        say(
-            f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points"
-        )
-        say(model_forecast(args, model, settings, recipe.num_images))
-        say(f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures")
+        facts = {"trajectories": recipe.num_images, "points": points, "bytes": disk}
+        told = [
+            f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points",
+            model_forecast(args, model, settings, recipe.num_images),
+            f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures",
+        ]
+        facts |= {**model_facts(args, model, settings, recipe.num_images), "output": str(args.calib_dir)}
+        tell(args, facts, "\n".join(told))
         return
-    if args.force:
-        remove(*(args.calib_dir / name for name in CONTENTS))
     started = time.perf_counter()
-    with Progress(points, "step", model.name) as bar:
+    held = begun(args.calib_dir, "manifest.json", CONTENTS if args.force else None)
+    with held, Progress(points, "step", model.name) as bar:
         drawn = collect_images(model, prompts, recipe, settings, args.calib_dir, args.resume, bar.advance)
     seconds = time.perf_counter() - started
     if args.json:

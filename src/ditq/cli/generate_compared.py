@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 
@@ -11,15 +10,14 @@ from jaxtyping import UInt8
 
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedModel
-from ditq.cli.generate import Job, plan, remaining
+from ditq.cli.generate import Job, draw_jobs, plan, remaining
 from ditq.cli.given import model_from, prompts_from, settings_from
-from ditq.cli.output import say
-from ditq.cli.progress import Progress
-from ditq.core.files import read_image, write_figure, write_png
+from ditq.cli.output import say, tell
+from ditq.core.files import lock, read_image, write_figure
 from ditq.evaluation import fingerprint_of
 from ditq.evaluation.metrics import psnr
 from ditq.models import TextToImage
-from ditq.sampling.generate import Settings, generate
+from ditq.sampling.generate import Settings
 
 FLOAT, QUANTIZED = "float", "quantized"
 ROWS = 12
@@ -29,26 +27,29 @@ ROWS = 12
 def compare(args: argparse.Namespace) -> None:
     """Writes float/ and quantized/, a picture per prompt, and comparison_01.png and on with both and their PSNR."""
     prompts = prompts_from(args)
-    batch = args.batch_size
     model = model_from(args)
     settings = settings_from(args, model)
-    made = checkpoint.load(args.checkpoint)
+    made = checkpoint.load(args.checkpoint or Path("quantized_model"))
     quantized = QuantizedModel(model, made, made.activations is not None)
     jobs = {FLOAT: _jobs(args, FLOAT, model, settings, prompts, FLOAT)}
     jobs[QUANTIZED] = _jobs(args, QUANTIZED, model, settings, prompts, fingerprint_of(made))
     todo = {name: remaining(own, args.force, args.resume) for name, own in jobs.items()}
     if args.dry_run:
         waiting = ", ".join(f"{len(own)} {name}" for name, own in todo.items())
-        say(f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}")
+        facts = {"pictures": {name: len(own) for name, own in todo.items()}, "steps": settings.steps}
+        tell(
+            args,
+            {**facts, "output": str(args.out)},
+            f"pictures to draw: {waiting}, {settings.steps} steps; sheets of {ROWS} prompts: {args.out}",
+        )
         return
     started = time.perf_counter()
-    batches = sum(math.ceil(len(own) / batch) for own in todo.values())
-    with Progress(batches * settings.steps, "step", model.name) as bar:
+    with lock(args.out):
         for name, opened in ((FLOAT, model), (QUANTIZED, quantized)):
-            _draw(opened, todo[name], settings, batch, bar)
-    pictures = {name: np.stack([read_image(job.path)[0] for job in own]) for name, own in jobs.items()}
-    scores = [psnr(one, two) for one, two in zip(pictures[FLOAT], pictures[QUANTIZED], strict=True)]
-    sheets = _sheets(args.out, pictures, prompts, scores)
+            draw_jobs(opened, todo[name], settings, args.batch_size)
+        pictures = {name: np.stack([read_image(job.path)[0] for job in own]) for name, own in jobs.items()}
+        scores = [psnr(one, two) for one, two in zip(pictures[FLOAT], pictures[QUANTIZED], strict=True)]
+        sheets = _sheets(args.out, pictures, prompts, scores)
     seconds = time.perf_counter() - started
     if args.json:
         found = [{"prompt": prompt, "psnr": score} for prompt, score in zip(prompts, scores, strict=True)]
@@ -71,17 +72,7 @@ def _jobs(
 ) -> list[Job]:
     """The jobs of one model in its own folder; its pictures say which transformer drew them."""
     there = argparse.Namespace(out=args.out / name, seed=args.seed)
-    jobs = plan(there, model, settings, prompts)
-    return [Job(job.path, job.prompt, job.seed, {**job.metadata, "transformer": transformer}) for job in jobs]
-
-
-def _draw(model: TextToImage, jobs: list[Job], settings: Settings, batch_size: int, bar: Progress) -> None:
-    if not jobs:
-        return
-    words, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
-    pictures = generate(model, words, seeds, settings, batch_size, bar.advance)
-    for job, picture in zip(jobs, pictures, strict=True):
-        write_png(job.path, picture, job.metadata)
+    return plan(there, model, settings, prompts, {"transformer": transformer})
 
 
 def _sheets(

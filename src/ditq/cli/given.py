@@ -2,9 +2,11 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ditq.calibration import prompt_lines
 from ditq.cli.flags import DTYPES
+from ditq.cli.parsing import without_effect
 from ditq.core.errors import UserError
 from ditq.models import TextToImage, load
 from ditq.models.cost import parameter_count, sampling_seconds
@@ -14,8 +16,11 @@ from ditq.sampling.generate import Settings, settings_for
 def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage:
     """The model that the flags name, or the one called `name`, loaded as they say."""
     dtype = getattr(args, "dtype", None)
+    name = name or str(args.model)
+    if name.startswith("mini"):
+        without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
     return load(
-        name or args.model,
+        name,
         args.model_path,
         DTYPES[dtype] if dtype else None,
         getattr(args, "text_encoders", "all"),
@@ -24,14 +29,23 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
 
 def model_forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int) -> str:
     """Memory of the transformer and a rough time for its denoise steps, for --dry-run."""
+    facts, dtype = model_facts(args, model, settings, pictures), args.dtype or "float16"
+    return (
+        f"transformer: {facts['parameters'] / 1e6:,.1f} M parameters, "
+        f"{facts['model_bytes'] / 1e9:.2f} GB as {dtype}; "
+        f"denoising: {_duration(facts['seconds'])} or more by this device's matrix speed"
+    )
+
+
+def model_facts(
+    args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int
+) -> dict[str, Any]:
+    """The same for JSON."""
     parameters, dtype = parameter_count(model.skeleton()), args.dtype or "float16"
     height, width, _ = settings.latent_shape(model.geometry)
     seconds = sampling_seconds(model, pictures, settings.steps, settings.guidance > 1, height, width)
-    return (
-        f"transformer: {parameters / 1e6:,.1f} M parameters, "
-        f"{parameters * DTYPES[dtype].size / 1e9:.2f} GB as {dtype}; "
-        f"denoising: {_duration(seconds)} or more by this device's matrix speed"
-    )
+    facts = {"parameters": parameters, "model_bytes": parameters * DTYPES[dtype].size}
+    return {"model": model.name, "steps": settings.steps, **facts, "seconds": round(seconds, 1)}
 
 
 def _duration(seconds: float) -> str:
@@ -42,7 +56,7 @@ def _duration(seconds: float) -> str:
 def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
     """The sampler settings that the flags name, for this model."""
     width, height = args.size if args.size is not None else (None, None)
-    return settings_for(
+    settings = settings_for(
         model,
         height,
         width,
@@ -53,6 +67,11 @@ def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:
         args.negative,
         args.sampler,
     )
+    if settings.guidance <= 1:
+        without_effect(
+            args, f"without guidance (it is {settings.guidance:g}; above 1: --cfg-weight)", "negative"
+        )
+    return settings
 
 
 def prompts_in(path: Path) -> list[str]:

@@ -34,7 +34,7 @@ from ditq.cli.flags import (
 )
 from ditq.cli.generate import slug
 from ditq.cli.given import model_from, prompts_from, settings_from
-from ditq.cli.output import say
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
@@ -124,7 +124,9 @@ def draw(args: argparse.Namespace) -> None:
     columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
     if args.dry_run:
         what = ", ".join(NAMES.get(column, column) for column in columns)
-        say(f"would draw {len(prompts)} pictures with {facts} ({what}): {pictures[0].parent}")
+        told = {"pictures": len(prompts), "columns": columns, "steps": settings.steps}
+        text = f"would draw {len(prompts)} pictures with {facts} ({what}): {pictures[0].parent}"
+        tell(args, {**told, "output": str(pictures[0].parent)}, text)
         return
     started = time.perf_counter()
     drawn: dict[str, Drawn] = {}
@@ -165,7 +167,7 @@ def _outputs(args: argparse.Namespace, prompts: list[str]) -> tuple[list[Path], 
         grid = args.out / "comparison.png"
     grid = grid if args.compare else None
     for path in [*pictures, *([grid] if grid else [])]:
-        if path.exists() and not args.force and not args.dry_run:
+        if path.exists() and not args.force:
             raise UserError(
                 str(path), got="a file from an earlier run", remedy="use --force or another place"
             )

@@ -1,13 +1,21 @@
 """Printing that outlives its reader: results to standard output, one line for a mistake to standard error."""
 
+import argparse
+import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
 def say(text: str) -> None:
     """Prints to standard output at once. When nobody reads on, as in `... | head -1`, the rest is dropped quietly."""
     _print(sys.stdout, text)
+
+
+def tell(args: argparse.Namespace, facts: Mapping[str, Any], text: str) -> None:
+    """Prints the facts as one line of JSON where --json asks for it, else the text."""
+    say(json.dumps(facts, ensure_ascii=False) if args.json else text)
 
 
 def say_error(text: str) -> None:

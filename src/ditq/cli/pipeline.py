@@ -33,10 +33,10 @@ from ditq.checkpoint import write_folder
 from ditq.cli.adaround_optimize import write_figures
 from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
-from ditq.cli.cache_adaround_data import check_space
+from ditq.cli.cache_adaround_data import check_samples
 from ditq.cli.progress import Progress
 from ditq.core import plan
-from ditq.core.files import read_text, remove
+from ditq.core.files import read_text
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
@@ -194,7 +194,7 @@ class Pipeline:
         amounts, images = self.amounts, read_images(self.calibration)
         recipe = CacheRecipe(amounts.cache_images, amounts.cache_stride, batch_size=amounts.batch_size)
         samples = len(recipe.samples(images))
-        check_space(cache_meta(self.model, images, recipe), self.cache / "samples")
+        check_samples(cache_meta(self.model, images, recipe), self.cache / "samples")
         with Progress(samples, "sample", "block cache") as bar:
             cache_blocks(self.model, images, recipe, self.cache, True, bar.advance)
         return f"{samples} samples of every block"
@@ -275,10 +275,6 @@ class Pipeline:
         gain = report.gain(ours, plain)
         return (
             f"{ours} {report.variant(ours).spread('psnr').median:.1f} dB to float, "
-            f"{gain.spread.median:+.1f} dB over rounding, better on {gain.wins} of {gain.pictures} pictures"
+            f"{gain.spread.median:+.1f} dB over rounding (the median of the pictures' differences), "
+            f"better on {gain.wins} of {gain.pictures} pictures"
         )
-
-
-def clear(folder: Path) -> None:
-    """Removes what an earlier run wrote."""
-    remove(*(folder / name for name in CONTENTS))

@@ -64,10 +64,10 @@ def draw_page(pipeline: Pipeline) -> str:
 def _tiles(pipeline: Pipeline, report: EvalReport, config: dict) -> dict[str, str]:
     ours, plain = f"{pipeline.label} AdaRound", f"{pipeline.label} rounding"
     entry = report.variant(ours)
-    share = entry.size.bytes / report.reference.size.bytes
+    share, gain = entry.size.bytes / report.reference.size.bytes, report.gain(ours, plain)
     return {
         "to the float model's pictures (median PSNR)": f"{entry.spread('psnr').median:.1f} dB",
-        "over rounding to nearest (median)": f"{report.gain(ours, plain).spread.median:+.1f} dB",
+        "over rounding to nearest (median of the pictures' differences)": f"{gain.spread.median:+.1f} dB",
         "of the blocks' error that rounding makes": f"{config['error'] / config['error_rounding']:.0%}",
         "of the transformer's size in 16 bits": f"{share:.0%}",
     }
@@ -150,11 +150,19 @@ def _making(pipeline: Pipeline, config: dict) -> Section:
         ["blocks reconstructed on", f"{config['rows']} rows (pictures x timesteps x guidance)"],
         [
             "activation grids from",
-            f"{amounts.statistics_images} pictures, every {amounts.statistics_stride}. timestep",
+            f"{amounts.statistics_images} pictures, every {ordinal(amounts.statistics_stride)}timestep",
         ],
         ["prompts to compare", f"{amounts.prompts}"],
     ]
     return Section("How it was made", [], table(listed))
+
+
+def ordinal(number: int) -> str:
+    """ "2nd " for 2, and nothing for 1: every timestep, every 2nd timestep."""
+    if number == 1:
+        return ""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending} "
 
 
 def _pictures(folder: Path, name: str) -> np.ndarray:

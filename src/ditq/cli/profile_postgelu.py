@@ -16,13 +16,13 @@ from ditq.cli.flags import (
     add_shard,
     refuse_overwriting,
 )
+from ditq.cli.folders import parts_begun
 from ditq.cli.given import model_from
-from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.output import say, tell
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import remove
 from ditq.diagnostics import (
     ActivationStatistics,
     ProfileRecipe,
@@ -83,8 +83,7 @@ def observe(args: argparse.Namespace) -> None:
     if args.calibration_file is None:
         raise UserError("--calibration-file", got="none", expected="a file of sample_cali_data")
     recipe = ProfileRecipe(args.num_samples, args.seed, args.batch_size, args.inputs, args.shard)
-    if not args.dry_run:
-        refuse_overwriting(args.output, args.force)
+    refuse_overwriting(args.output, args, resume=True)
     points = read_points(args.calibration_file)
     model = _model(args, points)
     if recipe.num_samples > len(points):
@@ -93,29 +92,47 @@ def observe(args: argparse.Namespace) -> None:
         )
     batches = recipe.batches(points)
     if args.dry_run:
-        say(profile_forecast(model, points, recipe) + f"; {args.output}")
+        facts = {"points": sum(map(len, batches)), "of": len(points), "output": str(args.output)}
+        text = profile_forecast(model, points, recipe)
+        tell(args, {**facts, "forecast": text}, f"{text}; {args.output}")
         return
-    if args.force:
-        remove(parts_of(args.output))
+    finished = "nothing to do: " if args.resume and args.output.exists() else ""
     started = time.perf_counter()
-    with Progress(sum(map(len, batches)), "point", model.name) as bar:
+    held = parts_begun(parts_of(args.output), args.force)
+    with held, Progress(sum(map(len, batches)), "point", model.name) as bar:
         statistics = profile(model, points, recipe, args.output, args.resume, bar.advance)
-    _report(args, statistics, f"of {len(points):,} points", time.perf_counter() - started)
+    _report(args, statistics, f"of {len(points):,} points", time.perf_counter() - started, finished)
 
 
 def merge_files(args: argparse.Namespace) -> None:
     """Writes the sum of several files and prints what is in it."""
+    own = (
+        "calibration_file",
+        "num_samples",
+        "seed",
+        "batch_size",
+        "inputs",
+        "shard",
+        "model_path",
+        "dtype",
+        "resume",
+    )
+    without_effect(args, "with --merge", *own)
+    refuse_overwriting(args.output, args)
     if args.dry_run:
-        say(f"would add up {len(args.merge)} files: {args.output}")
+        facts = {"files": list(map(str, args.merge)), "output": str(args.output)}
+        tell(args, facts, f"would add up {len(args.merge)} files: {args.output}")
         return
-    refuse_overwriting(args.output, args.force)
     started = time.perf_counter()
-    statistics = merge([read_statistics(path) for path in args.merge])
-    write_statistics(args.output, statistics)
+    with parts_begun(parts_of(args.output), args.force):
+        statistics = merge([read_statistics(path) for path in args.merge])
+        write_statistics(args.output, statistics)
     _report(args, statistics, f"points of {len(args.merge)} files", time.perf_counter() - started)
 
 
-def _report(args: argparse.Namespace, statistics: ActivationStatistics, source: str, seconds: float) -> None:
+def _report(
+    args: argparse.Namespace, statistics: ActivationStatistics, source: str, seconds: float, done: str = ""
+) -> None:
     layers, steps, size = len(statistics.layers), len(statistics.timesteps), args.output.stat().st_size
     if args.json:
         facts = {
@@ -127,7 +144,7 @@ def _report(args: argparse.Namespace, statistics: ActivationStatistics, source: 
         say(json.dumps({**facts, "bytes": size, "seconds": round(seconds, 3)}))
         return
     say(
-        f"{len(statistics.points):,} {source}, {layers} layers x {steps} timesteps, "
+        f"{done}{len(statistics.points):,} {source}, {layers} layers x {steps} timesteps, "
         f"{size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
     )
 

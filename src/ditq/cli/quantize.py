@@ -21,18 +21,19 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
 )
+from ditq.cli.folders import bytes_in, check_space
 from ditq.cli.given import model_from
 from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Bars
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import free_bytes, read_json, remove, write_json
+from ditq.core.files import lock, read_json, remove, write_json
 from ditq.core.recipe import Recipe, blocks_alone, presets, read_recipe
 from ditq.evaluation import size_of
 from ditq.models import TextToImage
-from ditq.quantization import Forecast, forecast, quantize
+from ditq.quantization import Forecast, check_storable, forecast, quantize
 from ditq.quantization.preparation import (
     CACHE,
     CalibrationAmounts,
@@ -111,6 +112,7 @@ def add_quantize_flags(
 
 def list_presets(args: argparse.Namespace) -> None:
     """Prints the presets, a line each."""
+    without_effect(args, "with --list", *(set(args.given) - {"list", "json"}))
     told = {name: read_recipe(name).about for name in presets()}
     if args.json:
         say(json.dumps(told))
@@ -128,10 +130,27 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
         recipe = blocks_alone(recipe, anatomy.blocks, anatomy.first_blocks(args.blocks))
     amounts = _amounts(args, images)
     activation_method(recipe)
+    check_storable(model.skeleton(), recipe)
     told = forecast(model, recipe, cache_meta(model, images, amounts.cache))
+    if not {"adaround"} & set(told.layers):
+        without_effect(args, f"on {recipe.name}, in which nothing is drawn at random", "seed")
+    there = bytes_in(args.out) if args.resume or args.force else 0
+    needed = told.cache + told.codes + told.checkpoint - there
+    check_space(args.out, needed, "use a greater --stride or another --out")
     if args.dry_run:
         _print_forecast(args, recipe, told)
         return
+    with lock(args.out):
+        _carry_out(args, images, model, recipe, amounts)
+
+
+def _carry_out(
+    args: argparse.Namespace,
+    images: ImageSet,
+    model: TextToImage,
+    recipe: Recipe,
+    amounts: CalibrationAmounts,
+) -> None:
     work: Path = args.out / WORK
     if args.force:
         remove(*(args.out / name for name in CONTENTS), *args.out.glob("model*.safetensors"))
@@ -139,7 +158,6 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
         raise UserError(str(args.out), got="another checkpoint", remedy="use --force or another --out")
     asked = {"model": model.name, "calibration": images.digest, "recipe": recipe.to_json(), "seed": args.seed}
     plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume, threads=True)
-    _check_space(args.out, told)
     started = time.perf_counter()
     made = _quantized(args, model, images, recipe, amounts)
     files = write_folder(args.out, model.network(), made)
@@ -183,15 +201,6 @@ def _amounts(args: argparse.Namespace, images: ImageSet) -> CalibrationAmounts:
     usual = calibration_amounts(args.model, len(images.manifest["prompts"]))
     given = {name: getattr(args, name) for name in ("num_images", "stride", "batch_size")}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
-
-
-def _check_space(out: Path, told: Forecast) -> None:
-    needed, free = told.cache + told.checkpoint, free_bytes(out)
-    if needed > free:
-        got, expected = f"{free / 1e9:,.1f} GB free", f"{needed / 1e9:,.1f} GB"
-        raise UserError(
-            str(out), got=got, expected=expected, remedy="use a greater --stride or another --out"
-        )
 
 
 def _print_forecast(args: argparse.Namespace, recipe: Recipe, told: Forecast) -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import warnings
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 
 from ditq.cli import values
-from ditq.cli.amounts import Amounts, amounts_for
+from ditq.cli.amounts import QUICK, Amounts, amounts_for
 from ditq.cli.flags import (
     add_group_size,
     add_model_flags,
@@ -16,13 +18,13 @@ from ditq.cli.flags import (
     add_sampler_flags,
     group_size,
 )
+from ditq.cli.folders import begun
 from ditq.cli.given import model_forecast, model_from, settings_from
 from ditq.cli.output import say
-from ditq.cli.parsing import parser
-from ditq.cli.pipeline import Pipeline, clear
+from ditq.cli.parsing import parser, without_effect
+from ditq.cli.pipeline import CONTENTS, Pipeline
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
-from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 
 FLAGS = {
@@ -80,15 +82,8 @@ def pipeline(args: argparse.Namespace) -> None:
     if args.dry_run:
         forecast(args, asked, [name for name, _ in steps])
         return
-    if args.force:
-        clear(asked.folder)
-    asked.begin(args.resume)
-    finished: list[Finished] = []
-    for number, step in enumerate(finish(asked.folder, steps), start=1):
-        finished.append(step)
-        if not args.json:
-            seconds = f"{step.seconds:.1f} s" if step.anew else "finished before"
-            say(f"{number}/{len(steps)} {step.name}: {step.line}, {seconds}")
+    with begun(asked.folder, "pipeline.json", CONTENTS if args.force else None):
+        finished = _finish(args, asked, steps)
     seconds = sum(step.seconds for step in finished)
     page = asked.folder / "comparison.html"
     if args.json:
@@ -104,15 +99,33 @@ def pipeline(args: argparse.Namespace) -> None:
     say(f"{verdict}; {seconds:.0f} s in all: {page}")
 
 
+def _finish(
+    args: argparse.Namespace, asked: Pipeline, steps: list[tuple[str, Callable[[], str]]]
+) -> list[Finished]:
+    """Runs the steps, a line each."""
+    asked.begin(args.resume)
+    finished: list[Finished] = []
+    for number, step in enumerate(finish(asked.folder, steps), start=1):
+        finished.append(step)
+        if not args.json:
+            seconds = f"{step.seconds:.1f} s" if step.anew else "finished before"
+            say(f"{number}/{len(steps)} {step.name}: {step.line}, {seconds}")
+    return finished
+
+
 def pipeline_from(args: argparse.Namespace) -> Pipeline:
     """The pipeline that the flags name."""
     model = model_from(args)
     amounts = amounts_for(args.model, args.quick)
     given = {name: getattr(args, flag[2:].replace("-", "_")) for name, (flag, _) in FLAGS.items()}
     amounts = replace(amounts, **{name: value for name, value in given.items() if value is not None})
-    for name, (flag, _) in FLAGS.items():
-        if getattr(amounts, name) < 1:
-            raise UserError(flag, got=getattr(amounts, name), expected="at least 1")
+    if args.quick and all(given.get(name) is not None for name in (*QUICK, "iterations", "prompts")):
+        without_effect(args, "where every amount is given", "quick")
+    for name in ("cache_images", "statistics_images"):
+        if given[name] is not None and given[name] > amounts.images:
+            warnings.warn(
+                f"{FLAGS[name][0]} {given[name]}: all {amounts.images} pictures are taken", stacklevel=2
+            )
     fewer = {
         name: min(getattr(amounts, name), amounts.images) for name in ("cache_images", "statistics_images")
     }

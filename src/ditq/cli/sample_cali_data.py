@@ -15,12 +15,12 @@ from ditq.cli.flags import (
     add_run_flags,
     refuse_overwriting,
 )
-from ditq.cli.given import model_forecast, model_from, prompts_in
-from ditq.cli.output import say
+from ditq.cli.folders import parts_begun
+from ditq.cli.given import model_facts, model_forecast, model_from, prompts_in
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.files import remove
 from ditq.models import TextToImage
 from ditq.models.cost import blank_conditioning
 
@@ -73,14 +73,14 @@ def collect(args: argparse.Namespace) -> None:
     model = model_from(args)
     recipe = _recipe(args, model)
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
+    refuse_overwriting(args.output, args, resume=True)
     if args.dry_run:
-        say(_forecast(args, model, recipe, prompts))
+        _forecast(args, model, recipe, prompts)
         return
-    refuse_overwriting(args.output, args.force)
-    if args.force:
-        remove(parts_of(args.output))
+    done = "nothing to do: " if args.resume and args.output.exists() else ""
+    held, total = parts_begun(parts_of(args.output), args.force), recipe.trajectories * recipe.steps
     started = time.perf_counter()
-    with Progress(recipe.trajectories * recipe.steps, "step", model.name) as bar:
+    with held, Progress(total, "step", model.name) as bar:
         points = collect_points(model, prompts, recipe, args.output, args.resume, bar.advance)
     seconds, size = time.perf_counter() - started, args.output.stat().st_size
     if args.json:
@@ -93,8 +93,9 @@ def collect(args: argparse.Namespace) -> None:
         say(json.dumps({**facts, "prompts": len(points.prompts), "seconds": round(seconds, 3)}))
         return
     say(
-        f"{len(points):,} points ({recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps), "
-        f"x {points.xs.shape[1:]}, {len(points.prompts)} prompts, {size / 1e6:.1f} MB, {seconds:.1f} s: {args.output}"
+        f"{done}{len(points):,} points ({recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} "
+        f"steps), x {points.xs.shape[1:]}, {len(points.prompts)} prompts, {size / 1e6:.1f} MB, {seconds:.1f} s: "
+        f"{args.output}"
     )
 
 
@@ -113,14 +114,17 @@ def _recipe(args: argparse.Namespace, model: TextToImage) -> PointRecipe:
     )
 
 
-def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe, prompts: list[str]) -> str:
+def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe, prompts: list[str]) -> None:
     settings = recipe.settings(model)
     count = min(len(prompts), recipe.trajectories)
     latents = recipe.points * math.prod(settings.latent_shape(model.geometry)) * 2
     text = sum(array.size for array in blank_conditioning(model.geometry, 2 * count).arrays.values()) * 4
-    return (
+    facts = {"points": recipe.points, "bytes": latents + text, "output": str(args.output)}
+    tell(
+        args,
+        {**facts, **model_facts(args, model, settings, recipe.trajectories)},
         f"points to collect: {recipe.points:,}, "
         f"{recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps, "
         f"{count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
-        f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete"
+        f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete",
     )

@@ -50,7 +50,7 @@ def show(args: argparse.Namespace) -> None:
     """Writes the figure and prints where."""
     from ditq.plots.trajectory import trajectory_figure  # matplotlib takes a second
 
-    refuse_overwriting(args.out, args.force)
+    refuse_overwriting(args.out, args)
     manifest = read_manifest(args.calib_dir)
     beyond = [image for image in args.images if not 0 <= image < manifest["num_images"]]
     if beyond:

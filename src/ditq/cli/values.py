@@ -81,6 +81,8 @@ def number(flag: str) -> Callable[[str], float]:
 
 
 def _within(word: str, value: float, least: float, most: float) -> float:
+    if most < 1000 and not least <= value <= most:
+        raise _refused(word, f"from {least:g} to {most:g}")
     if value < least:
         raise _refused(word, f"at least {least:g}")
     if value > most:
@@ -170,7 +172,7 @@ def shard(word: str) -> tuple[int, int]:
     """(K, N) of "K/N", K from 0 to N - 1."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", word)
     if not found or int(found[1]) >= int(found[2]):
-        raise _refused(word, "K/N with K below N, such as 0/2 and 1/2")
+        raise _refused(word, "K/N with 0 <= K < N, such as 0/2 and 1/2")
     return int(found[1]), int(found[2])
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from ditq.cli import values
 from ditq.cli.flags import add_numbers, add_out, refuse_overwriting
-from ditq.cli.output import say
-from ditq.cli.parsing import parser
+from ditq.cli.output import say, tell
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import write_figure, write_json, write_text
+from ditq.core.files import lock, write_figure, write_json, write_text
 from ditq.diagnostics import (
     LEGEND,
     Thresholds,
@@ -89,20 +89,24 @@ def show(args: argparse.Namespace) -> None:
     paths = list(statistics.layers)
     if not paths:
         raise UserError(str(args.stats_file), got="no layers", remedy="profile the model again")
-    names = statistics.names
+    names, kinds = statistics.names, [name for name in args.figures if name in PER_LAYER]
     drawn = chosen(names, args.layers) if args.layers else representative(names)
+    if not kinds and not args.html:
+        without_effect(args, f"with --figures {' '.join(args.figures)} alone", "layers")
+    refuse_overwriting(args.out / "verdict.json", args)
     if args.dry_run:
-        kinds = [name for name in args.figures if name in PER_LAYER]
-        say(f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers")
+        facts = {"figures": list(args.figures), "layers": drawn, "output": str(args.out)}
+        text = f"would draw {', '.join(args.figures)}: {len(kinds)} figures for each of {len(drawn)} layers"
+        tell(args, facts, text)
         return
-    refuse_overwriting(args.out / "verdict.json", args.force)
     thresholds = Thresholds(tuple(args.asymmetry_at), tuple(args.drift_at), tuple(args.outliers_at))
     found = verdict(statistics, thresholds, args.bits)
     rows = summary_rows(found)
-    write_json(args.out / "verdict.json", found)
-    write_text(args.out / "summary.md", _markdown(found, rows))
     on_page = (drawn if args.layers else paths) if args.html else []
-    written = _draw(args, statistics, found, drawn, on_page)
+    with lock(args.out):
+        write_json(args.out / "verdict.json", found)
+        write_text(args.out / "summary.md", _markdown(found, rows))
+        written = _draw(args, statistics, found, drawn, on_page)
     if args.html:
         from ditq.plots.page import page
 

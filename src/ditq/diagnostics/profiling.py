@@ -91,8 +91,9 @@ def profile(
     """The statistics that `recipe` asks for, also written to `output`.
 
     Every `checkpoint_seconds` they are saved in `<output>.parts`, which is removed at the end: an interrupted run
-    resumes there, and its result is bit for bit that of an uninterrupted one. Raises UserError when the points do not
-    fit the model or the parts were made with other settings, DitqError when an activation is not finite.
+    resumes there, and its result is bit for bit that of an uninterrupted one; a finished run has nothing left
+    to do. Raises UserError when the points do not fit the model or the parts were made with other settings, DitqError
+    when an activation is not finite.
     """
     _check_fit(model, points)
     batches = recipe.batches(points)
@@ -103,6 +104,10 @@ def profile(
     meta["layers"] = observed_paths(network, recipe.inputs)
     names = names_by(network.anatomy, meta["layers"])
     meta["sites"] = {path: name._asdict() for path, name in names.items()}
+    if resume and output.exists():
+        finished = read_statistics(output)
+        plan.check(f"cannot resume {output}", meta, finished.meta)
+        return finished
     plan.begin(parts / "plan.json", meta, resume, threads=True)
     state = parts / "state.npz"
     statistics = read_statistics(state) if state.exists() else _nothing_yet(network, meta)
