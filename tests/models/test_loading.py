@@ -101,3 +101,13 @@ def test_a_missing_shard_is_named(tmp_path):
     )
     with pytest.raises(UserError, match="gone.safetensors: got no such file"):
         read_weights(tmp_path)
+
+
+def test_what_overflows_in_16_bit_is_told_from_what_is_damaged(tmp_path, weights):
+    weights["final_layer.linear.bias"] = mx.full((64,), 1e6)
+    path = saved(tmp_path / "model.safetensors", weights)
+    load_mmdit(path, CONFIG, mx.bfloat16)
+    with pytest.raises(
+        UserError, match="1 too large for float16: final_layer.linear.bias; .* bfloat16 or float32"
+    ):
+        load_mmdit(path, CONFIG, mx.float16)

@@ -49,8 +49,12 @@ def load_weights_into(
     wanted = dict(tree_flatten(module.parameters()))
     problems = _misfits(wanted, weights)
     if not any(problems.values()):
-        weights = {key: array if dtype is None else array.astype(dtype) for key, array in weights.items()}
-        problems["not finite"] = _not_finite(weights)
+        cast = {key: array if dtype is None else array.astype(dtype) for key, array in weights.items()}
+        unusable = _not_finite(cast)
+        damaged = _not_finite({key: weights[key] for key in unusable})
+        problems["not finite"] = damaged
+        problems[f"too large for {dtype_name(dtype)}"] = [key for key in unusable if key not in damaged]
+        weights = cast
     got = [f"{len(keys)} {kind}: {some(keys)}" for kind, keys in problems.items() if keys]
     if got:
         foreign = no_model(weights) or (None if wanted.keys() & weights.keys() else what_it_is(weights))
@@ -80,19 +84,24 @@ def _misfits(wanted: Mapping[str, mx.array], weights: Mapping[str, mx.array]) ->
             if weights[key].shape != wanted[key].shape
         ],
         "not floating-point": [
-            f"{key} ({str(weights[key].dtype).removeprefix('mlx.core.')})"
-            for key in shared
-            if not is_float(weights[key])
+            f"{key} ({dtype_name(weights[key].dtype)})" for key in shared if not is_float(weights[key])
         ],
     }
 
 
-def _remedy(problems: Mapping[str, list[str]]) -> str | None:
+def _remedy(problems: Mapping[str, list[str]]) -> str:
     if problems["not floating-point"]:
-        return (
-            "quantized weights are not decoded here; use a checkpoint in float32, float16, bfloat16 or float8"
-        )
-    return None
+        return "quantized weights are not decoded here; use float32, float16, bfloat16 or float8"
+    if problems.get("not finite"):
+        return "the file is damaged, or was saved from a training run that diverged: download it again"
+    if any(keys for kind, keys in problems.items() if kind.startswith("too large")):
+        return "load it as bfloat16 or float32 (--dtype)"
+    return "give a whole checkpoint of this very model, or name the model that it is of"
+
+
+def dtype_name(dtype: mx.Dtype | None) -> str:
+    """`mlx.core.float16` -> "float16"."""
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:

@@ -1,6 +1,7 @@
 """The tokenizers against `transformers`', on small vocabularies."""
 
 import io
+import json
 import warnings
 
 import pytest
@@ -92,3 +93,29 @@ def test_unfit_tokenizer_files_are_named(tmp_path):
     (tmp_path / "spiece.model").write_bytes(io.BytesIO(b"no model").getvalue())
     with pytest.raises(UserError, match=r"spiece\.model: got a file that cannot be read"):
         SentencePieces(tmp_path / "spiece.model")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"castle</w>": "3"}, "castle</w>: got '3'; expected a whole number"),
+        ({"castle</w>": 0}, r"got \d+ numbers from 0 to \d+ for \d+ words; expected each number from 0 once"),
+        ({"castle</w>": 10**6}, "got .* to 1000000 for"),
+        ({"castle</w>": None}, "castle</w>: got null"),
+    ],
+)
+def test_a_vocabulary_with_wrong_numbers_is_told(tmp_path, change, told):
+    vocab = write_clip_tokenizer(tmp_path / "tokenizer_l")
+    (tmp_path / "tokenizer_l" / "vocab.json").write_text(json.dumps(vocab | change))
+    with pytest.raises(UserError, match=rf"vocab\.json: {told}"):
+        byte_tokenizer(Files("sd3-medium", tmp_path), "l")
+
+
+def test_the_end_of_text_must_be_last(tmp_path):
+    vocab = write_clip_tokenizer(tmp_path / "tokenizer_l")
+    swapped = {"<|endoftext|>": vocab["<|startoftext|>"], "<|startoftext|>": vocab["<|endoftext|>"]}
+    (tmp_path / "tokenizer_l" / "vocab.json").write_text(json.dumps(vocab | swapped))
+    with pytest.raises(
+        UserError, match=r"vocab\.json: <\|endoftext\|>: got \d+; expected \d+, the last number"
+    ):
+        byte_tokenizer(Files("sd3-medium", tmp_path), "l")

@@ -12,6 +12,7 @@ from ditq.core.errors import UserError
 from ditq.models.diffusionkit import VAE
 from ditq.models.diffusionkit.vae import SCALE, SHIFT
 from tests.models.diffusionkit.small import SHAPE, ldm_vae_weights, save
+from tests.models.stored import E5M2, write_stored
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,18 @@ def test_misfits_are_named(tmp_path):
         VAE(tmp_path / "partly.safetensors", SHAPE).decoder()
     with pytest.raises(UserError, match="multiples of 8"):
         VAE(tmp_path / "partly.safetensors", SHAPE).encode(np.zeros((1, 12, 16, 3), np.uint8))
+
+
+def test_float8_is_decoded_and_integers_are_refused(tmp_path):
+    key = "first_stage_model.decoder.conv_in.weight"
+    weights = {name: value.astype(np.float32) for name, value in ldm_vae_weights(SHAPE).items()}
+    bits = np.random.default_rng(0).integers(0, 100, weights[key].shape).astype(np.uint8)
+    path = write_stored(tmp_path / "a.safetensors", weights | {key: ("F8_E5M2", bits)})
+    assert np.array_equal(
+        np.array(VAE(path, SHAPE).decoder().conv_in.weight), E5M2[bits].transpose(0, 2, 3, 1)
+    )
+    path = write_stored(tmp_path / "a.safetensors", weights | {key: bits})
+    with pytest.raises(
+        UserError, match=r"\(VAE decoder\): got 1 not floating-point: conv_in\.weight \(uint8\)"
+    ):
+        VAE(path, SHAPE).decoder()

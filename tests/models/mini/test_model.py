@@ -74,6 +74,25 @@ def test_a_foreign_or_truncated_file_is_refused(tmp_path):
         load("mini", tmp_path / "none.safetensors").network()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("[", "no vocabulary"),
+        ("null", "words: got null; expected an object"),
+        ('{"known": "abc", "aliases": {}, "length": 8}', "words: known: got 'abc'; expected a list of texts"),
+        ('{"known": ["a"], "aliases": {"b": 3}, "length": 8}', "words: aliases: b: got 3; expected a text"),
+        ('{"known": ["a"], "aliases": {}, "length": 1000000000000}', "words: length: got 1000000000000"),
+        ('{"known": ["a"], "aliases": {}}', "words: length: got nothing"),
+    ],
+)
+def test_a_vocabulary_that_is_none_is_told(tmp_path, words, told):
+    path = tmp_path / "mine.safetensors"
+    write_safetensors(path, {"x": mx.zeros(1)}, {"words": words})
+    with pytest.raises(UserError) as caught:
+        load("mini", path).encode(["a fox"])
+    assert str(caught.value).startswith(str(path)) and told in str(caught.value)
+
+
 def test_minis_folder_may_be_given(tmp_path):
     (tmp_path / "mini.safetensors").write_bytes(WEIGHTS.read_bytes())
     (tmp_path / ".DS_Store").write_bytes(b"")

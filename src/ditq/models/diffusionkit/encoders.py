@@ -1,14 +1,12 @@
 """The text encoder modules, built from their configs and filled with their weights."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
 
-from ditq.core.errors import UserError
-from ditq.core.files import read_json
+from ditq.models.diffusionkit.encoder_configs import clip_config, t5_config
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.floats import is_float
 from ditq.models.loading import Weights, load_weights_into, read_weights
@@ -42,7 +40,7 @@ def clip_encoder(files: Files, which: str) -> Any:
     """DiffusionKit's CLIP text model "l" or "g", with its weights in float32."""
     from ditq.models.diffusionkit.corrections import DK
 
-    path, config = files.text(f"clip_{which}"), _Config(files.text(f"clip_{which}_config"))
+    path, config = files.text(f"clip_{which}"), clip_config(files.text(f"clip_{which}_config"))
     weights = clip_weights(read_weights(path))
     projection = weights.get("text_projection.weight")
     encoder = DK.clip.CLIPTextModel(
@@ -67,25 +65,9 @@ def t5_encoder(files: Files) -> Any:
     """
     from ditq.models.diffusionkit.corrections import CorrectedT5
 
-    path, config = files.text("t5"), _Config(files.text("t5_config"))
-    fields = (
-        "d_model",
-        "d_kv",
-        "d_ff",
-        "num_heads",
-        "num_layers",
-        "vocab_size",
-        "relative_attention_num_buckets",
-    )
-    encoder = CorrectedT5(
-        SimpleNamespace(
-            **{field: config[field] for field in fields},
-            # Older configs leave these at T5's defaults.
-            relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
-            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
-            feed_forward_proj=config["feed_forward_proj"],
-        )
-    )
+    path, config = files.text("t5"), t5_config(files.text("t5_config"))
+    defaults = {"relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6}
+    encoder = CorrectedT5(SimpleNamespace(**{**defaults, **config}))
     load_weights_into(encoder, t5_weights(read_weights(path)), str(path))
     return encoder
 
@@ -109,25 +91,6 @@ def t5_weights(weights: Weights) -> Weights:
         key: value.astype(mx.float32) if key.endswith(exact) and is_float(value) else value
         for key, value in mapped.items()
     }
-
-
-class _Config:
-    """A config.json whose missing fields are named."""
-
-    def __init__(self, path: Path):
-        self._path, self._values = path, read_json(path)
-
-    def __getitem__(self, field: str) -> Any:
-        value = self.get(field)
-        if value is None:
-            raise UserError(
-                str(self._path), got=f"no field {field!r}", expected="the config of this text encoder"
-            )
-        return value
-
-    def get(self, field: str, default: Any = None) -> Any:
-        """The field's value, or `default` where the config leaves it out."""
-        return self._values.get(field, default) if isinstance(self._values, dict) else default
 
 
 def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:

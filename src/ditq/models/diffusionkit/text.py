@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Int
+from mlx.utils import tree_flatten
 
+from ditq.core.errors import UserError
 from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.encoders import clip_encoder, t5_encoder
 from ditq.models.diffusionkit.hub import Files
@@ -23,6 +25,12 @@ ENCODERS: dict[str, Callable[[Files], Any]] = {
     "clip_g": lambda files: clip_encoder(files, "g"),
     "t5": t5_encoder,
 }
+EMBEDDINGS = {
+    "clip_l": "token_embedding.weight",
+    "clip_g": "token_embedding.weight",
+    "t5": "wte.weight",
+}
+"""Each encoder's table of tokens."""
 
 Ids = Int[np.ndarray, "prompts tokens"]
 States = Float[mx.array, "prompts tokens dims"]
@@ -66,6 +74,12 @@ class TextEncoders:
 
     def _run(self, part: str, run: Callable[[Any, Ids], Any], ids: Ids) -> Any:
         encoder = self._kept.get(part) or ENCODERS[part](self.files)
+        rows = dict(tree_flatten(encoder.parameters()))[EMBEDDINGS[part]].shape[0]
+        if ids.max(initial=0) >= rows:
+            got = f"tokens up to {ids.max()} from its tokenizer"
+            raise UserError(
+                str(self.files.text(part)), got=got, expected=f"numbers below {rows}, its vocabulary"
+            )
         if self.keep:
             self._kept[part] = encoder
         result = run(encoder, ids)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_text
+from ditq.core.schema import checked
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.prompts import short
 
@@ -40,11 +41,23 @@ def byte_tokenizer(files: Files, which: str) -> Any:
     if absent:
         expected = "CLIP's vocabulary: each byte with and without </w>, begin and end of text"
         raise UserError(str(vocab_path), got=f"a vocabulary without {absent[0]!r}", expected=expected)
+    _check_numbers(checked(vocab, dict[str, int], str(vocab_path)), vocab_path)
     lines = read_text(merges_path).strip().split("\n")
     pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
     # OpenAI's own merges file goes on for longer than the vocabulary.
     merges = pairs[: len(vocab) - len(needed)]
     return ByteTokenizer({pair: rank for rank, pair in enumerate(merges)}, vocab, pad_with_eos=which == "l")
+
+
+def _check_numbers(vocab: dict[str, int], path: Path) -> None:
+    """Raises UserError unless the words are numbered from 0, the end of text last: CLIP pools where it stands."""
+    numbers = set(vocab.values())
+    if numbers != set(range(len(vocab))):
+        got = f"{len(numbers)} numbers from {min(numbers)} to {max(numbers)} for {len(vocab)} words"
+        raise UserError(str(path), got=got, expected="each number from 0 once")
+    if vocab["<|endoftext|>"] != len(vocab) - 1:
+        where = f"{path}: <|endoftext|>"
+        raise UserError(where, got=vocab["<|endoftext|>"], expected=f"{len(vocab) - 1}, the last number")
 
 
 class SentencePieces:

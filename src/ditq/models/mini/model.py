@@ -3,7 +3,7 @@
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypedDict, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
 from ditq.core.files import read_safetensors
+from ditq.core.schema import FILLED, checked, within
 from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.folders import weight_files
 from ditq.models.loading import Weights, load_weights_into, read_weights
@@ -29,6 +30,16 @@ MINI = MMDiTConfig(
     pooled_text_embed_dim=128,
     token_level_text_embed_dim=128,
 )
+
+
+class Vocabulary(TypedDict):
+    """The words in the metadata of the weights' file."""
+
+    known: Annotated[list[str], FILLED]
+    aliases: dict[str, str]
+    length: Annotated[int, within(1, 1000)]
+
+
 WEIGHTS = Path(__file__).with_name("mini.safetensors")
 
 
@@ -80,11 +91,12 @@ class Mini:
         metadata = read_safetensors(self._file)[1]
         try:
             words = json.loads(metadata["words"])
-            return Words(tuple(words["known"]), words["aliases"], words["length"])
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise UserError(
-                str(self.path), got="no vocabulary", expected="a file that train_mini.py exported"
+                str(self._file), got="no vocabulary", expected="a file that train_mini.py exported"
             ) from error
+        vocabulary = checked(words, Vocabulary, f"{self._file}: words")
+        return Words(tuple(vocabulary["known"]), vocabulary["aliases"], vocabulary["length"])
 
     @cached_property
     def _weights(self) -> Weights:
