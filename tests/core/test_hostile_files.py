@@ -18,7 +18,7 @@ from ditq.core.errors import UserError
 from ditq.core.recipe import plain_recipe, recipe_from
 from ditq.core.spec import Spec
 from tests.core.files.crafted import npz
-from tests.core.mutations import mutate
+from tests.core.files.mutations import mutate
 
 CASES = 150
 """Of each kind."""
