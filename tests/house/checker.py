@@ -152,6 +152,8 @@ def step_faults(path: str, source: str) -> list[str]:
         return [] if all(map(_is_docstring, body)) else [f"{path}: holds code"]
     if all(_is_docstring(node) or _is_other_name(node) for node in body):
         return []
+    if body and _says_what_it_is(body[-1], path):
+        body = body[:-1]
     if all(isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ditq.") for node in body):
         return []  # a documented module name that hands out what lives in ditq
     lines = [line for line in source.splitlines() if line.strip()]
@@ -159,6 +161,12 @@ def step_faults(path: str, source: str) -> list[str]:
         case [first, 'if __name__ == "__main__":', "    main()"] if first.startswith("from ditq.cli."):
             return [] if first.endswith(" import main") else [f"{path}: imports something besides main"]
     return [f"{path}: is not the three lines of a step"]
+
+
+def _says_what_it_is(node: ast.stmt, path: str) -> bool:
+    """Whether this is the end of a module without a command: run, it says which command to use."""
+    told = f'if __name__ == "__main__":\n    from ditq.cli.library import tell\n    tell("{Path(path).stem}")'
+    return ast.unparse(node) == ast.unparse(ast.parse(told).body[0])
 
 
 def imports(module: str, source: str) -> Iterator[tuple[int, str]]:

@@ -1,9 +1,10 @@
 """Which grid each layer's input stands on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from ditq.core.activation_grid import ActivationGrid, TimestepGrid
 from ditq.core.errors import DitqError, UserError
@@ -28,8 +29,13 @@ class ActivationTable:
                 rows, steps = len(grid.rows), len(grid.timesteps)
                 raise DitqError(f"{path}: {rows} activation scales for {steps} timesteps")
 
+    def steps(self, paths: Iterable[str]) -> dict[str, Float32[np.ndarray, "steps"]]:
+        """The step sizes at each calibrated timestep, by layer, of those layers that have a grid."""
+        own = [path for path in paths if path in self.grids]
+        return {path: np.array(self.grids[path].at(self.timesteps).scale, np.float32) for path in own}
 
-def check_timesteps(timesteps: Float[np.ndarray, "steps"], where: str) -> None:
+
+def check_timesteps(timesteps: Float[np.ndarray, "..."], where: str) -> None:
     """Raises UserError, beginning with `where`, unless the timesteps are finite, fall, and lie from 0 to `LATEST`."""
     within = bool(((timesteps >= 0) & (timesteps <= LATEST)).all())  # NaN is not
     if timesteps.ndim != 1 or not timesteps.size or not within or (np.diff(timesteps) >= 0).any():

@@ -117,7 +117,7 @@ def quantize_network(
             table=None if calibration.table is None else calibration.table.grids,
             seed=seed + number,
         )
-        result = _solved(problem, todo, folder, number, on_iteration)
+        result = _solved(problem, todo, folder, number, on_iteration, calibration.table)
         if result is not None:
             found.weights.update(result.weights)
             found.activations.update(result.activations or {})
@@ -228,7 +228,12 @@ def _images(calibration: Calibration) -> ImageSet:
 
 
 def _solved(
-    problem: BlockProblem, todo: Assigned, folder: Path, number: int, on_iteration: OnIteration
+    problem: BlockProblem,
+    todo: Assigned,
+    folder: Path,
+    number: int,
+    on_iteration: OnIteration,
+    table: ActivationTable | None,
 ) -> BlockResult | None:
     """The block's result, of an earlier run's file, or made now and written; None for a block that stays float."""
     method = todo.method(problem.path)
@@ -243,9 +248,10 @@ def _solved(
     started = time.perf_counter()
     result = method.quantize(problem, partial(on_iteration, number))
     report = {**result.report, "losses": thinned(result.report.get("losses", []))}
-    write_block(folder, number, result.weights, result.activations or {}, {"report": report})
-    seconds = round(time.perf_counter() - started, 2)
-    return BlockResult(result.weights, result.activations, {**report, "seconds": seconds})
+    steps = {} if table is None else table.steps(result.weights)
+    write_block(folder, number, result.weights, result.activations or {}, {"report": report}, steps)
+    report["seconds"] = round(time.perf_counter() - started, 2)
+    return BlockResult(result.weights, result.activations, report)
 
 
 def _handed_on(problem: BlockProblem, result: BlockResult | None) -> BlockState:

@@ -103,3 +103,14 @@ def test_only_static_grids_can_be_written(tmp_path):
     with pytest.raises(DitqError, match="fc1: only a static grid with one centre can be stored, got 2 rows"):
         write_block(tmp_path, 0, {}, {LAYER: TimestepGrid(np.array([900.0, 100.0]), rows)}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_of_a_table_are_stored_and_taken_for_no_static_grid(tmp_path):
+    steps = np.array([0.5, 0.25, 0.125], np.float32)
+    plain, told = tmp_path / "plain", tmp_path / "told"
+    write_block(plain, 0, {LAYER: weight(Spec(4))}, {}, {})
+    write_block(told, 0, {LAYER: weight(Spec(4))}, {}, {}, {LAYER: steps})
+    before, after = read_npz(block_file(plain, 0)), read_npz(block_file(told, 0))
+    assert np.array_equal(after.pop(f"{LAYER}__a_scale"), steps) and after.keys() == before.keys()
+    assert all(np.array_equal(after[name], before[name]) for name in after)
+    assert read_block(told, 0, 8)[1] == {}

@@ -4,7 +4,8 @@
 {path}__scale       (out, groups) float32, steps; groups is 1 per channel
 {path}__zero        (out, groups) float32, on asymmetric grids alone
 {path}__smooth      (in,) float32, where the weight was smoothed
-{path}__a_scale     float32, the step of the layer's input, where one was learned
+{path}__a_scale     float32, the step of the layer's input: () where one was learned with the weights; (timesteps,)
+                    where they were quantized for the grids of a quant_config.json, whose steps these are
 {path}__a_shift     float32, the centre of that grid
 __meta__            JSON: kind, version, producer, block, per layer bits, symmetry and group size, and the caller's
 """
@@ -13,10 +14,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 import mlx.core as mx
 import numpy as np
+from jaxtyping import Float32
 
 import ditq
 from ditq.core import affine
@@ -54,12 +57,14 @@ def write_block(
     weights: Mapping[str, QuantizedWeight],
     activations: Mapping[str, TimestepGrid],
     meta: Mapping[str, Any],
+    steps: Mapping[str, Float32[np.ndarray, "timesteps"]] = MappingProxyType({}),
 ) -> None:
     """Writes the layers of one block, and the static grids of those inputs that have one.
 
-    `meta` joins the file's own. Of a grid only step and centre are kept: a reader says its bits.
+    `meta` joins the file's own. Of a grid only step and centre are kept: a reader says its bits. `steps` are those of
+    grids that are stored elsewhere, at each of their timesteps.
     """
-    write_layers(block_file(folder, number), weights, activations, {**meta, "block": number})
+    write_layers(block_file(folder, number), weights, activations, {**meta, "block": number}, steps)
 
 
 def write_layers(
@@ -67,6 +72,7 @@ def write_layers(
     weights: Mapping[str, QuantizedWeight],
     activations: Mapping[str, TimestepGrid],
     meta: Mapping[str, Any],
+    steps: Mapping[str, Float32[np.ndarray, "timesteps"]] = MappingProxyType({}),
 ) -> None:
     """Writes any layers, as `write_block` does, to a file of another name."""
     arrays: dict[str, np.ndarray] = {}
@@ -83,8 +89,10 @@ def write_layers(
             arrays[f"{layer}__smooth"] = np.array(weight.smooth, np.float32)
     for layer, grid in activations.items():
         scale, shift = step_and_centre(layer, grid)
+        grid.rows.check(f"{layer}: activation")
         arrays[f"{layer}__a_scale"] = np.array(scale, np.float32)
         arrays[f"{layer}__a_shift"] = np.array(shift, np.float32)
+    arrays |= {f"{layer}__a_scale": np.array(scales, np.float32) for layer, scales in steps.items()}
     own = {
         "kind": KIND,
         "version": VERSION,
@@ -124,9 +132,15 @@ def read_layers(
     _check_known(path, arrays, layers)
     for layer, grid in layers.items():
         weights[layer] = _weight(path, layer, arrays, grid)
-        if activation_bits is not None and {f"{layer}__a_scale", f"{layer}__a_shift"} & arrays.keys():
+        learned = {f"{layer}__a_scale", f"{layer}__a_shift"} & arrays.keys()
+        if activation_bits is not None and learned and not _of_table(layer, arrays):
             activations[layer] = _static(path, layer, arrays, activation_bits, weights[layer].smooth)
     return weights, activations, meta
+
+
+def _of_table(layer: str, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether the layer's steps are those of a quant_config.json, which holds the grids themselves."""
+    return f"{layer}__a_shift" not in arrays and arrays[f"{layer}__a_scale"].ndim == 1
 
 
 def static_grid(step: float, centre: float, bits: int, smooth: mx.array | None = None) -> TimestepGrid:
@@ -184,12 +198,7 @@ def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec
         raise UserError(
             f"{path}: {layer}", got="zero points", expected="none: __meta__ says that it is symmetric"
         )
-    for part in PARTS:
-        array = arrays.get(f"{layer}__{part}")
-        kinds = "iu" if part == "weight_int" else "f"
-        if array is not None and (array.dtype.kind not in kinds or not array.dtype.isnative):
-            expected = "whole numbers" if part == "weight_int" else "floating-point numbers"
-            raise UserError(f"{path}: {layer}__{part}", got=str(array.dtype), expected=expected)
+    _check_arrays(path, layer, arrays, spec)
     scale = mx.array(arrays[f"{layer}__scale"])
     smooth = arrays.get(f"{layer}__smooth")
     weight = QuantizedWeight(
@@ -201,3 +210,26 @@ def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec
     )
     weight.check(f"{path}: {layer}")
     return replace(weight, codes=weight.codes.astype(affine.code_dtype(spec)))
+
+
+def _check_arrays(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec) -> None:
+    """Raises UserError for a part of another dtype or shape than the layer's codes and grid ask."""
+    codes = arrays[f"{layer}__weight_int"]
+    if codes.ndim != 2:
+        raise UserError(
+            f"{path}: {layer}", got=f"weight_int of shape {codes.shape}", expected="(out, columns)"
+        )
+    rows, columns = codes.shape
+    grid = rows, spec.groups(columns, f"{path}: {layer}")
+    shapes = {"weight_int": codes.shape, "scale": grid, "zero": grid}
+    for part in PARTS:
+        array = arrays.get(f"{layer}__{part}")
+        if array is None:
+            continue
+        whole = part == "weight_int"
+        if array.dtype.kind not in ("iu" if whole else "f") or not array.dtype.isnative:
+            expected = "whole numbers" if whole else "floating-point numbers"
+            raise UserError(f"{path}: {layer}__{part}", got=str(array.dtype), expected=expected)
+        if array.shape != shapes.get(part, array.shape) or (part == "smooth" and array.ndim != 1):
+            expected = shapes.get(part, "a factor a channel")
+            raise UserError(f"{path}: {layer}__{part}", got=f"shape {array.shape}", expected=expected)
