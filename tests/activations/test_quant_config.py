@@ -80,7 +80,10 @@ def test_config_is_the_documents(tmp_path):
             lambda c: c["per_timestep"]["2"][FC1].update(bits=9),
             "per_timestep: 2: multimodal_transformer_blocks.0.image_transformer_block.mlp.fc1: bits: got 9",
         ),
-        (lambda c: c["per_timestep"]["2"][FC1].update(scale=0), "fc1: scale: got 0; expected a finite number from 1.2e-38 to"),
+        (
+            lambda c: c["per_timestep"]["2"][FC1].update(scale=0),
+            "fc1: scale: got 0; expected a finite number from 1.2e-38 to",
+        ),
         (lambda c: c["per_timestep"]["2"][FC1].update(scale=float("nan")), "NaN"),
         (lambda c: c["per_timestep"]["2"][FC1].update(shift="some"), "fc1: shift: got 'some'"),
         (lambda c: c["per_timestep"]["2"].pop(FC1), f"no '{FC1}'"),

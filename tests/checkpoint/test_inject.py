@@ -223,7 +223,10 @@ def regridded(parts, path=FC2, **changes):
             lambda c: spoilt(regridded(c, smooth=mx.ones((256,))), smooth=mx.full((256,), 2.0)),
             "fc2: got other smoothing factors of the activation grid than of the weight",
         ),
-        (lambda c: regridded(c, scale=mx.zeros((4,))), "fc2: activation scale: got 0; expected steps above 0"),
+        (
+            lambda c: regridded(c, scale=mx.zeros((4,))),
+            "fc2: activation scale: got 0; expected steps above 0",
+        ),
         (
             lambda c: regridded(c, shift=mx.full((4, 1), mx.inf)),
             "fc2: activation shift: got values that are not",

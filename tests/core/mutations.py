@@ -1,105 +1,108 @@
-"""Files changed at random, from a seed: bytes anywhere, or one part of what an archive, a header or JSON holds.
+"""Seeded mutations of stored JSON and arrays: what a careless hand, a bug or a bad disk makes of a file."""
 
-Tests of other readers may use them on their own artefacts: `mutate(path, rng)` changes one that is there.
-"""
-
-import json
-import random
-import zipfile
-from pathlib import Path
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.core.files.crafted import npz, safetensors
+import numpy as np
 
-JUNK: list[Any] = [
-    *(
-        None,
-        True,
-        -1,
-        0,
-        1e308,
-        10**30,
-        "",
-        "x" * 2000,
-        "../../x",
-        "\0",
-        [],
-        {},
-        [[]],
-        {"": {}},
-        "\ud800",
-        2.5,
-    ),
-    *([1] * 50, "NaN", 2**31, 2**63),
+NUMBERS: list[Callable[[Any], Any]] = [
+    lambda x: -x,
+    lambda x: 0,
+    lambda x: -1,
+    lambda x: x + 0.5,
+    lambda x: x * 1e30,
+    lambda x: 1e-40,
+    lambda x: float("nan"),
+    lambda x: float("inf"),
+    lambda x: float("-inf"),
+    lambda x: 10**25,
+    lambda x: str(x),
+    lambda x: [x],
+    lambda x: True,
+    lambda x: None,
+    lambda x: {},
 ]
-NUMBERS = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+OTHERS: list[Callable[[Any], Any]] = [
+    lambda x: None,
+    lambda x: 0,
+    lambda x: 1.5,
+    lambda x: "",
+    lambda x: "../elsewhere",
+    lambda x: [],
+    lambda x: {},
+    lambda x: [x],
+    lambda x: {"x": x},
+    lambda x: not x,
+    lambda x: list(x) if isinstance(x, str | dict) else "x",
+]
 
 
-def any_bytes(content: bytes, rng: random.Random) -> bytes:
-    """The content with bytes flipped, cut off, left out, doubled, or numbers set to the ends of their ranges."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        at = rng.randrange(len(data) + 1)
-        match rng.randrange(7):
-            case 0:
-                data[at : at + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del data[at:]
-            case 2:
-                del data[at : at + rng.randrange(1, 40)]
-            case 3:
-                data[at:at] = data[at : at + rng.randrange(1, 40)]
-            case 4:
-                size = rng.choice((1, 2, 4, 8))
-                number = rng.choice(NUMBERS) & (256**size - 1)
-                data[at : at + size] = number.to_bytes(size, rng.choice(("little", "big")))
-            case 5:
-                data[at:at] = rng.choice((b"\0" * 9, b"[" * 2000, b"\xef\xbb\xbf", b"9" * 30, b'"', b"NaN"))
-            case 6:
-                digits = [i for i, byte in enumerate(data) if 48 <= byte < 58] or [0]
-                data[rng.choice(digits) : rng.choice(digits)] = str(rng.choice(NUMBERS)).encode()
-    return bytes(data)
-
-
-def any_value(value: Any, rng: random.Random) -> Any:
-    """Parsed JSON with one part replaced, left out or nested in itself."""
-    if isinstance(value, dict | list) and value and rng.random() < 0.8:
-        copy = value.copy()
-        key = rng.choice(list(copy) if isinstance(copy, dict) else range(len(copy)))
-        if rng.random() < 0.15:
-            del copy[key]
+def json_mutations(content: Any, rng: np.random.Generator, count: int) -> Iterator[tuple[str, Any]]:
+    """`count` copies of parsed JSON, each with one place changed, removed, renamed or swapped with its neighbour."""
+    places = list(_places(content))
+    for _ in range(count):
+        place = places[rng.integers(len(places))]
+        changed = copy.deepcopy(content)
+        parent = changed
+        for key in place[:-1]:
+            parent = parent[key]
+        key, kind = place[-1], rng.integers(8)
+        if kind == 0:
+            del parent[key]
+        elif kind == 1 and isinstance(parent, dict):
+            parent[f"{key}_"] = parent.pop(key)
+        elif kind == 2 and len(parent) > 1:
+            other = (
+                list(parent)[rng.integers(len(parent))]
+                if isinstance(parent, dict)
+                else rng.integers(len(parent))
+            )
+            parent[key], parent[other] = parent[other], parent[key]
         else:
-            copy[key] = any_value(copy[key], rng)
-        return copy
-    return rng.choice((*JUNK, [value], {"x": value}))
+            number = isinstance(parent[key], float | int) and not isinstance(parent[key], bool)
+            options = NUMBERS if number else OTHERS
+            parent[key] = options[rng.integers(len(options))](parent[key])
+        yield f"{'.'.join(map(str, place))} ({kind})", changed
 
 
-def mutate_json(path: Path, rng: random.Random) -> None:
-    path.write_text(json.dumps(any_value(json.loads(path.read_text()), rng)))
+def array_mutations(
+    arrays: dict[str, np.ndarray], rng: np.random.Generator, count: int
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """`count` copies of named arrays, each with one of them changed in a value, its sign, dtype, shape or name."""
+    names = [name for name in arrays if name != "__meta__"]
+    for _ in range(count):
+        name, kind = names[rng.integers(len(names))], rng.integers(9)
+        changed, array = dict(arrays), arrays[name].copy()
+        if kind == 0:
+            del changed[name]
+        elif kind == 1:
+            changed[f"{name}_"] = changed.pop(name)
+        elif kind == 2:
+            changed[name] = array.astype(
+                [np.int32, np.float64, np.bool_, ">f4", np.complex64][rng.integers(5)]
+            )
+        elif kind == 3:
+            changed[name] = [array[None], array.reshape(-1)[:1], array.reshape(-1)[:0], array.T][
+                rng.integers(4)
+            ]
+        elif kind == 4:
+            changed[name] = -array
+        elif kind == 5:
+            changed[name] = np.full_like(array, [0, 1][rng.integers(2)])
+        else:
+            values = [0, -1, np.nan, np.inf, -np.inf, 1e30, 3e38, 1e-38, 0.3, 127]
+            with np.errstate(all="ignore"):
+                flat = array.reshape(-1)
+                flat[rng.integers(flat.size)] = np.float64(values[rng.integers(len(values))]).astype(
+                    array.dtype
+                )
+            changed[name] = flat.reshape(array.shape)
+        yield f"{name} ({kind})", changed
 
 
-def mutate_npz(path: Path, rng: random.Random) -> None:
-    with zipfile.ZipFile(path) as archive:
-        entries = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    name = rng.choice(list(entries))
-    entries[name] = any_bytes(entries[name], rng)
-    npz(path, rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), **entries)
-
-
-def mutate_safetensors(path: Path, rng: random.Random) -> None:
-    content = path.read_bytes()
-    size = int.from_bytes(content[:8], "little")
-    safetensors(path, any_value(json.loads(content[8 : 8 + size]), rng), content[8 + size :])
-
-
-INNER = {".json": mutate_json, ".npz": mutate_npz, ".safetensors": mutate_safetensors}
-"""By suffix, what changes a part of the content and keeps the rest of the file in order."""
-
-
-def mutate(path: Path, rng: random.Random) -> None:
-    """Changes a file: bytes anywhere, or, in most cases, one part of what it holds."""
-    inner = INNER.get(path.suffix)
-    if inner is not None and rng.random() < 0.6:
-        inner(path, rng)
-    else:
-        path.write_bytes(any_bytes(path.read_bytes(), rng))
+def _places(content: Any, at: tuple = ()) -> Iterator[tuple]:
+    keys = content if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield (*at, key)
+        yield from _places(content[key], (*at, key))

@@ -280,6 +280,6 @@ def test_folders_of_older_releases_are_read(collected, tmp_path):
     np.testing.assert_array_equal(old.at(2)[source].sample.rows, collected.at(2)[source].sample.rows)
     assert collected.foldable(source) and collected.names[source] == ("mm_00_img.attn.q_proj", "image")
     with pytest.raises(
-        UserError, match="k_proj: got no word on which layers take factors in .*; collect again"
+        UserError, match="k_proj: got no entry 'foldable': an older version .* collect the statistics again"
     ):
         old.foldable(source)

@@ -99,9 +99,12 @@ class LayerStatistics:
         entries = {path: self.manifest["layers"][path] for path in self.groups[source]}
         for path, entry in entries.items():
             if "foldable" not in entry:
-                remedy = "collect again, or smooth no layer or all of them (--smooth none, --smooth all)"
-                got = "no word on which layers take factors in (written by an older release)"
-                raise UserError(f"{self.folder / MANIFEST}: {path}", got=got, remedy=remedy)
+                raise UserError(
+                    f"{self.folder / MANIFEST}: {path}",
+                    got="no entry 'foldable': an older version of ditq collected these statistics",
+                    expected="true or false: whether smoothing factors fit into the layer in front of this one",
+                    remedy="analyze with --smooth none or --smooth all, or collect the statistics again with --force",
+                )
         return all(entry["foldable"] for entry in entries.values())
 
     def at(self, step: int) -> dict[str, InputStatistics]:

@@ -65,5 +65,8 @@ def assigned(network: Network, recipe: Recipe) -> Assigned:
     if not rules:
         raise UserError(where, got="no layer that is quantized", expected="one at least")
     found = Assigned(rules, methods, anatomy)
-    embedders.check(found.phase("prepare", "begin", "finish"))
+    try:
+        embedders.check(found.phase("prepare", "begin", "finish"))
+    except UserError as error:
+        raise UserError(f"{where}: {error.what}", got=error.got, remedy=error.remedy) from error
     return found

@@ -106,8 +106,8 @@ def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> Quant
 def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
     """The grids as named arrays: timesteps, and {path}::{scale,qmin,qmax,shift}, a row per timestep.
 
-    Raises UserError, naming the layer, for a grid that has no row for each of the table's timesteps: one that computes
-    its rows would be another grid when it is read again.
+    Raises UserError, naming the layer, for senseless numbers, and for a grid that has no row for each of the table's
+    timesteps: one that computes its rows would be another grid when it is read again.
     """
     arrays = {"timesteps": table.timesteps.astype(np.float32)}
     for path, grid in table.grids.items():
@@ -118,6 +118,7 @@ def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
                 expected="a row for each timestep of the table",
                 remedy="tabulate it first: TimestepGrid(timesteps, grid.at(timesteps), grid.smooth)",
             )
+        grid.rows.check(f"{path}: activation")
         for part in ("scale", "qmin", "qmax", "shift"):
             value = getattr(grid.rows, part)
             if value is not None:
@@ -150,7 +151,11 @@ def table_from(
 
     def grid(path: str) -> TimestepGrid:
         parts = {part: arrays.get(f"{path}::{part}") for part in ("scale", "qmin", "qmax", "shift")}
-        steps = [len(value) if value.ndim else 0 for value in parts.values() if value is not None]
+        for part, value in parts.items():
+            if value is not None and value.ndim != (2 if part == "shift" else 1):
+                expected = "(timesteps, channels)" if part == "shift" else "(timesteps,)"
+                raise UserError(f"{source}: {path}", got=f"{part} of shape {value.shape}", expected=expected)
+        steps = [len(value) for value in parts.values() if value is not None]
         if steps != [len(timesteps)] * len(steps):
             raise UserError(f"{source}: {path}", got=f"rows for {steps} timesteps", expected=len(timesteps))
         made = [None if value is None else mx.array(value.astype(np.float32)) for value in parts.values()]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
@@ -81,10 +82,15 @@ def with_grids(checkpoint: QuantizedCheckpoint, quant_config: Path | None) -> Qu
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a finished run. Raises UserError for another kind of folder."""
     path = folder / "config.json"
+    if folder.is_file():
+        remedy = f"name the folder that it lies in: {folder.parent}"
+        raise UserError(
+            str(folder), got="a file", expected="the folder of a quantized checkpoint", remedy=remedy
+        )
     if not path.exists() and (folder / "plan.json").exists():
         raise UserError(str(folder), got="a run that is not finished", remedy="adaround_optimize --resume")
     if not path.exists():
-        remedy = f"make it: python -m src.quantize --out {folder}"
+        remedy = f"make it: python -m src.quantize --out {quote(str(folder))} --recipe w4a8-qronos"
         raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
     return dict(checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path)))
 
