@@ -148,6 +148,8 @@ def test_several_models_are_not_guessed_among(tmp_path):
         ('{"weight_map": ["a"]}', "weight_map: got list; expected an object"),
         ('{"weight_map": {}}', "weight_map: got nothing in it"),
         ('{"weight_map": {"a": null}}', "weight_map: a: got"),
+        (f'{{"weight_map": {{"a": "{"x" * 300}"}}}}', "weight_map: a: got a name of 300 bytes"),
+        ('{"weight_map": {"a": "b\\u0000"}}', "characters that no name should"),
         ('{"weight_map": {"a": "../model.safetensors"}}', "weight_map: a: got"),
         ('{"weight_map": {"a": "/etc/passwd"}}', "weight_map: a: got"),
         (

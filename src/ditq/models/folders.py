@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json
+from ditq.core.files import name_fault, read_json
 from ditq.core.files.safetensors import read_safetensors_header
 
 VARIANTS = ("fp16", "bf16", "", "fp32", "fp8", "non_ema")
@@ -81,8 +81,8 @@ def files_of(index: Path) -> dict[str, str]:
         got = "nothing in it" if names == {} else f"{'null' if names is None else type(names).__name__}"
         raise UserError(where, got=got, expected="an object that names each key's file")
     for key, name in names.items():
-        if not isinstance(name, str) or name != Path(name).name or name in ("", ".", ".."):
-            raise UserError(f"{where}: {key}", got=repr(name), expected="the name of a file beside the index")
+        if fault := name_fault(name):
+            raise UserError(f"{where}: {key}", got=fault, expected="the name of a file beside the index")
     return names
 
 
