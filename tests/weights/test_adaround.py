@@ -154,7 +154,7 @@ def test_most_of_the_way_from_rounding_to_the_best_of_all_roundings_is_gone():
 
 
 @pytest.mark.parametrize(
-    "method", [AdaRound(iterations=0), AdaRound(iterations=5, lr=1e6), AdaRound(iterations=3, lr_scale=1e4)]
+    "method", [AdaRound(iterations=0), AdaRound(iterations=5, lr=1e6), AdaRound(iterations=3, lr_scale=3.0)]
 )
 def test_what_does_not_win_keeps_rounding_and_says_so(method):
     problem = random_problem(rows=4)

@@ -3,7 +3,14 @@
 from ditq.calibration import defaults
 from ditq.calibration.block_cache import BlockCache, read_block_cache
 from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized
-from ditq.calibration.image_set import ImageSet, check_model, read_images, replay, replay_inputs
+from ditq.calibration.image_set import (
+    ImageSet,
+    check_model,
+    check_network,
+    read_images,
+    replay,
+    replay_inputs,
+)
 from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
 from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
@@ -22,6 +29,7 @@ __all__ = [
     "cache_blocks",
     "cache_quantized",
     "check_model",
+    "check_network",
     "collect_images",
     "collect_points",
     "default_prompts",

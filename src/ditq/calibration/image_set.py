@@ -9,7 +9,10 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32
 
+from ditq.calibration.drawn_by import NAME, DrawnBy, check_weights, read_drawn_by
 from ditq.calibration.images import read_manifest
+from ditq.calibration.samples import MADE_BY, read_sample, sample_file
+from ditq.calibration.stored import check_array, made_again_by
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz
@@ -25,6 +28,8 @@ class ImageSet:
     manifest: dict[str, Any]
     prompts: Conditioning
     """One row per prompt that was given, in the pictures' order; the last is the negative."""
+    drawn_by: DrawnBy | None = None
+    """The network that drew them; None where an older release did not say."""
 
     @property
     def sigmas(self) -> list[float]:
@@ -51,7 +56,13 @@ class ImageSet:
         self, images: Sequence[int], step: int
     ) -> Float32[np.ndarray, "images height width channels"]:
         """x of these pictures at one step. Raises UserError for a sample that is missing or not that step's."""
-        return np.concatenate([self._latent(image, step) for image in images])
+        found = [self._latent(image, step) for image in images]
+        for image, x in zip(images, found, strict=True):
+            if x.shape != found[0].shape:
+                path = sample_file(self.folder / "samples", image, step)
+                expected = f"{found[0].shape} as of image {images[0]}"
+                raise UserError(f"{path}: x", got=f"shape {x.shape}", expected=expected)
+        return np.concatenate(found)
 
     def conditioning(self, images: Sequence[int]) -> Conditioning:
         """Rows [prompts, negatives] of these pictures, or the prompts alone where no guidance was used."""
@@ -62,22 +73,20 @@ class ImageSet:
         return self.prompts.rows(rows)
 
     def _latent(self, image: int, step: int) -> np.ndarray:
-        path = self.folder / "samples" / f"{image:04d}_{step:03d}.npz"
-        sample = read_npz(path)
-        found = tuple(int(sample[name]) if name in sample else None for name in ("image_id", "step_index"))
-        if found != (image, step) or "x" not in sample:
-            raise UserError(
-                str(path), got=f"image {found[0]}, step {found[1]}", expected=f"image {image}, step {step}"
-            )
-        return sample["x"].astype(np.float32)
+        shape = None if self.drawn_by is None else self.drawn_by.latents
+        return read_sample(self.folder, self.manifest, image, step, shape).astype(np.float32)
 
 
 def read_images(folder: Path) -> ImageSet:
     """The calibration pictures of a folder. Raises UserError for another kind of folder, or an unfinished one."""
     manifest = read_manifest(folder)
     path = folder / "conditioning.npz"
-    arrays = read_npz(path)
+    with made_again_by(MADE_BY):
+        arrays = read_npz(path)
     known = [field.name for field in fields(Conditioning)]
+    with made_again_by(MADE_BY):
+        for name, array in arrays.items():
+            check_array(path, name, array, (None,) * max(1, array.ndim), "float32")
     if "tokens" not in arrays or not set(arrays) <= set(known):
         raise UserError(
             str(path),
@@ -85,6 +94,11 @@ def read_images(folder: Path) -> ImageSet:
             expected=f"tokens, and no others than {', '.join(known)}, as generate_calibration_data writes",
         )
     prompts, given = manifest["prompts"], len(arrays["tokens"]) - 1
+    for name, array in arrays.items():
+        if len(array) != given + 1:
+            raise UserError(
+                f"{path}: {name}", got=f"{len(array)} rows", expected=f"{given + 1} as tokens has"
+            )
     if not 1 <= given <= len(prompts) or prompts[given:] != prompts[:-given]:
         raise UserError(
             str(path),
@@ -92,15 +106,37 @@ def read_images(folder: Path) -> ImageSet:
             expected="one per prompt that the pictures repeat, and the negative",
         )
     ordered = {name: mx.array(arrays[name]) for name in known if name in arrays}
-    return ImageSet(folder, manifest, Conditioning(**ordered))
+    return ImageSet(folder, manifest, Conditioning(**ordered), read_drawn_by(folder))
+
+
+def check_network(images: ImageSet, network: Network) -> None:
+    """Raises UserError when these pictures were drawn with other weights than those of the float `network`."""
+    if images.drawn_by is not None:
+        check_weights(images.folder / NAME, images.drawn_by.dtype, images.drawn_by.weights, network)
 
 
 def check_model(images: ImageSet, model: TextToImage) -> None:
-    """Raises UserError when these pictures were drawn by another model."""
+    """Raises UserError when these pictures were drawn by another model, or their latents are not of its shape."""
     if images.manifest["model"] != model.name:
         raise UserError(
             f"--model {model.name}", got=f"calibration data of {images.manifest['model']} in {images.folder}"
         )
+    sides = (images.manifest["height"], images.manifest["width"])
+    wanted = (*(side // model.geometry.factor for side in sides), model.geometry.latent_channels)
+    if images.drawn_by is not None and images.drawn_by.latents != wanted:
+        raise UserError(
+            f"{images.folder / NAME}: latents",
+            got=str(images.drawn_by.latents),
+            expected=f"{wanted}, {sides[0]} x {sides[1]} pixels of {model.name}",
+        )
+    for name, width in (("tokens", model.geometry.text_dim), ("pooled", model.geometry.pooled_dim)):
+        array = images.prompts.arrays.get(name)
+        found = None if array is None else array.shape[-1]
+        if found != width:
+            path = images.folder / "conditioning.npz"
+            raise UserError(
+                f"{path}: {name}", got=f"{found} features", expected=f"{width} as {model.name} has"
+            )
 
 
 def replay_inputs(

@@ -6,27 +6,47 @@ conditioning.npz                  tokens and, where the model has them, pooled a
 samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, timestep, sigma, step_index, image_id
 images/{image:04d}.png            the picture, for the eye
 latents/{image:04d}.npy           the final latents, float16
+network.json                      dtype and digest of the network's weights, shape of the latents
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import mlx.core as mx
 import numpy as np
 
 import ditq
+from ditq.calibration import drawn_by
+from ditq.calibration.samples import MADE_BY, read_sample, sample_file
+from ditq.calibration.stored import check_array
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_stored_json, write_npy, write_npz, write_png
+from ditq.core.files import read_image, read_npy, read_npz, read_stored_json, write_npy, write_npz, write_png
+from ditq.core.schema import FILLED, at_least, checked
 from ditq.models.base import TextToImage
 from ditq.sampling.generate import Settings
+from ditq.sampling.schedules import PROCESSES
 
 KIND, VERSION = "ditq.calibration_images", 1
-CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents")
+CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents", drawn_by.NAME)
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+class Manifest(TypedDict):
+    """What every reader of manifest.json needs."""
+
+    model: str
+    num_images: Annotated[int, at_least(1)]
+    num_steps: Annotated[int, at_least(1)]
+    cfg_weight: float
+    height: Annotated[int, at_least(1)]
+    width: Annotated[int, at_least(1)]
+    prompts: Annotated[list[str], FILLED]
+    seeds: list[int]
+    sigmas: Annotated[list[float], FILLED]
 
 
 @dataclass(frozen=True)
@@ -54,22 +74,27 @@ def collect_images(
 ) -> int:
     """Fills `folder` with what this module describes; returns the number of pictures that were still to be made.
 
-    Picture i has seed `recipe.seed + i` and prompt i modulo their number. A picture's PNG is written last: where it
-    is, the picture is done, and a resumed run passes over it. Raises UserError when the folder was begun with other
-    settings.
+    Picture i has seed `recipe.seed + i` and prompt i modulo their number. A resumed run passes over pictures of which
+    all files are there and as they must be, and makes the others again, equal to the bit. Raises UserError when the
+    folder was begun with other settings or another network.
     """
     distinct = list(prompts)[: recipe.num_images]
     rows = [i % len(distinct) for i in range(recipe.num_images)]
-    plan.begin(
-        folder / "manifest.json", _manifest(model, [distinct[row] for row in rows], recipe, settings), resume
-    )
-    todo = _unfinished(folder, recipe)
+    manifest = _manifest(model, [distinct[row] for row in rows], recipe, settings)
+    new = not (folder / "manifest.json").exists()
+    plan.begin(folder / "manifest.json", manifest, resume)
+    shape = settings.latent_shape(model.geometry)
+    todo = list(range(recipe.num_images)) if new else _unfinished(folder, recipe, manifest, shape)
+    encoded = not todo and _encoded(folder, len(distinct) + 1)
+    conditioning = None if encoded else model.encode([*distinct, settings.negative])
+    drawn_by.begin(folder, model.network(), shape, new)
     on_step((recipe.num_images - len(todo)) * settings.steps)
-    if not todo:
+    if conditioning is None:
         return 0
-    conditioning = model.encode([*distinct, settings.negative])
     arrays = {name: np.array(array, np.float32) for name, array in conditioning.arrays.items()}
     write_npz(folder / "conditioning.npz", arrays)
+    if not todo:
+        return 0
     batches = record(
         model,
         conditioning.rows([rows[i] for i in todo]),
@@ -91,7 +116,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.exists():
         remedy = f"record it: python -m src.generate_calibration_data --calib-dir {folder}"
         raise UserError(str(path), got="no such file", expected="a folder of calibration data", remedy=remedy)
-    return read_stored_json(path, KIND, VERSION, "generate_calibration_data")
+    manifest = read_stored_json(path, KIND, VERSION, MADE_BY)
+    checked(manifest, Manifest, str(path))
+    for name, wanted in (("prompts", "num_images"), ("seeds", "num_images"), ("sigmas", "num_steps")):
+        count = manifest[wanted] + (name == "sigmas")
+        if len(manifest[name]) != count:
+            got, expected = f"{len(manifest[name])} entries", f"{count}, as its {wanted} say"
+            raise UserError(f"{path}: {name}", got=got, expected=expected)
+    noise = manifest.get("noise", "rectified-flow")
+    if noise not in list(PROCESSES):
+        raise UserError(f"{path}: noise", got=noise, expected=" or ".join(PROCESSES))
+    return manifest
 
 
 def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:
@@ -110,14 +145,38 @@ def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, setti
     }
 
 
-def _unfinished(folder: Path, recipe: ImageRecipe) -> list[int]:
-    """The pictures of every batch that is not complete."""
+def _unfinished(
+    folder: Path, recipe: ImageRecipe, manifest: dict[str, Any], shape: tuple[int, int, int]
+) -> list[int]:
+    """The pictures of every batch of which a file is missing, cut off, or not what it must be."""
     todo = []
     for start in range(0, recipe.num_images, recipe.batch_size):
         batch = range(start, min(start + recipe.batch_size, recipe.num_images))
-        if not all((folder / "images" / f"{i:04d}.png").exists() for i in batch):
+        if not all(_whole(folder, image, manifest, shape) for image in batch):
             todo += batch
     return todo
+
+
+def _whole(folder: Path, image: int, manifest: dict[str, Any], shape: tuple[int, int, int]) -> bool:
+    """Whether all files of a picture can be read and are as they must be."""
+    path = folder / "latents" / f"{image:04d}.npy"
+    try:
+        picture, _ = read_image(folder / "images" / f"{image:04d}.png")
+        check_array(path, "latents", read_npy(path), shape, "float16")
+        for step in range(manifest["num_steps"]):
+            read_sample(folder, manifest, image, step, shape)
+    except UserError:
+        return False
+    return picture.shape[:2] == (manifest["height"], manifest["width"])
+
+
+def _encoded(folder: Path, rows: int) -> bool:
+    """Whether what the text encoders said of the prompts is there."""
+    try:
+        arrays = read_npz(folder / "conditioning.npz")
+    except UserError:
+        return False
+    return "tokens" in arrays and all(array.ndim and len(array) == rows for array in arrays.values())
 
 
 def _write_batch(
@@ -135,6 +194,6 @@ def _write_batch(
                 "step_index": np.int32(step),
                 "image_id": np.int32(image),
             }
-            write_npz(folder / "samples" / f"{image:04d}_{step:03d}.npz", sample)
+            write_npz(sample_file(folder / "samples", image, step), sample)
         write_npy(folder / "latents" / f"{image:04d}.npy", final.astype(np.float16))
         write_png(folder / "images" / f"{image:04d}.png", picture)

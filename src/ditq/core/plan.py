@@ -14,6 +14,8 @@ from ditq.core.schema import shown
 
 THREADS = "cpu_threads"
 """A plan's field that says how a run computed, not what."""
+PRODUCER, WEIGHTS = "producer", "weights"
+"""The fields of the version that made a file, and of the digest of the network's weights."""
 
 
 def begin(path: Path, plan: Mapping[str, Any], resume: bool, threads: bool = False) -> None:
@@ -44,9 +46,14 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool, threads: bool = Fal
 
 
 def check(what: str, plan: Mapping[str, Any], earlier: Mapping[str, Any]) -> None:
-    """Raises UserError, which begins with `what` and names the field, when `plan` is not that of the earlier run."""
+    """Raises UserError, which begins with `what` and names the field, when `plan` is not that of the earlier run.
+
+    Which version made it does not count, nor do the weights where an older version kept no word of them.
+    """
     fields = [*plan, *(field for field in earlier if field not in plan and field != THREADS)]
     for field in fields:
+        if field == PRODUCER or (field == WEIGHTS and WEIGHTS not in earlier):
+            continue
         if earlier.get(field) != plan.get(field):
             place, got, expected = _innermost(field, plan.get(field), earlier.get(field))
             raise UserError(
