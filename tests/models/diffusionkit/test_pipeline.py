@@ -222,7 +222,7 @@ def test_what_diffusionkit_cannot_run_is_refused(pipeline, monkeypatch):
         patched_pipeline("sd3.5-medium")
     with pytest.raises(UserError, match="latent size"):
         pipeline.generate_image("a fox", latent_size=(7, 8))
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         patched_pipeline("sd3-medium", "/nowhere")
 
 

@@ -54,7 +54,7 @@ def test_a_prompt_decides_the_picture():
 def test_fp16_transformer_draws_the_same_picture():
     prompts, seeds = ["a fox in the snow"], [0]
     pictures = [
-        next(generate(model, prompts, seeds, settings_for(model, steps=12)))
+        next(generate(model, prompts, seeds, settings_for(model, steps=4)))
         for model in (load("mini"), load("mini", dtype=mx.float16))
     ]
     error = np.mean((pictures[0].astype(float) - pictures[1]) ** 2)
