@@ -60,7 +60,9 @@ def test_an_unknown_step_is_refused_with_the_list(capsys):
         main(["quantise"])
     told = capsys.readouterr()
     assert ended.value.code == 2 and told.out == ""
-    assert told.err.startswith("error: step: got quantise; expected one of ") and all(name in told.err for name in STEPS)
+    assert told.err.startswith("error: step: got quantise; expected one of ") and all(
+        name in told.err for name in STEPS
+    )
 
 
 def test_version(capsys):

@@ -19,9 +19,14 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
     name = name or str(args.model)
     if name.startswith("mini"):
         without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
+    path = args.model_path
+    if path is not None and not path.exists():
+        raise UserError(
+            str(path), got="no such file or folder", expected=f"the weights of {name} (--model-path)"
+        )
     return load(
         name,
-        args.model_path,
+        path,
         DTYPES[dtype] if dtype else None,
         getattr(args, "text_encoders", "all"),
     )

@@ -34,6 +34,7 @@ from ditq.cli.adaround_optimize import write_figures
 from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_samples
+from ditq.cli.folders import begun
 from ditq.cli.progress import Progress
 from ditq.core import plan
 from ditq.core.files import read_text
@@ -153,7 +154,8 @@ class Pipeline:
         """Step 1: whole trajectories."""
         recipe = ImageRecipe(self.amounts.images, self.seed, self.amounts.batch_size)
         prompts = varied_prompts(self.model.name)
-        with Progress(recipe.num_images * self.settings.steps, "step", "calibration") as bar:
+        held = begun(self.calibration, "manifest.json")
+        with held, Progress(recipe.num_images * self.settings.steps, "step", "calibration") as bar:
             collect_images(self.model, prompts, recipe, self.settings, self.calibration, True, bar.advance)
         return f"{recipe.num_images} trajectories of {self.settings.steps} steps"
 
