@@ -111,6 +111,11 @@ def test_arrays_without_axes_or_values_are_read(tmp_path):
     assert str(found["text"]) == "ein Fuchs" and str(found["empty"]) == ""
 
 
+def test_what_the_finder_packs_with_arrays_is_skipped(tmp_path):
+    npz(tmp_path / "a.npz", **{"x": npy(), "__MACOSX/._x": b"\0\x05\x16\x07"})
+    assert list(read_npz(tmp_path / "a.npz")) == ["x"]
+
+
 def test_a_damaged_npy_and_another_kind(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy(shape=(10**13,)))
     with pytest.raises(UserError, match="a.npy: got a file that cannot be read .it declares shape"):

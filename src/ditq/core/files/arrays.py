@@ -22,6 +22,8 @@ _KINDS = "biufUS"
 """NumPy's letters for truth values, whole numbers, real numbers and texts."""
 _WIDEST = 8
 """Bytes of a number: MLX has no wider real ones."""
+_OF_MACOS = ("__MACOSX/", ".DS_Store")
+"""What the Finder puts into archives that it packs."""
 _LAST_CHARACTER, _HALVES = 0x10FFFF, (0xD800, 0xDFFF)
 """Unicode's last character, and what stands for half of one."""
 LONGEST_NAME = 1000
@@ -64,6 +66,8 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """The archive's arrays by name. Raises ValueError for two of one name, and for packings that NumPy never makes."""
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
+        if info.is_dir() or info.filename.startswith(_OF_MACOS):
+            continue
         name = info.filename.removesuffix(".npy")
         if name in entries:
             raise ValueError(f"two arrays called {name[:80]!r}")

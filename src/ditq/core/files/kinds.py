@@ -21,6 +21,7 @@ _STARTS: dict[bytes, tuple[str, str | None]] = {
     b"\xfd7zXZ\0": ("an xz archive", _UNPACK),
     b"\x28\xb5\x2f\xfd": ("a Zstandard archive", _UNPACK),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
     b"\x89HDF": ("an HDF5 file", None),
     b"\x89PNG": ("a PNG picture", None),
     b"\xff\xd8\xff": ("a JPEG picture", None),
@@ -41,6 +42,8 @@ def kind_of(start: bytes) -> tuple[str, str | None] | None:
             return found
     if start.startswith(b"PK\x03\x04"):
         return _zip(start)
+    if start[257:262] == b"ustar":
+        return "a tar archive", _UNPACK
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and start[2:3] in b"\x8a}]c(\x95K":
         return "a Python pickle, as PyTorch writes", _CONVERT
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
