@@ -1,6 +1,7 @@
 """quant_config.json reads back as it was decided, and a wrong one is named."""
 
 import json
+import shutil
 from typing import cast
 
 import mlx.core as mx
@@ -17,8 +18,10 @@ from ditq.activations import (
     read_quant_config,
     write_quant_config,
 )
+from ditq.activations.quant_config import _digest
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
+from ditq.core.files import read_npz, write_npz
 from ditq.core.spec import Spec
 from tests.activations.invented import FC1, FC2, QKV, folder, weights_of
 
@@ -39,6 +42,17 @@ def written(tmp_path):
     path = tmp_path / "quant_config.json"
     write_quant_config(path, statistics, decision, {"summary": {}})
     return path, statistics, decision
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("config"))[0]
+
+
+def copied(whole, folder):
+    for path in (whole, whole.with_suffix(".npz")):
+        shutil.copy(path, folder)
+    return folder / whole.name
 
 
 def test_config_reads_back_as_the_table_that_was_decided(tmp_path):
@@ -93,8 +107,8 @@ def test_config_is_the_documents(tmp_path):
         (lambda c: c["per_timestep"]["2"][FC2].update(shift=0.5), "fc2: shift per channel"),
     ],
 )
-def test_wrong_configs_are_named(tmp_path, change, message):
-    path, _, _ = written(tmp_path)
+def test_wrong_configs_are_named(whole, tmp_path, change, message):
+    path = copied(whole, tmp_path)
     config = json.loads(path.read_text())
     change(config)
     path.write_text(json.dumps(config))
@@ -140,3 +154,64 @@ def test_a_static_config_has_one_step_of_those_recorded(tmp_path):
         np.array(grids[QKV[0]].at(np.array([900.0, 10.0], np.float32)).scale),
         np.array(decision.grids[QKV[0]].at(np.array([900.0, 10.0], np.float32)).scale),
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["per_timestep"]["2"][FC1].update(scale=-0.1), "fc1: scale: got -0.1"),
+        (lambda c: c["per_timestep"]["2"][FC1].update(scale=1e-38), "fc1: scale: got 1e-38"),
+        (lambda c: c["per_timestep"]["2"][FC1].update(scale=True), "fc1: scale: got true"),
+        (lambda c: c["per_timestep"]["2"][FC1].update(bits=8.0), "fc1: bits: got 8.0"),
+        (lambda c: c["per_timestep"]["2"][FC1].update(bits=True), "fc1: bits: got true"),
+        (lambda c: c["per_timestep"]["2"][FC1].update(shift=1e30), "fc1: shift: got 1e+30"),
+        (
+            lambda c: c["sigma_map"].update({"2": 9e18}),
+            "sigma_map: 2: got 9e+18; expected a finite number from 0 to 1",
+        ),
+        (lambda c: c["sigma_map"].update({"2": -0.5}), "sigma_map: 2: got -0.5"),
+        (
+            lambda c: c["sigma_map"].update({"0": 0.6, "2": 1.0}),
+            "timesteps of sigma_map: got [600, 1000, 250]",
+        ),
+        (
+            lambda c: c["sigma_map"].update({"2": 1.0}),
+            "got [1000, 1000, 250]; expected one at least; they must fall",
+        ),
+        (
+            lambda c: c["per_timestep"].pop("4"),
+            "per_timestep: got no '4'; expected the steps of sigma_map, or one alone",
+        ),
+        (lambda c: c["per_timestep"].update({"x": c["per_timestep"].pop("4")}), "per_timestep: got 'x'"),
+        (lambda c: c["per_timestep"]["0"].pop(FC1), f"per_timestep: 2: got '{FC1}', which step 0 lacks"),
+        (
+            lambda c: c["arrays"].update(file="../quant_config.npz"),
+            "arrays: file: got the path '../quant_config.npz'",
+        ),
+        (lambda c: c["arrays"].update(file="/etc/passwd"), "arrays: file: got the path '/etc/passwd'"),
+        (lambda c: c["smooth"].clear(), "fc1: got smoothing factors of a layer that smooth does not list"),
+        (lambda c: c["smooth"].update({FC2: "channels"}), "fc2: got no"),
+        (
+            lambda c: c["smooth"].update(other="channels"),
+            "smooth: got 'other'; expected layers of per_timestep",
+        ),
+        (lambda c: c["arrays"]["of"].update({FC1: FC2}), "fc1: got no"),
+        (lambda c: c.pop("arrays"), "arrays: got nothing: the key is missing"),
+        (lambda c: c.update(per_timestep=[]), "per_timestep: got []; expected an object"),
+    ],
+)
+def test_senseless_configs_are_named(whole, tmp_path, change, message):
+    test_wrong_configs_are_named(whole, tmp_path, change, message)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan, 1e-38])
+def test_senseless_factors_are_named_whatever_the_digest_says(whole, tmp_path, value):
+    path = copied(whole, tmp_path)
+    arrays = read_npz(path.with_suffix(".npz"))
+    arrays[f"{FC1}::smooth"][3] = value
+    write_npz(path.with_suffix(".npz"), arrays)
+    config = json.loads(path.read_text())
+    config["arrays"]["digest"] = _digest(arrays)
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="fc1::smooth: got .*; expected factors above 0"):
+        read_quant_config(path)

@@ -117,3 +117,77 @@ def test_blocks_that_are_left_out_come_before_all_other_lines():
     layers = sites(*(f"{block}.mlp.fc1" for block in blocks))
     assert [rule.method for rule in recipe.assign(layers).values()] == ["gptq", "gptq", FLOAT]
     assert blocks_alone(recipe, blocks, blocks) is recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: c["layers"][1].update(paths="*.mlp.fc1"),
+            r'layers\[1\]: paths: got .*; write \["\*.mlp.fc1"\]',
+        ),
+        (lambda c: c["layers"][1].update(paths=[""]), r"layers\[1\]: paths\[0\]: got ''"),
+        (lambda c: c["layers"][1].update(paths=[3]), r"layers\[1\]: paths\[0\]: got 3; expected a text"),
+        (lambda c: c["layers"][1].update(roles="head"), r"layers\[1\]: roles: got 'head'"),
+        (lambda c: c["layers"][1].update(group_size=64.0), r"layers\[1\]: group_size: got 64.0"),
+        (lambda c: c["layers"][1].update(bits=4.0), r"layers\[1\]: bits: got 4.0"),
+        (lambda c: c["layers"][1].update(bits=True), r"layers\[1\]: bits: got true"),
+        (lambda c: c["layers"][1].update(symmetric=1), r"layers\[1\]: symmetric: got 1"),
+        (lambda c: c["layers"][1].update(method=["rtn"]), r"layers\[1\]: method: got"),
+        (lambda c: c["layers"][0].update(bits=4), r"layers\[0\]: bits: got one for layers that stay float"),
+        (lambda c: c.update(layers={"paths": ["*"]}), "layers: got"),
+        (lambda c: c.update(layers=[["*"]]), r"layers\[0\]: got"),
+        (lambda c: c.update(methods=["gptq"]), r"methods: got \[\"gptq\"\]; expected an object"),
+        (lambda c: c.update(methods={"gptq": [1]}), r"methods: gptq: got \[1\]"),
+        (lambda c: c.update(activations=8), "activations: got 8"),
+        (lambda c: c.update(about=None), "about: got null"),
+    ],
+)
+def test_a_value_of_another_type_is_named(change, says):
+    content = deepcopy(CONTENT)
+    change(content)
+    with pytest.raises(UserError, match=f"test.json: {says}"):
+        recipe_from(content, "test", "test.json")
+
+
+LAYERS = [Site("head", "head"), *sites("blocks.0.mlp.fc1", "blocks.0.mlp.fc2")]
+REST = {"paths": ["*"], "method": "float"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "methods", "says"),
+    [
+        (
+            [{"paths": ["*.fc3"], "method": "rtn", "bits": 4}],
+            {},
+            r"layers\[0\]: paths: got '\*.fc3', which matches no",
+        ),
+        (
+            [{"roles": ["mlp"], "method": "rtn", "bits": 4}],
+            {},
+            r"layers\[0\]: roles: got 'mlp'; expected some of head",
+        ),
+        (
+            [REST, {"paths": ["*.fc2"], "method": "rtn", "bits": 4}],
+            {},
+            r"layers\[1\]: got a line that decides nothing",
+        ),
+        ([], {"gptq": {"damping": 0.1}}, "methods: got 'gptq'; expected those of lines: float"),
+    ],
+)
+def test_what_has_no_effect_is_refused(lines, methods, says):
+    content = {**CONTENT, "layers": [*lines, REST], "methods": methods}
+    recipe = recipe_from(content, "mine", "mine.json")
+    with pytest.raises(UserError, match=f"recipe mine: {says}"):
+        recipe.check_used(LAYERS, ("head", "modulation", "projection"))
+
+
+def test_roles_of_other_families_and_blocks_that_are_left_out_are_no_mistakes():
+    lines = [
+        {"roles": ["modulation"], "method": "float"},
+        {"paths": ["blocks.0.*"], "method": "rtn", "bits": 4},
+        REST,
+    ]
+    recipe = recipe_from({**CONTENT, "layers": lines, "methods": {}}, "mine", "mine.json")
+    recipe.check_used(LAYERS, ("head", "modulation", "projection"))
+    blocks_alone(recipe, ["blocks.0", "blocks.1"], ["blocks.1"]).check_used(LAYERS, ("modulation",))

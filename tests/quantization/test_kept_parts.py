@@ -61,7 +61,9 @@ def test_what_is_lost_or_cut_off_is_made_again(given, whole, spoil, names):  # n
     assert {name: (folder / "weights" / name).read_bytes() for name in names} == before
     lost = [str(one.message) for one in told if "this part is computed again" in str(one.message)]
     there = [] if spoil.__name__ == "<lambda>" else names
-    assert len(lost) == len(there) and all(name in line for name, line in zip(sorted(there), sorted(lost), strict=True))
+    assert len(lost) == len(there) and all(
+        name in line for name, line in zip(sorted(there), sorted(lost), strict=True)
+    )
 
 
 def test_other_weights_are_told_and_old_plans_are_accepted(given, whole):  # noqa: F811

@@ -138,6 +138,11 @@ def _steps(path: Path, config: Config) -> list[str]:
     lacking = [step for step in steps if step not in sigmas]
     if lacking:
         raise UserError(f"{path}: sigma_map", got=f"no {lacking[0]!r}", expected="the steps of per_timestep")
+    lost = [step for step in sigmas if step not in by_step]
+    if lost and len(steps) > 1:
+        raise UserError(
+            f"{path}: per_timestep", got=f"no {lost[0]!r}", expected="the steps of sigma_map, or one alone"
+        )
     for step in steps:
         other = by_step[step].keys() ^ by_step[steps[0]].keys()
         if other:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.inject import inject, injected, quantized_layers
 from ditq.checkpoint.mlx_folder.description import is_folder
-from ditq.checkpoint.mlx_folder.folder import read_folder, read_model, write_folder
+from ditq.checkpoint.mlx_folder.folder import check_writable, read_folder, read_model, write_folder
 from ditq.checkpoint.npz_run.run import read_adaround, with_grids
 from ditq.checkpoint.quantized_model import FolderModel, QuantizedModel
 from ditq.checkpoint.summary import Outline, outline, outline_of_folder
@@ -15,6 +15,7 @@ __all__ = [
     "Outline",
     "QuantizedCheckpoint",
     "QuantizedModel",
+    "check_writable",
     "inject",
     "injected",
     "is_folder",

@@ -69,22 +69,12 @@ def write_folder(
     that a reader that knows nothing of them is right. Raises UserError, naming the layer, before anything is written,
     for what does not fit, what cannot be stored and what cannot be folded.
     """
-    if scales not in SCALES.values():
-        expected = " or ".join(SCALES)
-        raise UserError(
-            "scales", got=scales, expected=f"{expected}: bfloat16 would move codes by most of a step"
-        )
-    modules = quantizable(network, network.anatomy)
-    check_fits(modules, checkpoint.weights)
+    arrays, layouts = check_writable(network, checkpoint, scales)
     if checkpoint.made_from is not None:
         checkpoint.made_from.check(network, "checkpoint", checkpoint.model)
-    layouts = {path: Layout.of(weight, path) for path, weight in checkpoint.weights.items()}
-    table, files = checkpoint.activations, []
-    if table is not None:
-        _check_table(table, checkpoint.weights, modules)
-    grids = None if table is None else table_arrays(table)
-    arrays = folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy)
     _check_floats(arrays, "the network")
+    table, files = checkpoint.activations, []
+    grids = None if table is None else table_arrays(table)
     for path, weight in checkpoint.weights.items():
         arrays |= stored(weight, path, scales)
     remove(folder / "config.json")
@@ -98,6 +88,27 @@ def write_folder(
             files.append(folder / name)
     write_json(folder / "config.json", description(network, checkpoint, layouts, scales, list(smooth)))
     return [*files, folder / "config.json"]
+
+
+def check_writable(
+    network: Network, checkpoint: QuantizedCheckpoint, scales: mx.Dtype = mx.float32
+) -> tuple[dict[str, mx.array], dict[str, Layout]]:
+    """The parameters that `write_folder` stores beside the packed layers, factors folded in, and the layers' layouts.
+
+    Nothing of the network is evaluated: a skeleton serves to ask, before anything is loaded, for what `write_folder`
+    would refuse of the checkpoint.
+    """
+    if scales not in SCALES.values():
+        expected = f"{' or '.join(SCALES)}: bfloat16 would move codes by most of a step"
+        raise UserError("scales", got=scales, expected=expected)
+    modules = quantizable(network, network.anatomy)
+    check_fits(modules, checkpoint.weights)
+    layouts = {path: Layout.of(weight, path) for path, weight in checkpoint.weights.items()}
+    table = checkpoint.activations
+    if table is not None:
+        _check_table(table, checkpoint.weights, modules)
+        table_arrays(table)
+    return folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy), layouts
 
 
 def read_folder(folder: Path) -> QuantizedCheckpoint:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
@@ -17,6 +16,7 @@ from ditq.checkpoint.origin import Origin
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_stored_json
+from ditq.core.remedies import again, command
 from ditq.core.schema import FILLED, at_least, checked
 
 KIND, VERSION = "ditq.adaround", 1
@@ -56,7 +56,7 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
                 str(block_file(folder, number)),
                 got="no such file",
                 expected=f"all {len(config['quantized_blocks'])} blocks that config.json names",
-                remedy="copy it again, or make it: adaround_optimize --resume",
+                remedy=f"copy it again, or {again('adaround_optimize')}",
             )
         layers, grids, _ = read_block(folder, number, config["bits_a"] if config["bits_a"] <= 8 else None)
         weights |= layers
@@ -88,9 +88,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             str(folder), got="a file", expected="the folder of a quantized checkpoint", remedy=remedy
         )
     if not path.exists() and (folder / "plan.json").exists():
-        raise UserError(str(folder), got="a run that is not finished", remedy="adaround_optimize --resume")
+        raise UserError(str(folder), got="a run that is not finished", remedy=again("adaround_optimize"))
     if not path.exists():
-        remedy = f"make it: python -m src.quantize --out {quote(str(folder))} --recipe w4a8-qronos"
+        made_by = command("quantize", "--recipe", "w4a8-qronos", "--out", folder)
+        remedy = f"make it: {made_by}"
         raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
     return dict(checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path)))
 
