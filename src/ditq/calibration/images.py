@@ -25,6 +25,7 @@ from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_image, read_npy, read_npz, read_stored_json, write_npy, write_npz, write_png
+from ditq.core.remedies import command
 from ditq.core.schema import FILLED, at_least, checked
 from ditq.models.base import TextToImage
 from ditq.sampling.generate import Settings
@@ -114,7 +115,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a calibration folder. Raises UserError when the folder holds none, or another kind of file."""
     path = folder / "manifest.json"
     if not path.exists():
-        remedy = f"record it: python -m src.generate_calibration_data --calib-dir {folder}"
+        made_by = command("generate_calibration_data", "--model", "mini", "--calib-dir", folder)
+        remedy = f"record it (here with mini): {made_by}"
         raise UserError(str(path), got="no such file", expected="a folder of calibration data", remedy=remedy)
     manifest = read_stored_json(path, KIND, VERSION, MADE_BY)
     checked(manifest, Manifest, str(path))

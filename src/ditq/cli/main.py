@@ -7,6 +7,7 @@ import ditq
 from ditq.cli.output import say, say_error
 from ditq.cli.parsing import called_as
 from ditq.cli.values import shown
+from ditq.core.remedies import as_installed
 
 STEPS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "draw pictures from prompts, with the float model or beside a quantized one"),
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"ditq {ditq.__version__}")
     elif (name := step.replace("_", "-")) in STEPS:
         module = import_module(f"ditq.cli.{STEPS[name][0]}")
-        with called_as(f"ditq {name}"):
+        with called_as(f"ditq {name}"), as_installed():
             module.main(rest)
     else:
         say_error(f"error: step: got {shown(step)}; expected one of {', '.join(STEPS)}")

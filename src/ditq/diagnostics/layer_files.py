@@ -24,6 +24,7 @@ from jaxtyping import Float32
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, read_stored_json, write_json, write_npz
+from ditq.core.remedies import again
 from ditq.core.schema import shown
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
@@ -142,7 +143,7 @@ def read_layer_statistics(path: Path) -> LayerStatistics:
     missing = [step for step in manifest["step_keys"] if not step_file(path.parent, step).exists()]
     if missing:
         got = f"{len(missing)} of {len(manifest['step_keys'])} steps missing, the first: {missing[0]}"
-        remedy = f"finish it: {MADE_BY} --resume"
+        remedy = again("collect_layer_activations")
         raise UserError(str(path), got=got, remedy=remedy)
     return LayerStatistics(path.parent, manifest)
 
