@@ -10,6 +10,8 @@ from ditq.core.files.text import DEEPEST
 def test_a_byte_order_mark_is_no_text(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf# prompts\r\na fox\rtwo\n")
     assert read_text(tmp_path / "a.txt") == "# prompts\na fox\ntwo\n"
+    (tmp_path / "both.txt").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfa fox\r\n\xef\xbb\xbf# more\n")
+    assert read_text(tmp_path / "both.txt") == "a fox\n# more\n"
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_json(tmp_path / "a.json") == {"a": 1}
     (tmp_path / "none.txt").write_bytes(b"")

@@ -15,6 +15,7 @@ DEEPEST = 100
 """How deep lists and objects may lie in each other."""
 _NO_PLAIN_TEXT = ("a Git LFS pointer", "an HTML page", "an RTF document")
 """What is UTF-8, and still not what anybody means: its lines would be drawn as prompts."""
+_MARK = "\ufeff"
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -67,7 +68,10 @@ def _text(file: BinaryIO) -> str:
         ) from error
     if "\0" in text:
         raise ValueError("it holds zero bytes: it is not text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.lstrip(_MARK).replace(
+        f"\n{_MARK}", "\n"
+    )  # files with marks that were put one after the other
 
 
 def _no_number(name: str) -> Any:
