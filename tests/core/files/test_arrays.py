@@ -22,7 +22,7 @@ from tests.core.files.crafted import npy, npz, zeros
         (npy(np.zeros(2, "V2")), "not plain arrays"),
         (npy(np.zeros(2, "M8[s]")), "not plain arrays"),
         (npy(np.zeros(2, np.complex64)), "not plain arrays"),
-        (npy(np.zeros(2, np.longdouble)), "not plain arrays"),
+        (npy(np.zeros(4), shape=(2,), descr="<f16"), "not plain arrays|Type|type|descriptor"),
         (npy(np.zeros(0, "U0"), shape=(10**12,), descr="<U0"), "texts of no length"),
         (npy(np.zeros(1, np.uint32), shape=(), descr="<U1")[:-4] + b"\xff" * 4, "no Unicode"),
         (npy(np.zeros(1, np.uint32), shape=(), descr="<U1")[:-4] + b"\x00\xd8\0\0", "no Unicode"),
