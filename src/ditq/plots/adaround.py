@@ -13,10 +13,15 @@ MANY = 6
 
 
 def loss_curves(config: Mapping[str, Any]) -> Figure:
-    """One curve per block: the error of its batches relative to round-to-nearest, by iteration, on a log scale."""
+    """One curve per block: the error of its batches relative to round-to-nearest, by iteration, on a log scale.
+
+    Without iterations there is no curve, and the figure says so.
+    """
     blocks = [report for report in config["per_block"] if report["losses"]]
     iterations, warmup = config["iterations"], config["recipe"].get("warmup", 0.0)
-    lost = np.mean([report["error"] / report["error_rounding"] for report in blocks]) if blocks else 1.0
+    if not blocks:
+        return _nothing_learned(iterations)
+    lost = np.mean([_left(report["error"], report["error_rounding"]) for report in blocks])
     made = figure(
         f"Learned rounding leaves {lost:.0%} of the error of round-to-nearest, averaged over the blocks"
     )
@@ -55,6 +60,21 @@ def loss_curves(config: Mapping[str, Any]) -> Figure:
     return made
 
 
+def _nothing_learned(iterations: int) -> Figure:
+    """The figure of a run that optimised nothing."""
+    made = figure("No block was optimised: there is no loss to draw", height=2.0)
+    axis = made.subplots()
+    axis.set_axis_off()
+    text = f"{iterations} iterations were asked for, and no block has a loss"
+    axis.text(0.5, 0.5, text, ha="center", va="center", color=GREY)
+    return made
+
+
+def _left(error: float, rounding: float) -> float:
+    """The part of rounding's error that is left; 1 where there was none."""
+    return error / rounding if rounding > 0 else 1.0
+
+
 def block_errors(config: Mapping[str, Any]) -> Figure:
     """Two bars per block: the relative error of round-to-nearest and that of the weights kept, with their ratio."""
     blocks = config["per_block"]
@@ -83,7 +103,7 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
         axis.text(
             place + 0.2,
             other,
-            f"{other / one:.0%}",
+            f"{_left(other, one):.0%}",
             ha="center",
             va="bottom",
             fontsize=size,
@@ -92,6 +112,6 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
     axis.set_xticks(places, names)
     tidy(axis, xlabel="block", ylabel="squared error of the block's output / its mean square")
     axis.grid(axis="x", visible=False)
-    axis.set_ylim(0, 1.2 * max(before.max(), after.max()))
+    axis.set_ylim(0, 1.2 * max(before.max(), after.max()) or 1)
     axis.legend(frameon=False)
     return made

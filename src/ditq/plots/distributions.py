@@ -102,7 +102,7 @@ def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path:
     axis.set_yscale("log")
     axis.set_ylim(floor, 4 * float(every.max()) + 2)
     edges = tenths(statistics.over_time(path))
-    names = [f"{low:.2f}\nto {high:.2f}" for low, high in pairwise(edges)]
+    names = [f"{_edge(low)}\nto {_edge(high)}" for low, high in pairwise(edges)]
     axis.set_xticks(range(10), names, fontsize=8.5)
     tidy(axis, xlabel="tenth of the values, from the least to the greatest", ylabel="levels (width in steps)")
     axis.grid(False, axis="x")
@@ -113,6 +113,11 @@ def levels_figure(statistics: ActivationStatistics, entry: dict[str, Any], path:
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _edge(value: float) -> str:
+    """Two decimals, or two digits where these would all be zeros; never -0."""
+    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}" if value else "0"
 
 
 def _window(statistics: ActivationStatistics, path: str) -> tuple[float, float]:

@@ -1,15 +1,17 @@
-"""What all diagnostic figures share: size, colours that colour-blind readers can tell apart, conclusions as titles."""
+"""What all diagnostic figures share: size, colours that colour-blind readers can tell apart, conclusions as titles.
+
+Figures go to files, each with a canvas of its own: pyplot and its backend, which a notebook may have chosen, are not
+touched.
+"""
 
 import textwrap
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")  # figures go to files; no window, no display needed
 import numpy as np
 from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
@@ -17,6 +19,8 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#767676"
 """Of Okabe and Ito's palette."""
 TIMESTEP = "timestep: noise on the left, picture on the right"
+MARGIN = 0.012
+"""Of a figure's width, beside its title."""
 DECADE = 10.0
 """A range that spans more than this is drawn on a log scale."""
 
@@ -24,10 +28,21 @@ DECADE = 10.0
 def figure(conclusion: str, width: float = 9.5, height: float = 5.2) -> Figure:
     """An empty figure that fits a laptop's screen, under the sentence that its reader should take away."""
     made = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    made.suptitle(
-        textwrap.fill(conclusion, int(10.2 * width)), x=0.012, ha="left", fontsize=11.5, fontweight="bold"
-    )
+    entitle(made, conclusion)
     return made
+
+
+def entitle(made: Figure, conclusion: str) -> None:
+    """Puts the sentence above the figure, in lines that end before its edge."""
+    columns, canvas = int(10.2 * made.get_figwidth()), FigureCanvasAgg(made)
+    while True:
+        title = made.suptitle(
+            textwrap.fill(conclusion, columns), x=MARGIN, ha="left", fontsize=11.5, fontweight="bold"
+        )
+        end = title.get_window_extent(canvas.get_renderer()).x1
+        if end <= (1 - MARGIN) * made.bbox.width or columns <= 20:
+            return
+        columns -= 2
 
 
 def tidy(axis: Axes, **labels: str) -> None:
