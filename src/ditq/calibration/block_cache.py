@@ -16,22 +16,53 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32, Int
 
+from ditq.calibration.drawn_by import check_weights
+from ditq.calibration.samples import missing_samples, sample_file
+from ditq.calibration.stored import check_array, check_place, made_again_by
 from ditq.core.errors import DitqError, UserError
-from ditq.core.files import read_json, read_npz, read_stored_json
+from ditq.core.files import read_npz, read_stored_json
+from ditq.core.plan import PRODUCER
+from ditq.core.remedies import again
+from ditq.core.schema import FILLED, at_least, checked
 from ditq.models.base import Network
 from ditq.models.state import BlockState, Flow
 
+MADE_BY = "cache_adaround_data"
 KIND, QUANTIZED, VERSION = "ditq.block_cache", "ditq.quantized_block_cache", 2
 FACTS = ("timestep", "sigma", "step_index", "image_id")
 """What each sample file holds beside arrays and conditioning."""
 CONTENTS = ("metadata.json", "samples", "metadata_quantized.json", "samples_quantized")
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+class _Flow(TypedDict):
+    reads: list[list[str]]
+    writes: list[list[str]]
+    begun: list[str]
+    results: list[str]
+
+
+class Metadata(TypedDict):
+    """What every reader of metadata.json needs."""
+
+    model: str
+    model_config: dict[str, Any]
+    calibration: str
+    storage_dtype: Literal["float16", "float32"]
+    rows_per_sample: Literal[1, 2]
+    given_by: list[str]
+    flow: _Flow
+    latents: tuple[Annotated[int, at_least(1)], Annotated[int, at_least(1)]]
+    states: Annotated[list[dict[str, list[Annotated[int, at_least(1)]]]], FILLED]
+    samples: Annotated[list[tuple[Annotated[int, at_least(0)], Annotated[int, at_least(0)]]], FILLED]
+
+
 Wanted = Sequence[int] | slice | Int[np.ndarray, "wanted"]
 """Which rows of a cache."""
 
@@ -88,10 +119,13 @@ class BlockCache:
         gathered = {name: np.empty((len(wanted), *shape[1:]), dtype) for name, shape in shapes.items()}
         for sample in np.unique(wanted // self.rows_per_sample):
             path = sample_file(folder, *self.samples[sample])
-            arrays = read_npz(path, list(keys.values()))
+            with made_again_by(f"{MADE_BY}{' --stream quantized' if quantized else ''}"):
+                arrays = read_npz(path, list(keys.values()))
+                for name, key in keys.items():
+                    dtype_name = self.meta["storage_dtype"]
+                    check_array(path, key, arrays[key], shapes[name], dtype_name, "metadata.json")
             places = np.flatnonzero(wanted // self.rows_per_sample == sample)
             for name, key in keys.items():
-                self._check(path, key, arrays[key], shapes[name])
                 gathered[name][places] = arrays[key][wanted[places] % self.rows_per_sample]
         return {name: mx.array(array).astype(mx.float32) for name, array in gathered.items()}
 
@@ -100,15 +134,22 @@ class BlockCache:
 
         Lazy: what is not read is not computed. Raises UserError for another model.
         """
-        self.check_model(network)
+        self._check_kind(network)
         conditioning = {name: mx.array(array) for name, array in self.conditioning.items()}
         found = network.given(mx.array(self.timesteps), **conditioning)
         return {name: array.astype(mx.float32) for name, array in found.items()}
 
-    def check_model(self, network: Network) -> None:
-        """Raises UserError when `network` cannot be the one that was cached."""
+    def check_model(self, network: Network, weights: bool = True) -> None:
+        """Raises UserError when the float `network` is not the one that was cached; without `weights`, when some of
+        its layers may have been replaced, by its kind and shape alone."""
+        self._check_kind(network)
+        if weights:
+            known = self.meta.get("model_dtype"), self.meta.get("weights")
+            check_weights(self.folder / "metadata.json", *known, network)
+
+    def _check_kind(self, network: Network) -> None:
         theirs = facts_of(network)
-        mine = {name: self.meta[name] for name in theirs}
+        mine = {name: self.meta.get(name) or {} for name in theirs}
         for one, other in ((mine["model_config"], theirs["model_config"]), (mine, theirs)):
             differing = [name for name in other if name != "model_config" and one.get(name) != other[name]]
             if differing:
@@ -126,12 +167,13 @@ class BlockCache:
         )
         if not path.exists() or missing_samples(folder, self.samples):
             raise UserError(str(self.folder), got="no quantized stream, or a part of one", remedy=remedy)
-        meta = read_json(path)
+        meta = read_stored_json(path, QUANTIZED, VERSION, f"{MADE_BY} --stream quantized")
+        source = checked(meta.get("source"), dict[str, str], f"{path}: source")
         ours = {**self.meta, "kind": QUANTIZED}
-        differ = [field for field in ours if meta.get(field) != ours[field]]
+        differ = [field for field in ours if field != PRODUCER and meta.get(field) != ours[field]]
         if differ:
             raise UserError(str(path), got=f"another {differ[0]} than in metadata.json", remedy=remedy)
-        floats = [block for block in range(boundary) if str(block) not in meta["source"]]
+        floats = [block for block in range(boundary) if str(block) not in source]
         if floats:
             raise UserError(str(path), got=f"block {floats[0]} in float", expected="quantized", remedy=remedy)
         return folder
@@ -139,21 +181,14 @@ class BlockCache:
     def _shape(self, name: str, boundary: int) -> tuple[int, ...]:
         return (self.rows_per_sample, *self.meta["states"][boundary][name])
 
-    def _check(self, path: Path, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-        if array.shape != shape or array.dtype != self.meta["storage_dtype"]:
-            raise UserError(
-                f"{path}: {key}",
-                got=f"{array.dtype}{array.shape}",
-                expected=f"{self.meta['storage_dtype']}{shape} as in metadata.json",
-            )
-
 
 def read_block_cache(folder: Path) -> BlockCache:
     """The cache in `folder`.
 
     Raises UserError for another kind or version, and for samples that are missing, cut off or not what they are called.
     """
-    meta = read_stored_json(folder / "metadata.json", KIND, VERSION, "cache_adaround_data")
+    meta = read_stored_json(folder / "metadata.json", KIND, VERSION, MADE_BY)
+    _check_meta(folder / "metadata.json", meta)
     samples = [(image, step) for image, step in meta["samples"]]
     missing = missing_samples(folder / "samples", samples)
     if missing:
@@ -161,10 +196,15 @@ def read_block_cache(folder: Path) -> BlockCache:
             str(folder),
             got=f"{len(samples) - len(missing)} of {len(samples)} samples",
             expected="all of them",
-            remedy="finish it with cache_adaround_data --resume",
+            remedy=again("cache_adaround_data"),
         )
     names = meta["given_by"]
-    facts = [_facts(sample_file(folder / "samples", *sample), sample, names) for sample in samples]
+    with made_again_by(MADE_BY):
+        facts = [read_facts(folder / "samples", sample, meta) for sample in samples]
+        for sample, fact in zip(samples, facts, strict=True):
+            path = sample_file(folder / "samples", *sample)
+            for name in names:
+                check_array(path, name, fact[name], facts[0][name].shape, "float32", "the first sample")
     timesteps = np.repeat([np.float32(fact["timestep"]) for fact in facts], meta["rows_per_sample"])
     conditioning = {name: np.concatenate([fact[name] for fact in facts]) for name in names}
     return BlockCache(folder, meta, samples, timesteps, conditioning)
@@ -193,28 +233,36 @@ def flow_from(stored: Mapping[str, Any]) -> Flow:
     return Flow(reads, writes, tuple(stored["begun"]), tuple(stored["results"]))
 
 
-def missing_samples(folder: Path, samples: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The samples that have no file yet."""
-    return [sample for sample in samples if not sample_file(folder, *sample).exists()]
-
-
-def sample_file(folder: Path, image: int, step: int) -> Path:
-    """Where the sample of one picture at one step lies."""
-    return folder / f"{image:04d}_{step:03d}.npz"
-
-
 def array_key(name: str, boundary: int, blocks: int) -> str:
     """The key of an array that is new at a boundary."""
     return f"mm{blocks - 1}__{name}_out" if boundary == blocks else f"mm{boundary}__{name}_in"
 
 
-def _facts(path: Path, sample: tuple[int, int], names: Sequence[str]) -> dict[str, np.ndarray]:
-    facts = read_npz(path, (*names, *FACTS))
-    found = int(facts["image_id"]), int(facts["step_index"])
-    if found != sample:
-        raise UserError(
-            str(path),
-            got=f"image {found[0]}, step {found[1]}",
-            expected=f"image {sample[0]}, step {sample[1]}",
-        )
+def read_facts(folder: Path, sample: tuple[int, int], meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What a sample's file holds beside streams. Raises UserError for a file that is cut off or another sample's."""
+    path = sample_file(folder, *sample)
+    facts = read_npz(path, (*meta["given_by"], *FACTS))
+    check_place(path, facts, sample)
+    for name in meta["given_by"]:
+        array = facts[name]
+        wanted = (meta["rows_per_sample"], *(None for _ in array.shape[1:]))
+        check_array(path, name, array, wanted, "float32", "metadata.json")
     return facts
+
+
+def _check_meta(path: Path, meta: dict[str, Any]) -> None:
+    """Raises UserError for metadata of another shape, or whose states are not those of its flow."""
+    checked(meta, Metadata, str(path))
+    flow = flow_from(meta["flow"])
+    if len(flow.writes) != flow.blocks or not flow.blocks:
+        expected = f"{flow.blocks} entries, at least 1, as reads has"
+        raise UserError(f"{path}: flow: writes", got=f"{len(flow.writes)} entries", expected=expected)
+    if len(meta["states"]) != flow.blocks + 1:
+        expected = f"{flow.blocks + 1}, one for each boundary of {flow.blocks} blocks"
+        raise UserError(f"{path}: states", got=f"{len(meta['states'])} entries", expected=expected)
+    for boundary, state in enumerate(meta["states"]):
+        if set(state) != set(flow.written(boundary)):
+            expected = f"{', '.join(flow.written(boundary))}, as the flow says"
+            raise UserError(
+                f"{path}: states[{boundary}]", got=", ".join(state) or "nothing", expected=expected
+            )

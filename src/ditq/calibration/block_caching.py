@@ -20,15 +20,17 @@ from ditq.calibration.block_cache import (
     BlockCache,
     array_key,
     facts_of,
-    missing_samples,
-    sample_file,
+    read_facts,
 )
-from ditq.calibration.image_set import ImageSet, check_model, replay_inputs
+from ditq.calibration.image_set import ImageSet, check_model, check_network, replay_inputs
+from ditq.calibration.samples import missing_samples, sample_file
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import remove, write_npz
+from ditq.core.remedies import again
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import state_shapes
+from ditq.models.digest import weights_digest
 from ditq.models.state import BlockState
 from ditq.nn.clock import clock_of
 
@@ -131,13 +133,17 @@ def cache_blocks(
     """Fills `folder` with the float model's streams; returns the number of samples that were still to be run.
 
     A sample is written when its pass is over, whole or not at all: an interrupted run resumes there, and its result is
-    bit for bit that of an unbroken one. Raises UserError for calibration data that is of another model or not finished,
-    for a folder begun with other settings, and for values beyond the range of `recipe.storage_dtype`.
+    bit for bit that of an unbroken one, also where a sample was lost or cut off. Raises UserError for calibration data
+    that is of another model or not finished, for a folder begun with other settings or another network, and for values
+    beyond the range of `recipe.storage_dtype`.
     """
     meta = cache_meta(model, images, recipe)
-    network = model.network()
-    plan.begin(folder / "metadata.json", {**meta, "model_dtype": str(network.dtype)}, resume)
-    return _fill(network, images, meta, folder / "samples", on_samples)
+    network, path = model.network(), folder / "metadata.json"
+    check_network(images, network)
+    begun = {"model_dtype": str(network.dtype), plan.WEIGHTS: weights_digest(network)}
+    new = not path.exists()
+    plan.begin(path, {**meta, **begun}, resume)
+    return _fill(network, images, meta, folder / "samples", on_samples, new)
 
 
 def cache_quantized(
@@ -159,7 +165,7 @@ def cache_quantized(
             got=f"other calibration data than that of {cache.folder}",
             expected=cache.meta["calibration"],
         )
-    cache.check_model(network)
+    cache.check_model(network, weights=False)
     if str(network.dtype) != cache.meta["model_dtype"]:
         raise UserError(
             "--dtype",
@@ -172,8 +178,10 @@ def cache_quantized(
         "kind": QUANTIZED,
         "source": {str(block): digest for block, digest in source.items()},
     }
-    plan.begin(cache.folder / "metadata_quantized.json", meta, resume)
-    return _fill(network, images, meta, cache.folder / "samples_quantized", on_samples)
+    path = cache.folder / "metadata_quantized.json"
+    new = not path.exists()
+    plan.begin(path, meta, resume)
+    return _fill(network, images, meta, cache.folder / "samples_quantized", on_samples, new)
 
 
 def check_finished(images: ImageSet, samples: Sequence[Sample]) -> None:
@@ -183,7 +191,7 @@ def check_finished(images: ImageSet, samples: Sequence[Sample]) -> None:
         raise UserError(
             str(images.folder),
             got=f"no latents of image {missing[0][0]}, step {missing[0][1]}",
-            remedy="finish it with generate_calibration_data --resume",
+            remedy=again("generate_calibration_data"),
         )
 
 
@@ -198,7 +206,16 @@ def batches(meta: Mapping[str, Any]) -> list[list[Sample]]:
 
 def unfinished(folder: Path, meta: Mapping[str, Any]) -> list[list[Sample]]:
     """The batches that are not complete on disk; each is computed as a whole, as it would have been at first."""
-    return [batch for batch in batches(meta) if missing_samples(folder, batch)]
+    return [batch for batch in batches(meta) if not all(_whole(folder, sample, meta) for sample in batch)]
+
+
+def _whole(folder: Path, sample: Sample, meta: Mapping[str, Any]) -> bool:
+    """Whether the sample's file is there, whole (its directory stands at its end), and that sample's."""
+    try:
+        read_facts(folder, sample, meta)
+    except UserError:
+        return False
+    return True
 
 
 def _fill(
@@ -207,9 +224,11 @@ def _fill(
     meta: Mapping[str, Any],
     folder: Path,
     on_samples: Callable[[int], None],
+    new: bool,
 ) -> int:
+    """Runs the samples that are not there: of a `new` run all, whatever files of another lie there."""
     remove(*folder.glob(".*.npz"))  # what a killed run left half written
-    waiting = unfinished(folder, meta)
+    waiting = batches(meta) if new else unfinished(folder, meta)
     todo = sum(map(len, waiting))
     on_samples(len(meta["samples"]) - todo)
     for batch in waiting:

@@ -43,8 +43,8 @@ def check_place(
     path: Path,
     arrays: Mapping[str, np.ndarray],
     sample: tuple[int, int],
-    sigma: float,
-    timestep: float,
+    sigma: float | None = None,
+    timestep: float | None = None,
 ) -> None:
     """Raises UserError unless these arrays, all of which are there, are of this image and step, at this noise level."""
     for name, wanted in zip(("image_id", "step_index"), sample, strict=True):
@@ -55,6 +55,6 @@ def check_place(
             raise UserError(f"{path}: {name}", got=int(found), expected=f"{wanted} as the file is called")
     for name, number in (("sigma", sigma), ("timestep", timestep)):
         check_array(path, name, arrays[name], (), "float32")
-        if not np.isclose(arrays[name], number, rtol=1e-4, atol=1e-6):
+        if number is not None and not np.isclose(arrays[name], number, rtol=1e-4, atol=1e-6):
             expected = f"{number:.7g} as in the manifest at step {sample[1]}"
             raise UserError(f"{path}: {name}", got=f"{float(arrays[name]):.7g}", expected=expected)
