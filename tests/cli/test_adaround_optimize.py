@@ -26,7 +26,7 @@ def test_every_setting_has_a_flag(capsys):
         (["--cache-dir", "nowhere"], "nowhere"),
         (["--bits-w", "9"], "bits"),
         (["--bits-a", "3"], "--bits-a"),
-        (["--iters", "-1"], "iterations"),
+        (["--iters", "-1"], "--iters: got -1; expected at least 1"),
         (["--seed", "-1"], "--seed"),
         (["--quant-config", "none.json"], "none.json"),
     ],

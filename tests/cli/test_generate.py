@@ -128,7 +128,7 @@ def test_unknown_words_are_a_warning_line(capsys, tmp_path):
 
 def test_output_below_a_file_is_explained(fails, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in fails(main, "a fox", "--out", tmp_path / "file", *FAST)
+    assert "a file; expected a folder" in fails(main, "a fox", "--out", tmp_path / "file", *FAST)
 
 
 def test_interrupted_run_keeps_finished_pictures_and_resumes(tmp_path):

@@ -13,7 +13,7 @@ from ditq.core.errors import UserError
 
 LONGEST_NAME, LONGEST_PATH = 240, 4000
 """Bytes of a file's name and of a whole path: systems take 255 and 4096, and a write adds its own prefix."""
-SHOWN = 60
+SHOWN = 120
 """Characters of a refused word that a message repeats."""
 MOST = 1_000_000
 """Of anything that is counted, unless `BOUNDS` says otherwise."""
@@ -178,7 +178,7 @@ def shard(word: str) -> tuple[int, int]:
 
 def shown(word: str) -> str:
     """A word of the user's for a message: on one line, its middle left out when it is long."""
-    word = word if len(word) <= SHOWN else f"{word[: SHOWN - 20]} ... {word[-15:]}"
+    word = word if len(word) <= SHOWN else f"{word[: SHOWN - 40]} ... {word[-35:]}"
     return word if word and word.isprintable() else repr(word)
 
 
