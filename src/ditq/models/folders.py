@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ditq.core.errors import UserError
 from ditq.core.files import name_fault, read_json
-from ditq.core.files.safetensors import read_safetensors_header
+from ditq.core.files.safetensors import Tensor, read_safetensors_header
 
 VARIANTS = ("fp16", "bf16", "", "fp32", "fp8", "non_ema")
 """What publishers write into the names of files of the same weights, best first: 16 bit are enough for any use here."""
@@ -60,9 +60,11 @@ def weight_files(path: str | Path) -> tuple[list[Path], set[str]]:
     return shards, set(names)
 
 
-def keys_of(path: str | Path) -> set[str]:
-    """The keys of the checkpoint at `path`, from the headers of its files alone."""
-    return {key for file in weight_files(path)[0] for key in read_safetensors_header(file)[0]}
+def headers(path: str | Path) -> dict[str, Tensor]:
+    """What the headers of the files of the checkpoint at `path` say of each tensor; no values are read."""
+    return {
+        key: one for file in weight_files(path)[0] for key, one in read_safetensors_header(file)[0].items()
+    }
 
 
 def is_index(path: Path) -> bool:

@@ -2,10 +2,22 @@
 
 import re
 from collections.abc import Mapping
-
-import mlx.core as mx
+from typing import Protocol, TypeVar, runtime_checkable
 
 from ditq.core.errors import UserError
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """An array, or what a file's header says of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of its axes."""
+        ...
+
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and checkpointing put into paths."""
@@ -51,23 +63,23 @@ _MODELS: tuple[tuple[str, str], ...] = (
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "unet.", "model.")
 
 
-def what_it_is(weights: Mapping[str, mx.array]) -> str | None:
+def what_it_is(weights: Mapping[str, Shaped]) -> str | None:
     """What weights with these keys are, in words, or None where no pattern fits."""
     words = no_model(weights) or _first(_MODELS, weights)
     return f"{words}, for inpainting" if words and "UNet" in words and _inpaints(weights) else words
 
 
-def no_model(weights: Mapping[str, mx.array]) -> str | None:
+def no_model(weights: Mapping[str, Shaped]) -> str | None:
     """What weights are that are an addition to a model, or quantized, in words; None for anything else."""
     return _first(_NO_MODELS, weights)
 
 
-def _first(kinds: tuple[tuple[str, str], ...], weights: Mapping[str, mx.array]) -> str | None:
+def _first(kinds: tuple[tuple[str, str], ...], weights: Mapping[str, Shaped]) -> str | None:
     keys = [_bare(key) for key in weights]
     return next((words for pattern, words in kinds if any(re.search(pattern, key) for key in keys)), None)
 
 
-def unwrapped(weights: Mapping[str, mx.array], source: str) -> dict[str, mx.array]:
+def unwrapped(weights: Mapping[str, T], source: str) -> dict[str, T]:
     """The weights under their paths without what trainers put into them: `_orig_mod.`, `module.`.
 
     Raises UserError where two keys become one.
@@ -79,7 +91,7 @@ def unwrapped(weights: Mapping[str, mx.array], source: str) -> dict[str, mx.arra
     return renamed(weights, names, source)
 
 
-def renamed(weights: Mapping[str, mx.array], names: Mapping[str, str], source: str) -> dict[str, mx.array]:
+def renamed(weights: Mapping[str, T], names: Mapping[str, str], source: str) -> dict[str, T]:
     """The weights under new names. Raises UserError where two of them get the same."""
     found: dict[str, str] = {}
     for key, name in names.items():
@@ -99,9 +111,10 @@ def _bare(key: str) -> str:
     return key
 
 
-def _inpaints(weights: Mapping[str, mx.array]) -> bool:
+def _inpaints(weights: Mapping[str, Shaped]) -> bool:
     """Whether a UNet takes a mask and a picture beside its latents."""
     first = ("input_blocks.0.0.weight", "conv_in.weight")
     return any(
-        _bare(key) in first and array.ndim == 4 and 9 in array.shape[1::2] for key, array in weights.items()
+        _bare(key) in first and len(array.shape) == 4 and 9 in array.shape[1::2]
+        for key, array in weights.items()
     )

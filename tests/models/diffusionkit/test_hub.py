@@ -132,7 +132,8 @@ def test_diffusers_folders_are_found_but_a_single_file_comes_first(tmp_path):
     for name in ("transformer", "vae"):
         (tmp_path / name).mkdir()
     assert (files.transformer(), files.vae()) == (tmp_path / "transformer", tmp_path / "vae")
-    (tmp_path / CHECKPOINTS["sd3.5-large"].file).write_bytes(b"")
+    vae = {"first_stage_model.decoder.a": np.zeros(1, np.float32)}
+    write_stored(tmp_path / CHECKPOINTS["sd3.5-large"].file, vae)
     assert files.transformer() == files.vae() == tmp_path / "sd3.5_large.safetensors"
 
 

@@ -1,5 +1,7 @@
 """The SD3 models behind the common interface, from local folders."""
 
+import shutil
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ from mlx.utils import tree_flatten
 import ditq.models.diffusionkit.sd3 as sd3
 from ditq.core.errors import UserError
 from ditq.models import load
+from ditq.models.diffusionkit import text
 from ditq.models.diffusionkit.vae import VAE
 from ditq.sampling.generate import generate, settings_for
 from tests.models.diffusionkit.small import SHAPE, mmdit_config
 from tests.models.families import diffusers_model, stability_weights
+from tests.models.stored import write_stored
 
 
 @pytest.fixture
@@ -56,6 +60,40 @@ def test_a_diffusers_folder_gives_the_same_transformer(model, tmp_path):
 def test_another_models_file_is_refused(small):
     with pytest.raises(UserError, match="sd3_medium.safetensors: got .* missing"):
         load("sd3-medium", small.folder).network()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html><html></html>", "got an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "got a Git LFS pointer"),
+        ({"lora_unet_x.lora_up.weight": np.zeros(1, np.float32)}, "got a LoRA: changes to a model"),
+        ({"double_blocks.0.img_mlp.0.weight": np.zeros(1, np.float32)}, "got FLUX or a model of its kind"),
+    ],
+)
+def test_a_file_of_something_else_is_told_before_anything_else_is_looked_for(tmp_path, content, told):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(content) if isinstance(content, bytes) else write_stored(path, content)
+    with pytest.raises(UserError) as caught:
+        load("sd3-medium", path).encode(["a fox"])
+    assert str(caught.value).startswith(f"{path}: {told}")
+
+
+@pytest.mark.parametrize("part", ["t5/config.json", "t5/t5xxl.safetensors", "clip_g/model.fp16.safetensors"])
+def test_what_is_missing_is_told_before_anything_is_encoded(small, tmp_path, monkeypatch, part):
+    monkeypatch.setattr(text, "ENCODERS", {})
+    shutil.copytree(small.folder, tmp_path / "model")
+    (tmp_path / "model" / part).unlink()
+    with pytest.raises(
+        UserError, match=f"model: got none of .*{part}.*; give a folder that holds sd3_medium"
+    ):
+        load("sd3-medium", tmp_path / "model").encode(["a fox"])
+
+
+def test_the_transformers_file_may_be_given_with_the_rest_beside_it(small, model):
+    other = load("sd3-medium", small.folder / "sd3_medium.safetensors")
+    assert other.files.vae() == small.folder / "sd3_medium.safetensors"  # type: ignore[attr-defined]
+    assert mx.array_equal(other.encode(["the red fox"]).tokens, model.encode(["the red fox"]).tokens)
 
 
 @pytest.mark.parametrize("name", sd3.CONFIGS)

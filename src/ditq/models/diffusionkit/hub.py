@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ditq.core.errors import UserError
 from ditq.models.diffusionkit.download import downloaded
-from ditq.models.folders import keys_of
+from ditq.models.folders import headers
 
 Download = Callable[[str, str, str], Path]
 """(repository, file, name of the model for messages) -> path of the downloaded file."""
@@ -93,6 +93,9 @@ TEXT: dict[str, Source] = {
 }
 """The text encoders and tokenizers, which all models share."""
 
+T5_PARTS = ("t5", "t5_config", "spiece")
+"""Those that --text-encoders clip does without."""
+
 LAYOUT = (
     "give a folder that holds {file}, clip_l.safetensors, clip_g.safetensors, t5xxl_fp16.safetensors (or "
     "--text-encoders clip) and the configs and tokenizers of https://huggingface.co/argmaxinc/stable-diffusion, or a "
@@ -117,15 +120,16 @@ class Files:
         return self._find(CHECKPOINTS[self.name], "transformer")
 
     def vae(self) -> Path:
-        """The file, or diffusers folder, of the VAE. Raises UserError where a single file has none."""
-        if self.path is None or not self.path.is_file():
+        """The file, or diffusers folder, of the VAE. Raises UserError where a local file has none."""
+        if self.path is None:
             return self._find(CHECKPOINTS[self.name], "vae")
-        if any(key.startswith(("first_stage_model.", "vae.")) for key in keys_of(self.path)):
-            return self.path
-        if (self.path.parent / "vae").is_dir():
-            return self.path.parent / "vae"
+        found = self.path if self.path.is_file() else self._find(CHECKPOINTS[self.name], "vae")
+        if found.is_dir() or any(key.startswith(("first_stage_model.", "vae.")) for key in headers(found)):
+            return found
+        if (found.parent / "vae").is_dir():
+            return found.parent / "vae"
         got = "a file without a VAE (first_stage_model.*), and no folder vae beside it"
-        raise UserError(str(self.path), got=got, expected=f"the files of {self.name}", remedy=self._layout)
+        raise UserError(str(found), got=got, expected=f"the files of {self.name}", remedy=self._layout)
 
     def text(self, part: str) -> Path:
         """A part of TEXT."""
@@ -134,13 +138,15 @@ class Files:
     def _find(self, source: Source, *folders: str) -> Path:
         if self.path is None:
             return self.download(source.repo, source.file, self.name)
-        folder = _snapshot(self.path.parent if self.path.is_file() else self.path)
+        beside = self.path.is_file()
+        folder = _snapshot(self.path.parent if beside else self.path)
         names = (source.file, *source.local, *folders)
         for name in names:
             if (folder / name).exists():
                 return folder / name
-        got = f"none of {', '.join(names)}" if folder.is_dir() else "no such file or folder"
-        raise UserError(str(folder), got=got, expected=f"the files of {self.name}", remedy=self._layout)
+        got = f"none of {', '.join(names)}{' beside it' if beside else ''}"
+        got = got if folder.is_dir() else "no such file or folder"
+        raise UserError(str(self.path), got=got, expected=f"the files of {self.name}", remedy=self._layout)
 
     @property
     def _layout(self) -> str:

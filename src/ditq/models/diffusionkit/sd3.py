@@ -14,7 +14,7 @@ from ditq.models.diffusionkit.hub import Files
 from ditq.models.diffusionkit.vae import VAE
 from ditq.models.mmdit import MMDiT
 from ditq.models.mmdit.config import PUBLISHED
-from ditq.models.mmdit.loading import load_mmdit
+from ditq.models.mmdit.loading import check_mmdit_file, load_mmdit
 from ditq.models.prompts import checked_prompts
 
 CONFIGS = PUBLISHED
@@ -55,7 +55,10 @@ class SD3:
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; each text encoder is loaded, used for all of them and freed."""
         checked_prompts(prompts)
-        self.files.transformer()  # a gated or absent model is told of before 11 GB of text encoders are downloaded
+        check_mmdit_file(
+            self.files.transformer()
+        )  # told of before 11 GB of text encoders are downloaded or read
+        self.files.vae()
         encoders = text.TextEncoders(self.files, self.use_t5)
         return encoders.encode(prompts, self.config.token_level_text_embed_dim)
 

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten
 from ditq.core.errors import UserError
 from ditq.models.base import Conditioning
 from ditq.models.diffusionkit.encoders import clip_encoder, t5_encoder
-from ditq.models.diffusionkit.hub import Files
+from ditq.models.diffusionkit.hub import T5_PARTS, TEXT, Files
 from ditq.models.diffusionkit.tokenizers import SentencePieces, byte_tokenizer, truncated
 from ditq.models.prompts import checked_prompts
 
@@ -55,6 +55,8 @@ class TextEncoders:
         absent or unfit files, and for prompts that are no text.
         """
         prompts = checked_prompts(prompts)
+        for part in TEXT if self.use_t5 else (part for part in TEXT if part not in T5_PARTS):
+            self.files.text(part)  # what is not there is told before anything is computed
         ids_l, ids_g = clip_ids(self.files, "l", prompts), clip_ids(self.files, "g", prompts)
         ids_t5 = t5_ids(self.files, prompts) if self.use_t5 else None
         states_l, pooled_l = self._run("clip_l", run_clip, ids_l)

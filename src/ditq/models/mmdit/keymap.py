@@ -6,7 +6,7 @@ own name, so that loading can name it as extra.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import mlx.core as mx
 
@@ -111,7 +111,8 @@ def from_diffusionkit(weights: Mapping[str, mx.array], source: str = "checkpoint
     return dict(weights)
 
 
-LAYOUTS: tuple[tuple[str, Callable[[Mapping[str, mx.array], str], Weights]], ...] = (
+Layout = Callable[[Mapping[str, mx.array], str], Weights]
+LAYOUTS: tuple[tuple[str, Layout], ...] = (
     (r"joint_blocks\.", from_stability),
     (r"transformer_blocks\.\d+\.norm1_context\.", from_diffusers),
     (r"multimodal_transformer_blocks\.", from_diffusionkit),
@@ -125,12 +126,21 @@ def to_mmdit(weights: Mapping[str, mx.array], source: str = "checkpoint") -> Wei
     What stands before all keys of the transformer (PREFIXES) is taken away; a VAE and text encoders beside it are left
     out. Raises UserError, beginning with `source`, where two keys are the same parameter or one cannot be split.
     """
+    found = layout_of(weights)
+    if found is None:
+        return None
+    prefix, layout = found
+    names = {key: key.removeprefix(prefix) for key in weights if not key.startswith(_NOT_TRANSFORMER)}
+    return layout(renamed(weights, names, source), source)
+
+
+def layout_of(keys: Iterable[str]) -> tuple[str, Layout] | None:
+    """What stands before the transformer's keys, and the map of their layout; None if it is no known one."""
+    keys = list(keys)
     for prefix in PREFIXES:
         for pattern, layout in LAYOUTS:
-            if any(re.match(re.escape(prefix) + pattern, key) for key in weights):
-                kept = [key for key in weights if not key.startswith(_NOT_TRANSFORMER)]
-                names = {key: key.removeprefix(prefix) for key in kept}
-                return layout(renamed(weights, names, source), source)
+            if any(re.match(re.escape(prefix) + pattern, key) for key in keys):
+                return prefix, layout
     return None
 
 

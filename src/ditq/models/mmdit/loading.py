@@ -7,10 +7,11 @@ from pathlib import Path
 import mlx.core as mx
 
 from ditq.core.errors import UserError
-from ditq.models.foreign import no_model, what_it_is
+from ditq.models.folders import headers
+from ditq.models.foreign import Shaped, no_model, unwrapped, what_it_is
 from ditq.models.loading import Weights, load_weights_into, read_weights
 from ditq.models.mmdit.config import PUBLISHED, MMDiTConfig
-from ditq.models.mmdit.keymap import to_mmdit
+from ditq.models.mmdit.keymap import layout_of, to_mmdit
 from ditq.models.mmdit.model import MMDiT
 
 
@@ -31,15 +32,24 @@ def load_mmdit(path: str | Path, config: MMDiTConfig, dtype: mx.Dtype | None = N
 def mmdit_weights(path: str | Path) -> Weights:
     """A checkpoint's weights under the paths of `MMDiT`. Raises UserError that says what a file of another model is."""
     stored = read_weights(path)
-    weights = None if no_model(stored) else to_mmdit(stored, str(path))
-    if weights is None:
-        raise UserError(
-            str(path),
-            got=what_it_is(stored)
-            or f"keys of no known layout ({', '.join(key[:60] for key in list(stored)[:3])})",
-            expected="a diffusion transformer of the SD3 family (Stability, diffusers or DiffusionKit names)",
-        )
-    return weights
+    _check_kind(stored, path)
+    return to_mmdit(stored, str(path)) or {}
+
+
+def check_mmdit_file(path: str | Path) -> None:
+    """Raises UserError, from the headers alone, for what cannot be read and for files of another model."""
+    _check_kind(unwrapped(headers(path), str(path)), path)
+
+
+def _check_kind(stored: Mapping[str, Shaped], path: str | Path) -> None:
+    if no_model(stored) is None and layout_of(stored) is not None:
+        return
+    keys = ", ".join(key[:60] for key in list(stored)[:3])
+    raise UserError(
+        str(path),
+        got=what_it_is(stored) or f"keys of no known layout ({keys})",
+        expected="a diffusion transformer of the SD3 family (Stability, diffusers or DiffusionKit names)",
+    )
 
 
 def check_variant(weights: Mapping[str, mx.array], config: MMDiTConfig, source: str) -> None:
