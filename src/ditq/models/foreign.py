@@ -26,7 +26,7 @@ _OUTER = ("module.", "state_dict.")
 
 _NO_MODELS: tuple[tuple[str, str], ...] = (
     (
-        r"(lora_(A|B|a|b|up|down|unet|te\d?)\b|lora_(unet|te)|\.lora\.|\.hada_w|\.lokr_|\.dora_scale|\.diff_b?$)",
+        r"(lora_(A|B|a|b|up|down|unet|te\d?)\b|lora_(unet|te)|\.lora\.|\.hada_w|\.lokr_|\.dora_scale|\.diff(_b)?$)",
         "a LoRA: changes to a model, not a model; merge it into the model first (in diffusers: load_lora_weights, "
         "fuse_lora, save_pretrained) and give the merged checkpoint",
     ),

@@ -84,3 +84,17 @@ def test_t5_in_float8_is_decoded(small, tmp_path):
     encoder = t5_encoder(Files("sd3-medium", tmp_path))
     got = dict(tree_flatten(encoder.parameters()))["encoder.layers.1.attention.query_proj.weight"]
     assert np.array_equal(np.array(got), E4M3[bits] / 4)
+
+
+def test_what_comfyuis_files_hold_beside_the_encoders_is_left_out(small, tmp_path):
+    for part in ("clip_l", "t5"):
+        shutil.copytree(small.folder / part, tmp_path / part)
+    clip = {name: value.numpy() for name, value in small.clip_l.state_dict().items()}
+    ids = np.arange(77, dtype=np.int64)[None]
+    more = {"logit_scale": np.float32(1).reshape(()), "text_model.embeddings.position_ids": ids}
+    write_stored(tmp_path / "clip_l" / "model.fp16.safetensors", clip | more)
+    t5 = {name: value.numpy() for name, value in small.t5.state_dict().items()}
+    pieces = {"spiece_model": np.zeros(5, np.uint8), "scaled_fp8": ("F8_E4M3", np.zeros(0, np.uint8))}
+    write_stored(tmp_path / "t5" / "t5xxl.safetensors", t5 | pieces)
+    files = Files("sd3-medium", tmp_path)
+    assert clip_encoder(files, "l").layers and t5_encoder(files).encoder.layers

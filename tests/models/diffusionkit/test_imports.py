@@ -102,3 +102,20 @@ except UserError as error:
         and "--model mini" in told
         and told.count("\n") == 1
     )
+
+
+def test_a_broken_checkout_is_one_clear_error(tmp_path):
+    package = tmp_path / "DiffusionKit" / "python" / "src" / "diffusionkit"
+    (package / "mlx").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "mlx" / "__init__.py").write_text("import no_such_module")
+    code = """
+from ditq.core.errors import UserError
+from ditq.models.diffusionkit import diffusionkit
+try:
+    diffusionkit()
+except UserError as error:
+    print(error)
+"""
+    told = python(code, tmp_path)
+    assert "an import that failed: No module named 'no_such_module'" in told and str(package.parent) in told

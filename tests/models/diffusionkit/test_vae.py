@@ -116,3 +116,13 @@ def test_float8_is_decoded_and_integers_are_refused(tmp_path):
         UserError, match=r"\(VAE decoder\): got 1 not floating-point: conv_in\.weight \(uint8\)"
     ):
         VAE(path, SHAPE).decoder()
+
+
+def test_two_keys_of_one_parameter_are_told(tmp_path):
+    weights = ldm_vae_weights(SHAPE)
+    key = "first_stage_model.decoder.conv_in.bias"
+    save(tmp_path / "a.safetensors", weights | {"decoder.conv_in.bias": weights[key]})
+    with pytest.raises(
+        UserError, match=r"a\.safetensors: got both .*decoder\.conv_in\.bias and .*; expected one of them"
+    ):
+        VAE(tmp_path / "a.safetensors", SHAPE).decoder()

@@ -75,7 +75,8 @@ def t5_encoder(files: Files) -> Any:
 def clip_weights(weights: Weights) -> Weights:
     """The weights of `transformers`' CLIPTextModelWithProjection under DiffusionKit's paths."""
     mapped = {_rename(key, _CLIP): value for key, value in weights.items()}
-    mapped.pop("position_ids", None)
+    for other in ("position_ids", "logit_scale"):  # a counter, and what only compares texts with pictures
+        mapped.pop(other, None)
     return mapped
 
 
@@ -84,7 +85,7 @@ def t5_weights(weights: Weights) -> Weights:
     mapped = {
         _rename(key, _T5): value
         for key, value in weights.items()
-        if not key.startswith(("decoder.", "lm_head."))
+        if not key.startswith(("decoder.", "lm_head.", "spiece_model"))
     }
     exact = ("ln.weight", "ln1.weight", "ln2.weight", "wte.weight", "embeddings.weight")
     return {

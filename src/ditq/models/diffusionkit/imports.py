@@ -30,7 +30,7 @@ def diffusionkit() -> Any:
     """The module `diffusionkit.mlx`, imported on the first call, without torch, coremltools, wandb or transformers.
 
     A checkout in `DiffusionKit/`, of the working directory or else of the repository, wins over the installed
-    package. Raises UserError when there is neither.
+    package. Raises UserError when there is neither, and when it cannot be imported.
     """
     with _LOCK:
         if _PACKAGE in sys.modules:
@@ -42,8 +42,17 @@ def diffusionkit() -> Any:
                     got=f"neither the package nor a checkout in {_CHECKOUT}",
                     remedy="install it with `pip install --no-deps diffusionkit==0.5.2`; `--model mini` needs nothing",
                 )
-            with _stand_ins():
-                return importlib.import_module(_PACKAGE)
+            try:
+                with _stand_ins():
+                    return importlib.import_module(_PACKAGE)
+            except (ImportError, SyntaxError, AttributeError) as error:
+                where = local_checkout() or "the installed package"
+                raise UserError(
+                    f"diffusionkit ({where})",
+                    got=f"an import that failed: {error}",
+                    expected="DiffusionKit 0.5.2 with what its MLX part needs",
+                    remedy="pip install --no-deps diffusionkit==0.5.2, and `pip install` the module named here",
+                ) from error
 
 
 def local_checkout() -> Path | None:

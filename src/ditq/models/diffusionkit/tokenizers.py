@@ -67,8 +67,14 @@ class SentencePieces:
     """
 
     def __init__(self, path: Path):
-        from sentencepiece import SentencePieceProcessor
-
+        try:
+            from sentencepiece import SentencePieceProcessor
+        except ImportError as error:
+            raise UserError(
+                "sentencepiece",
+                got=f"no such package ({error})",
+                remedy="pip install sentencepiece, or leave T5 out with --text-encoders clip",
+            ) from error
         try:
             self._pieces = SentencePieceProcessor(model_file=str(path))
         except (RuntimeError, OSError) as error:

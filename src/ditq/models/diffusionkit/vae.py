@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
+from ditq.models.foreign import renamed
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
 SCALE, SHIFT = 1.5305, 0.0609
@@ -108,7 +109,7 @@ class VAE:
     def _filled(self, kind: Any, part: str, into: int, out: int, layers: int) -> Any:
         from ditq.models.diffusionkit.corrections import with_group_norm_eps
 
-        weights = vae_weights(read_weights(self.path), part)
+        weights = vae_weights(read_weights(self.path), part, str(self.path))
         if not weights:
             expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"
             raise UserError(str(self.path), got=f"no VAE {part}", expected=expected)
@@ -118,26 +119,27 @@ class VAE:
         return module
 
 
-def vae_weights(weights: Mapping[str, mx.array], part: str) -> Weights:
+def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "checkpoint") -> Weights:
     """One part's weights ("encoder" or "decoder") under DiffusionKit's paths and in its shapes.
 
     Takes Stability's single files and diffusers' folders, which count the decoder's blocks from the other end.
     """
-    found = {
-        key[at.end() :]: value
-        for key, value in weights.items()
-        if (at := re.match(rf"(first_stage_model\.|vae\.)?{part}\.", key))
-    }
+    prefix = re.compile(rf"(first_stage_model\.|vae\.)?{part}\.")
+    own = {key: key[at.end() :] for key in weights if (at := prefix.match(key))}
+    found = renamed(weights, own, source)
     diffusers = any(key.startswith("mid_block.") for key in found)
-    blocks = 1 + max((int(at[1]) for key in found if (at := re.match(r"up_blocks\.(\d+)\.", key))), default=0)
-    mapped: Weights = {}
-    for key, value in found.items():
+    blocks = 1 + max(
+        (int(at[1]) for key in found if (at := re.match(r"up_blocks\.(\d{1,9})\.", key))), default=0
+    )
+    names = {}
+    for key in found:
+        name = key
         for pattern, replacement in _DIFFUSERS if diffusers else _STABILITY:
-            key = re.sub(pattern, replacement, key)
-        if diffusers and (at := re.match(r"up_blocks\.(\d+)\.(.*)", key)):
-            key = f"up_blocks.{blocks - 1 - int(at[1])}.{at[2]}"
-        mapped[key] = _mlx_shape(key, value)
-    return mapped
+            name = re.sub(pattern, replacement, name)
+        if diffusers and (at := re.match(r"up_blocks\.(\d{1,9})\.(.*)", name)):
+            name = f"up_blocks.{blocks - 1 - int(at[1])}.{at[2]}"
+        names[key] = name
+    return {name: _mlx_shape(name, value) for name, value in renamed(found, names, source).items()}
 
 
 def _mlx_shape(key: str, value: mx.array) -> mx.array:
