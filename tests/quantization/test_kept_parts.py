@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -11,6 +12,8 @@ from ditq.core.errors import UserError
 from ditq.core.recipe import recipe_from
 from ditq.evaluation import fingerprint_of
 from ditq.quantization import quantize
+from ditq.quantization.preparation import _kept_table as kept_table
+from tests.activations.test_quant_config import written as quant_config
 from tests.quantization.test_driver import given  # noqa: F401
 
 LINES = [
@@ -73,12 +76,33 @@ def test_other_weights_are_told_and_old_plans_are_accepted(given, whole):  # noq
     first = json.loads(plan.read_text())
     place = capture.layers(model.kept)["final_layer.linear"]
     kept = place.weight
+    meta = {name: value for name, value in calibration.cache.meta.items() if name != "weights"}
+    without = replace(
+        calibration, cache=replace(calibration.cache, meta=meta)
+    )  # a cache of an earlier version
     try:
         place.weight = kept + mx.array(0.01, kept.dtype)
         with pytest.raises(UserError, match=r"weights: got '.*'; expected '.*' as in the earlier run"):
-            quantize(model, RECIPE, calibration, folder, resume=True)
+            quantize(model, RECIPE, without, folder, resume=True)
     finally:
         place.weight = kept
+    older = replace(calibration.cache, meta={**calibration.cache.meta, "producer": "ditq 0.0.1"})
+    other = replace(calibration, cache=older)  # recorded by another version
+    assert fingerprint_of(quantize(model, RECIPE, other, folder, resume=True)) == fingerprint_of(made)
     plan.write_text(json.dumps({name: value for name, value in first.items() if name != "weights"}))
     assert fingerprint_of(quantize(model, RECIPE, calibration, folder, resume=True)) == fingerprint_of(made)
     plan.write_text(json.dumps(first))
+
+
+def test_grids_that_are_lost_or_cut_off_are_decided_on_again(tmp_path):
+    assert kept_table(tmp_path / "quant_config.json") is None
+    config, _, _ = quant_config(tmp_path)
+    assert kept_table(config) is not None
+    config.with_suffix(".npz").unlink()
+    with pytest.warns(
+        UserWarning, match=r"quant_config.npz: got no such file.*; the grids are decided on again"
+    ):
+        assert kept_table(config) is None
+    config.write_text(config.read_text()[:-300])
+    with pytest.warns(UserWarning, match="quant_config.json: got .*; the grids are decided on again"):
+        assert kept_table(config) is None

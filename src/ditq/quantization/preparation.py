@@ -1,14 +1,22 @@
 """From recorded pictures to what `quantize` is given: the blocks' cache, and grids of the activations if asked for."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ditq import capture
-from ditq.activations import ActivationMethod, method_for, read_quant_config, write_quant_config
+from ditq.activations import (
+    ActivationMethod,
+    ActivationTable,
+    method_for,
+    read_quant_config,
+    write_quant_config,
+)
 from ditq.calibration import CacheRecipe, ImageSet, cache_blocks, read_block_cache
 from ditq.core import plan
+from ditq.core.errors import UserError
 from ditq.core.files import read_text
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
@@ -92,9 +100,22 @@ def calibrated(
     if method is None:
         return Calibration(images, cache)
     config = folder / ACTIVATIONS / "quant_config.json"
-    if not config.exists():
+    table = _kept_table(config)
+    if table is None:
         _decide(model, images, recipe, amounts, method, config, on_unit)
-    return Calibration(images, cache, read_quant_config(config), plan.digest(read_text(config)))
+        table = read_quant_config(config)
+    return Calibration(images, cache, table, plan.digest(read_text(config)))
+
+
+def _kept_table(config: Path) -> ActivationTable | None:
+    """The grids that an earlier run decided on; None where there are none, or their files are lost or cut off."""
+    if not config.exists():
+        return None
+    try:
+        return read_quant_config(config)
+    except UserError as error:
+        warnings.warn(f"{error}; the grids are decided on again", stacklevel=3)
+        return None
 
 
 def _decide(

@@ -17,20 +17,34 @@ def begin_run(
 ) -> None:
     """Writes the plan of a run, or checks it against the one that is there; see `core.plan.begin`.
 
-    Which version of ditq recorded the data is not compared. Plans of versions that named no weights are accepted.
+    The weights of the float network are compared where the earlier plan names some; which version of ditq recorded the
+    data is not.
     """
-    model = settings["model"]
-    weights = {"model": model, "weights": f"{model} {Origin.of(network)}"}
-    asked = {**weights, **settings, "cache": cache_digest(cache)}
-    earlier = _earlier(path)
-    if isinstance(earlier, Mapping):
-        if "weights" not in earlier:
-            del asked["weights"]
-        if earlier.get("cache") == _digest(
-            cache, cache.meta
-        ):  # as earlier versions had it, with the producer
-            asked["cache"] = earlier["cache"]
+    model, earlier = settings["model"], _earlier(path)
+    told = {"model": model, plan.WEIGHTS: f"{model} {Origin.of(network)}"}
+    asked = {**told, **settings, "cache": cache_digest(cache)}
+    if isinstance(earlier, Mapping) and earlier.get("cache") in _earlier_digests(cache):
+        asked["cache"] = earlier["cache"]
     plan.begin(path, asked, resume, threads=True)
+
+
+def cache_digest(cache: BlockCache) -> str:
+    """What stands for the calibration data of a run, whichever version of ditq recorded it.
+
+    The network's weights are compared by themselves.
+    """
+    return _digest(cache, plan.PRODUCER, plan.WEIGHTS)
+
+
+def _earlier_digests(cache: BlockCache) -> list[str]:
+    """The same as earlier versions had it, with the producer."""
+    return [_digest(cache), _digest(cache, plan.WEIGHTS)]
+
+
+def _digest(cache: BlockCache, *without: str) -> str:
+    meta = {name: value for name, value in cache.meta.items() if name not in without}
+    conditioning = [array.tobytes() for array in cache.conditioning.values()]
+    return plan.digest(repr(sorted(meta.items())), *conditioning)
 
 
 def _earlier(path: Path) -> Any:
@@ -38,13 +52,3 @@ def _earlier(path: Path) -> Any:
         return read_json(path)
     except UserError:  # `plan.begin` tells it
         return None
-
-
-def cache_digest(cache: BlockCache) -> str:
-    """What stands for the calibration data of a run, whichever version of ditq recorded it."""
-    return _digest(cache, {name: value for name, value in cache.meta.items() if name != "producer"})
-
-
-def _digest(cache: BlockCache, meta: Mapping[str, Any]) -> str:
-    conditioning = [array.tobytes() for array in cache.conditioning.values()]
-    return plan.digest(repr(sorted(meta.items())), *conditioning)
