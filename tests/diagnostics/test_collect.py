@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any, cast
 
 import mlx.core as mx
@@ -20,7 +21,7 @@ from ditq.diagnostics import (
 )
 from ditq.diagnostics import collect as collecting_module
 from ditq.diagnostics.histogram import bits_histogram, histograms, slot_counts, upper_halves, wide_edges
-from ditq.diagnostics.layer_files import MANIFEST, step_file
+from ditq.diagnostics.layer_files import FOLDER, MADE_BY, MANIFEST, step_file
 from ditq.diagnostics.layer_inputs import magnitude
 from ditq.diagnostics.reservoir import Reservoir
 from ditq.sampling.generate import settings_for
@@ -206,7 +207,26 @@ def test_activations_that_are_not_finite_name_their_layer_and_step(pictures, tmp
     with pytest.raises(
         DitqError, match=r"blocks\.1\.image.*mlp\.fc2 at step 0: .* are not finite; .*overflowed"
     ):
-        collect_inputs(model, pictures, RECIPE, tmp_path)
+        collect_inputs(model, replace(pictures, drawn_by=None), RECIPE, tmp_path)
+    with pytest.raises(
+        UserError, match=r"network.json: made with another model's weights: got weights [0-9a-f]{16}"
+    ):
+        collect_inputs(model, pictures, RECIPE, tmp_path / "other")
+
+
+@pytest.mark.parametrize("lost", ["step_2.npz", "step_0.npz", "step_2_index.json"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_what_is_lost_or_cut_off_is_made_again_equal_to_the_bit(collected, pictures, tmp_path, lost, cut):
+    folder = tmp_path / "copy"
+    shutil.copytree(collected.folder, folder)
+    path = folder / FOLDER / lost
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2]) if cut else path.unlink()
+    if lost.endswith("npz"):
+        with pytest.raises(UserError, match=f"{MADE_BY} --resume"):
+            read_layer_statistics(folder / MANIFEST).at(int(lost[5]))
+    collect_inputs(Small(), pictures, RECIPE, folder, resume=True)
+    assert path.read_bytes() == data
 
 
 @pytest.mark.parametrize(
@@ -238,7 +258,7 @@ def test_damaged_files_are_named(collected, tmp_path):
     with pytest.raises(UserError, match="not finite"):
         statistics.at(2)
     np.savez(path, **{**arrays, key: arrays[key][:3]})
-    with pytest.raises(UserError, match="expected 64 channels"):
+    with pytest.raises(UserError, match=r"abs_max: got float32\(3,\); expected float32\(64,\)"):
         statistics.at(2)
     (tmp_path / "other.json").write_text('{"kind": "cake"}')
     with pytest.raises(UserError, match=r"cake version None; expected ditq\.layer_statistics version 1"):

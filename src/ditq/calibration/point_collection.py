@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Int
 
-from ditq.calibration import defaults
+from ditq.calibration import defaults, drawn_by
 from ditq.calibration.points import CONDITIONING, PointSet, read_points, write_points
+from ditq.calibration.stored import check_array
 from ditq.calibration.trajectories import record, selected_steps
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -65,7 +66,7 @@ def collect_points(
     Trajectory i starts from seed `recipe.seed + i` under prompt i modulo their number. Finished trajectories wait in
     `<output>.parts`, which is removed at the end: an interrupted run resumes there, and its result is bit for bit that
     of an unbroken one; a finished run has nothing left to do. `on_step(n)` reports n more finished steps of one
-    trajectory. Raises UserError when the parts were made with other settings.
+    trajectory. Raises UserError when the parts were made with other settings or another network.
     """
     settings = recipe.settings(model)
     prompts = list(prompts)[: recipe.trajectories]
@@ -75,10 +76,13 @@ def collect_points(
         finished = read_points(output)
         plan.check(f"cannot resume {output}", meta, {**finished.meta, "prompts": finished.prompts})
         return finished
+    new = not (parts / "plan.json").exists()
     plan.begin(parts / "plan.json", meta, resume, threads=True)
-    todo = _unfinished(parts, recipe)
+    shape = settings.latent_shape(model.geometry)
+    todo = list(range(recipe.trajectories)) if new else _unfinished(parts, recipe, shape)
     on_step((recipe.trajectories - len(todo)) * recipe.steps)
     conditioning = model.encode([*prompts, settings.negative])
+    drawn_by.begin(parts, model.network(), shape, new)
     if todo:
         _record_parts(model, conditioning, recipe, settings, parts, todo, on_step)
     xs = np.stack([read_npz(_part(parts, i))["x"] for i in range(recipe.trajectories)])
@@ -99,14 +103,24 @@ def _part(parts: Path, trajectory: int) -> Path:
     return parts / f"trajectory_{trajectory:05d}.npz"
 
 
-def _unfinished(parts: Path, recipe: PointRecipe) -> list[int]:
+def _unfinished(parts: Path, recipe: PointRecipe, latents: tuple[int, int, int]) -> list[int]:
     """The trajectories of every batch that is not complete: a batch is computed as it would have been at first."""
+    shape = (recipe.selected, *latents)
     todo = []
     for start in range(0, recipe.trajectories, recipe.batch_size):
         batch = range(start, min(start + recipe.batch_size, recipe.trajectories))
-        if not all(_part(parts, i).exists() for i in batch):
+        if not all(_whole(_part(parts, i), shape) for i in batch):
             todo += batch
     return todo
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a trajectory's file can be read and is as it must be."""
+    try:
+        check_array(path, "x", read_npz(path, ("x",))["x"], shape, "float16")
+    except UserError:
+        return False
+    return True
 
 
 def _record_parts(

@@ -17,6 +17,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float16, Float32, Int32
 
+from ditq.calibration.stored import check_array
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, stored_meta, write_npz
 from ditq.models.base import Conditioning
@@ -74,17 +75,27 @@ def read_points(path: str | Path) -> PointSet:
             str(path), got=f"no {', '.join(absent)}", expected="a calibration file of sample_cali_data"
         )
     meta = stored_meta(arrays, path, KIND, VERSION, "sample_cali_data")
-    points, prompts = len(arrays["ts"]), len(arrays["prompts"])
+    text, scale = arrays["prompts"], arrays["cfg_scale"]
+    if text.ndim != 1 or text.dtype.kind != "U" or not len(text):
+        raise UserError(
+            f"{path}: prompts", got=f"{text.dtype}{text.shape}", expected="one text each, at least one"
+        )
+    check_array(Path(path), "cfg_scale", scale, (), "float32")
+    points, prompts = arrays["ts"].size, len(text)
     for name in numeric:
         array, length = arrays[name], prompts if name.startswith("cs") else points
         dtype, axes = _ARRAYS[name]
         if array.dtype != dtype or array.ndim != axes or len(array) != length:
             got = f"{name} {array.dtype}{array.shape}"
             raise UserError(str(path), got=got, expected=f"{np.dtype(dtype)}, {axes} axes, {length} rows")
-    if points and arrays["prompt_indices"].max() >= prompts:
-        raise UserError(
-            str(path), got=f"prompt index {arrays['prompt_indices'].max()}", expected=f"below {prompts}"
-        )
+        check_array(Path(path), name, array, array.shape, np.dtype(dtype).name)
+        if name.startswith("cs") and array.shape[1] != 2:
+            raise UserError(f"{path}: {name}", got=f"shape {array.shape}", expected="2 rows a prompt")
+    for name, end in (("prompt_indices", prompts), ("step_indices", None), ("trajectory_indices", None)):
+        index = arrays[name]
+        if points and (index.min() < 0 or (end is not None and index.max() >= end)):
+            got = f"{name.removesuffix('_indices')} index {index.min() if index.min() < 0 else index.max()}"
+            raise UserError(str(path), got=got, expected=f"below {end}" if index.min() >= 0 else "0 or more")
     rest = {name: arrays[name] for name in numeric}
     return PointSet(
         **rest, prompts=arrays["prompts"].tolist(), cfg_scale=float(arrays["cfg_scale"]), meta=meta

@@ -11,18 +11,19 @@ from jaxtyping import Float32, Float64
 
 import ditq
 from ditq import capture
-from ditq.calibration import ImageSet, check_model, replay
+from ditq.calibration import ImageSet, check_model, check_network, replay
 from ditq.capture import Layer, traced
 from ditq.core import plan
 from ditq.core.errors import DitqError, UserError
 from ditq.diagnostics.channels import PerChannel
 from ditq.diagnostics.histogram import wide_edges
-from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, noise_entry, step_file, write_step
+from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, noise_entry, whole_step, write_step
 from ditq.diagnostics.layer_inputs import InputStatistics, priorities, sample_rows
 from ditq.diagnostics.profiling import INPUTS
 from ditq.models.anatomy import Anatomy
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import sampling_seconds
+from ditq.models.digest import weights_digest
 
 PENDING_BYTES = 1 << 28
 """Inputs that are kept until they are evaluated together."""
@@ -84,19 +85,21 @@ def collect_inputs(
 ) -> dict[str, Any]:
     """Fills `folder` as `layer_files` describes it; returns the manifest.
 
-    A timestep's file is written when all its pictures have run: a resumed run continues at the first missing one, and
-    its files are bit for bit those of an uninterrupted run. Raises UserError when the pictures are of another model or
-    the folder was begun with other settings, DitqError when an activation is not finite.
+    A timestep's file is written when all its pictures have run: a resumed run makes what is missing, cut off or not as
+    it must be, and its files are bit for bit those of an uninterrupted run. Raises UserError when the pictures are of
+    another model or the folder was begun with other settings, DitqError when an activation is not finite.
     """
     check_model(images, model)
     chosen = recipe.images(len(images.manifest["prompts"]))
     network = model.network()
     layers = observed_inputs(network, recipe.inputs)
     manifest = manifest_of(model, images, recipe, chosen, layers, network)
+    check_network(images, network)
+    new = not (folder / MANIFEST).exists()
     plan.begin(folder / MANIFEST, manifest, resume)
     norms = column_norms(network.anatomy.modules(network), layers)
     for step in manifest["step_keys"]:
-        if not step_file(folder, step).exists():
+        if new or not whole_step(folder, step, manifest):
             found = observe_step(network, images, recipe, chosen, step, norms, on_images)
             write_step(folder, step, found, manifest)
         else:
@@ -207,6 +210,7 @@ def manifest_of(
         "model": model.name,
         **noise_entry(model.noise),
         "dtype": str(network.dtype),
+        plan.WEIGHTS: weights_digest(network),
         "guidance": images.manifest["cfg_weight"],
         "inputs": recipe.inputs,
         "sample_values": recipe.sample_values,

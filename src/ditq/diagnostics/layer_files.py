@@ -21,15 +21,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from ditq.calibration.stored import made_again_by
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, read_stored_json, write_json, write_npz
+from ditq.core.files import read_json, read_npz, read_stored_json, write_json, write_npz
 from ditq.core.remedies import again
 from ditq.core.schema import shown
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_inputs import InputStatistics, sample_rows
 from ditq.diagnostics.layer_names import Named, names_in
 from ditq.diagnostics.reservoir import Reservoir
+from ditq.diagnostics.step_checks import PER_CHANNEL, check_values
 from ditq.sampling.schedules import PROCESSES, NoiseProcess, noise_of
 
 KIND, VERSION, MADE_BY = "ditq.layer_statistics", 1, "collect_layer_activations"
@@ -38,7 +40,6 @@ CONTENTS = (MANIFEST, FOLDER)
 """What the folder holds: what a forced run removes."""
 SAME = ("model", "noise", "dtype", "guidance", "inputs", "sample_values", "step_keys", "sigma_map", "layers")
 """What folders must share to be merged."""
-PER_CHANNEL = ("avg_min", "avg_max", "abs_min", "abs_max", "column_norms")
 ARRAYS = (*PER_CHANNEL, "hist", "images", "count", "sample", "priorities")
 
 
@@ -212,35 +213,41 @@ def write_step(folder: Path, step: int, found: dict[str, InputStatistics], manif
     write_npz(step_file(folder, step), arrays)
 
 
+def whole_step(folder: Path, step: int, manifest: dict[str, Any]) -> bool:
+    """Whether both files of a step are there and as they must be."""
+    try:
+        read_step(folder, step, manifest)
+        read_json(folder / FOLDER / f"step_{step}_index.json")
+    except UserError:
+        return False
+    return True
+
+
 def read_step(folder: Path, step: int, manifest: dict[str, Any]) -> dict[str, InputStatistics]:
-    """The statistics of a step's file. Raises UserError when it lacks a layer or holds other channels."""
-    path = step_file(folder, step)
-    arrays = read_npz(path)
-    found = {}
-    for layer, entry in manifest["layers"].items():
-        source, channels = entry["input"], entry["channels"]
-        if source in found:
-            continue
-        missing = [name for name in ARRAYS if f"{source}::{name}" not in arrays]
-        if missing:
-            raise UserError(str(path), got=f"no {missing[0]} of {layer}", remedy="collect this step again")
-        values = {name: arrays[f"{source}::{name}"] for name in ARRAYS}
-        shape = values["sample"].shape
-        if any(values[name].shape != (channels,) for name in PER_CHANNEL) or shape[1:] != (channels,):
-            raise UserError(f"{path}: {layer}", got=f"shape {shape}", expected=f"{channels} channels")
-        if not all(np.isfinite(values[name]).all() for name in (*PER_CHANNEL, "sample")):
-            raise UserError(
-                f"{path}: {layer}", got="values that are not finite", remedy="collect this step again"
+    """The statistics of a step's file. Raises UserError, naming file and layer, for what is missing or not as the
+    manifest says."""
+    path, found = step_file(folder, step), dict[str, InputStatistics]()
+    with made_again_by(MADE_BY):
+        arrays = read_npz(path)
+        for layer, entry in manifest["layers"].items():
+            source, channels = entry["input"], entry["channels"]
+            if source in found:
+                continue
+            missing = [name for name in ARRAYS if f"{source}::{name}" not in arrays]
+            if missing:
+                raise UserError(str(path), got=f"no {missing[0]} of {layer}")
+            values = {name: arrays[f"{source}::{name}"] for name in ARRAYS}
+            shift = arrays.get(f"{source}::shift")
+            check_values(path, layer, values if shift is None else {**values, "shift": shift}, channels)
+            size = sample_rows(manifest["sample_values"], channels)
+            found[source] = InputStatistics(
+                images=int(values["images"]),
+                count=int(values["count"]),
+                **{name: values[name] for name in PER_CHANNEL},
+                shift=shift,
+                counts=values["hist"],
+                sample=Reservoir(size, values["priorities"], values["sample"]),
             )
-        size = sample_rows(manifest["sample_values"], channels)
-        found[source] = InputStatistics(
-            images=int(values["images"]),
-            count=int(values["count"]),
-            **{name: values[name] for name in PER_CHANNEL},
-            shift=arrays.get(f"{source}::shift"),
-            counts=values["hist"],
-            sample=Reservoir(size, values["priorities"], values["sample"]),
-        )
     return found
 
 
@@ -253,7 +260,8 @@ def merge_inputs(folders: Sequence[Path], output: Path, resume: bool = False) ->
     first = parts[0].manifest
     images: list[str] = []
     for folder, part in zip(folders, parts, strict=True):
-        for name in SAME:
+        both = plan.WEIGHTS in part.manifest and plan.WEIGHTS in first  # older folders say nothing of them
+        for name in (*SAME, *([plan.WEIGHTS] if both else [])):
             if part.manifest.get(name) != first.get(name):
                 raise UserError(f"cannot merge {folder}: {name}", got="another than the first folder's")
         shared = set(images) & set(part.manifest["images"])
@@ -264,9 +272,10 @@ def merge_inputs(folders: Sequence[Path], output: Path, resume: bool = False) ->
             )
         images += part.manifest["images"]
     manifest = {**first, "images": images}
+    new = not (output / MANIFEST).exists()
     plan.begin(output / MANIFEST, manifest, resume)
     for step in manifest["step_keys"]:
-        if step_file(output, step).exists():
+        if not new and whole_step(output, step, manifest):
             continue
         whole = parts[0].at(step)
         for part in parts[1:]:

@@ -1,7 +1,7 @@
 """Runs a model on calibration points and keeps statistics of what its layers receive at each timestep."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ditq.diagnostics.statistics import ActivationStatistics, read_statistics, w
 from ditq.models.anatomy import Site
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import sampling_seconds
+from ditq.models.digest import weights_digest
 
 INPUTS = ("postgelu", "all")
 """Which inputs can be observed: those behind an activation function, or those of all quantizable layers."""
@@ -108,9 +109,10 @@ def profile(
         finished = read_statistics(output)
         plan.check(f"cannot resume {output}", meta, finished.meta)
         return finished
-    plan.begin(parts / "plan.json", meta, resume, threads=True)
-    state = parts / "state.npz"
-    statistics = read_statistics(state) if state.exists() else _nothing_yet(network, meta)
+    state, new = parts / "state.npz", not (parts / "plan.json").exists()
+    plan.begin(parts / "plan.json", {**meta, plan.WEIGHTS: weights_digest(network)}, resume, threads=True)
+    statistics = None if new else _begun(state, batches)
+    statistics = _nothing_yet(network, meta) if statistics is None else statistics
     done = len(statistics.points)
     on_points(done)
     saved = time.monotonic()
@@ -126,6 +128,18 @@ def profile(
     write_statistics(output, statistics)
     remove(parts)
     return statistics
+
+
+def _begun(state: Path, batches: Sequence[np.ndarray]) -> ActivationStatistics | None:
+    """The state of an interrupted run; None where there is none, or none that can be read or ends with a batch."""
+    try:
+        found = read_statistics(state)
+    except UserError:
+        return None
+    whole = np.concatenate([np.zeros(0, np.int64), *batches])
+    ends = np.cumsum([0, *map(len, batches)])
+    done = len(found.points)
+    return found if done in ends and np.array_equal(found.points, whole[:done]) else None
 
 
 def profile_forecast(model: TextToImage, points: PointSet, recipe: ProfileRecipe) -> str:

@@ -10,13 +10,18 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import UInt8
 
+from ditq.calibration.stored import check_array
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_npz, write_npz
 from ditq.evaluation.metrics import Samples
 from ditq.evaluation.variants import Variant, slug_of
 from ditq.models.base import TextToImage
+from ditq.models.digest import weights_digest
 from ditq.sampling.generate import Settings, denoised
+
+HELD = ("pictures", "latents", "seconds", "peak_memory")
+"""The arrays of a batch."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,17 @@ class Drawn:
     def batches(self) -> Iterator[Samples]:
         """The pictures and latents of one batch after the other."""
         for start in self._starts:
-            part = read_npz(part_of(self.folder, start), ("pictures", "latents"))
-            yield Samples(self.prompts[start : start + self.batch_size], part["pictures"], part["latents"])
+            prompts = self.prompts[start : start + self.batch_size]
+            part = read_part(part_of(self.folder, start), len(prompts))
+            yield Samples(prompts, part["pictures"], part["latents"])
 
     def pictures(self, chosen: Sequence[int]) -> UInt8[np.ndarray, "chosen height width 3"]:
         """Some of the pictures, by their prompts' numbers; only their batches are read."""
         found = []
         for number in chosen:
             start = number - number % self.batch_size
-            found.append(read_npz(part_of(self.folder, start), ("pictures",))["pictures"][number - start])
+            count = len(self.prompts[start : start + self.batch_size])
+            found.append(read_part(part_of(self.folder, start), count)["pictures"][number - start])
         return np.stack(found)
 
     @cached_property
@@ -72,9 +79,11 @@ def draw(
     batch_size: int,
     on_picture: Callable[[int], None] = lambda count: None,
 ) -> Drawn:
-    """The variant's pictures in `folder/<variant>`: finished batches are kept, the others drawn.
+    """The variant's pictures in `folder/<variant>`: finished batches are kept, the others, also those of which the file
+    is cut off or not as it must be, are drawn.
 
-    `on_picture(n)` reports n more pictures. Raises UserError when the variant's folder was begun with something else.
+    `on_picture(n)` reports n more pictures. Raises UserError when the variant's folder was begun with something else,
+    other weights of the float model included.
     """
     own = folder / variant.slug
     asked = {
@@ -86,9 +95,16 @@ def draw(
         "settings": settings.recorded(),
         "batch_size": batch_size,
     }
-    plan.begin(own / "plan.json", asked, resume=True, threads=True)
     starts = range(0, len(prompts), batch_size)
-    todo = [start for start in starts if not part_of(own, start).exists()]
+    todo = list(starts)
+    if (own / "plan.json").exists():
+        todo = [
+            at for at in starts if not _whole(part_of(own, at), len(prompts[at : at + batch_size]), settings)
+        ]
+    if todo:  # text encoders and network shall not lie in memory together
+        model.encode(list(prompts))
+    asked[plan.WEIGHTS] = weights_digest(model.network())
+    plan.begin(own / "plan.json", asked, resume=True, threads=True)
     on_picture(sum(len(prompts[start : start + batch_size]) for start in starts if start not in todo))
     if todo:
         with variant.opened(model) as opened:
@@ -106,6 +122,28 @@ def read_drawn(folder: Path, name: str) -> Drawn:
     if not isinstance(asked, dict) or not {"prompts", "batch_size"} <= set(asked):
         raise UserError(str(path), got="another kind of file", expected="the settings of drawn pictures")
     return Drawn(path.parent, asked["prompts"], asked["batch_size"])
+
+
+def read_part(path: Path, count: int) -> dict[str, np.ndarray]:
+    """The arrays of a batch of `count` pictures. Raises UserError for a file that is cut off or holds another batch."""
+    try:
+        part = read_npz(path, HELD)
+        check_array(path, "pictures", part["pictures"], (count, None, None, 3), "uint8")
+        check_array(path, "latents", part["latents"], (count, None, None, None), "float32")
+        check_array(path, "seconds", part["seconds"], (None,), "float64")
+    except UserError as error:
+        remedy = "run the same command again: it draws this batch again"
+        raise UserError(error.what, got=error.got, expected=error.expected, remedy=remedy) from error
+    return part
+
+
+def _whole(path: Path, count: int, settings: Settings) -> bool:
+    """Whether a batch's file can be read, and its pictures are as many and as large as asked for."""
+    try:
+        pictures = read_part(path, count)["pictures"]
+    except UserError:
+        return False
+    return pictures.shape[1:3] == (settings.height, settings.width)
 
 
 def part_of(folder: Path, start: int) -> Path:
