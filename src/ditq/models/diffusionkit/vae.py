@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
+from ditq.models.diffusers_folder import check_folder_config
 from ditq.models.foreign import renamed
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
@@ -109,6 +110,7 @@ class VAE:
     def _filled(self, kind: Any, part: str, into: int, out: int, layers: int) -> Any:
         from ditq.models.diffusionkit.corrections import with_group_norm_eps
 
+        check_folder_config(self.path, {"scaling_factor": SCALE, "shift_factor": SHIFT}, "the SD3 family")
         weights = vae_weights(read_weights(self.path), part, str(self.path))
         if not weights:
             expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from ditq.core.errors import UserError
+from ditq.models.diffusers_folder import check_folder_config
 from ditq.models.folders import headers
 from ditq.models.foreign import Shaped, no_model, unwrapped, what_it_is
 from ditq.models.loading import Weights, load_weights_into, read_weights
@@ -22,6 +24,7 @@ def load_mmdit(path: str | Path, config: MMDiTConfig, dtype: mx.Dtype | None = N
     layout is not known, when the file is another model of the family, or when a key is missing, extra, misshapen, of
     integers or not finite.
     """
+    check_folder_config(path, diffusers_fields(config), _name(config))
     weights = mmdit_weights(path)
     check_variant(weights, config, str(path))
     mmdit = MMDiT(config)
@@ -50,6 +53,23 @@ def _check_kind(stored: Mapping[str, Shaped], path: str | Path) -> None:
         got=what_it_is(stored) or f"keys of no known layout ({keys})",
         expected="a diffusion transformer of the SD3 family (Stability, diffusers or DiffusionKit names)",
     )
+
+
+def diffusers_fields(config: MMDiTConfig) -> dict[str, Any]:
+    """The fields of `diffusers`' SD3Transformer2DModel for a network of this shape."""
+    return {
+        "_class_name": "SD3Transformer2DModel",
+        "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.hidden_size // config.num_heads,
+        "num_layers": config.depth_multimodal,
+        "in_channels": config.vae_latent_dim,
+        "patch_size": config.patch_size,
+        "pos_embed_max_size": config.max_latent_resolution,
+        "joint_attention_dim": config.token_level_text_embed_dim,
+        "pooled_projection_dim": config.pooled_text_embed_dim,
+        "qk_norm": "rms_norm" if config.use_qk_norm else None,
+        "dual_attention_layers": list(config.dual_attention_blocks),
+    }
 
 
 def check_variant(weights: Mapping[str, mx.array], config: MMDiTConfig, source: str) -> None:
