@@ -63,3 +63,12 @@ def test_columns_that_mlx_does_not_pack_are_named():
         check_storable(
             MMDiT(config), recipe({"paths": ["context_embedder"], "method": "rtn", "bits": 4}, EDGES, REST)
         )
+
+
+def test_the_pipeline_asks_it_first(tmp_path, capsys):
+    from ditq.cli.run_pipeline import main
+
+    with pytest.raises(SystemExit) as caught:
+        main(["--model", "mini", "--bits-w", "7", "--dry-run", "--out", str(tmp_path / "out")])
+    assert caught.value.code == 2 and "packed storage: got 7 bits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import json
 import time
 
 from ditq import checkpoint
-from ditq.checkpoint import QuantizedCheckpoint, outline, write_folder
+from ditq.checkpoint import QuantizedCheckpoint, check_writable, outline, write_folder
 from ditq.checkpoint.mlx_folder.folder import SCALES
 from ditq.cli import values
 from ditq.cli.flags import (
@@ -58,6 +58,7 @@ def export(args: argparse.Namespace) -> None:
         )
     parts = checkpoint.load(args.adaround_output, args.quant_config)
     model = model_from(args, parts.model)
+    check_writable(model.skeleton(), parts, SCALES[args.scales])
     if args.dry_run:
         size = forecast(args, parts, model)
         facts = {"bytes": round(size), "layers": len(parts.weights), "output": str(args.out)}

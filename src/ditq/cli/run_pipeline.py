@@ -25,7 +25,9 @@ from ditq.cli.parsing import parser, without_effect
 from ditq.cli.pipeline import CONTENTS, Pipeline
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
+from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
+from ditq.quantization import check_storable
 
 FLAGS = {
     "images": ("--images", "calibration pictures"),
@@ -78,6 +80,7 @@ def pipeline(args: argparse.Namespace) -> None:
     from ditq.cli.pipeline_page import draw_page
 
     asked = pipeline_from(args)
+    check_storable(asked.model.skeleton(), plain_recipe("of run_pipeline", "adaround", asked.spec))
     steps = [*asked.steps(), ("comparison_page", partial(draw_page, asked))]
     if args.dry_run:
         forecast(args, asked, [name for name, _ in steps])

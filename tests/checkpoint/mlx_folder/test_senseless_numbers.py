@@ -192,6 +192,11 @@ def test_smoothing_factors(written, change, message):
         (lambda c: c["activation_quantization"].update(timesteps=[]), "timesteps: got"),
         (lambda c: c["weight_quantization"].update(layers=[]), r"layers: got \[\]; expected an object"),
         (lambda c: c.update(meta=3), "meta: got 3"),
+        (lambda c: c["weight_quantization"].update(scales="int8"), "scales: got 'int8'"),
+        (
+            lambda c: c["weight_quantization"].update(scales="float16"),
+            "scales: got float32; expected float16, as",
+        ),
     ],
 )
 def test_config(written, change, message):

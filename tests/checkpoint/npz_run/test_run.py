@@ -97,7 +97,9 @@ def test_a_missing_block_is_named(written):
 
 def test_an_unfinished_run_is_told(written):
     (written / "config.json").rename(written / "plan.json")
-    with pytest.raises(UserError, match="got a run that is not finished; finish it: .*adaround_optimize --resume"):
+    with pytest.raises(
+        UserError, match="got a run that is not finished; finish it: .*adaround_optimize --resume"
+    ):
         checkpoints.load(written)
 
 

@@ -53,6 +53,7 @@ class Weights(TypedDict):
 class WeightsEntry(Weights, total=False):
     """The same with smoothing factors."""
 
+    scales: Literal["float32", "float16"]
     smoothing: Literal["smoothing.npz"] | None
     smoothed: Annotated[list[str], FILLED]
 

@@ -168,6 +168,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, Qu
             )
         packed[path] = {part: arrays.pop(f"{path}.{part}") for part in PARTS}
         check_stored(packed[path], f"{folder}: {path}", layout, capture.matrix(modules[path]).shape)
+        told, found = config["weight_quantization"].get("scales"), packed[path]["scales"].dtype
+        if told is not None and found != SCALES[told]:
+            expected = f"{told}, as config.json's weight_quantization says"
+            raise UserError(f"{folder}: {path}.scales", got=str(found).rpartition(".")[2], expected=expected)
     shapes = {f"{path}.weight": modules[path].weight.shape for path in layouts}
     load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder))
     _check_floats(arrays, str(folder))
