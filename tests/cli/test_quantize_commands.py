@@ -91,11 +91,13 @@ def test_mistakes_are_explained(fails, calibration, tmp_path, argv, says):
 
 def test_what_is_not_there_is_told_with_the_command_that_makes_it(fails, tmp_path):
     gone = tmp_path / "gone"
-    makes = f"record it: python -m src.generate_calibration_data --calib-dir {gone}"
+    makes = (
+        f"record it (here with mini): python -m src.generate_calibration_data --model mini --calib-dir {gone}"
+    )
     for main in (quantize.main, quantize_model.main, quantize_qronos.main, compare_methods.main):
         recipe = ["--recipe", "w8a8"] if main is quantize.main else []
         assert makes in fails(main, *recipe, "--calib", gone, "--out", tmp_path / "out")
-    makes = f"make it: python -m src.quantize --out {gone}"
+    makes = f"make it: python -m src.quantize --recipe w4a8-qronos --out {gone}"
     assert makes in fails(benchmark.main, "--checkpoint", gone, "--out", tmp_path / "out")
     assert makes in fails(
         generate.main, "a fox", "--compare", "--checkpoint", gone, "--out", tmp_path / "out"
