@@ -15,14 +15,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int64
 
 import ditq
+from ditq.calibration.stored import check_array
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, stored_meta, write_npz
+from ditq.core.schema import FILLED, checked
 from ditq.diagnostics.channels import ChannelStatistics, PerChannel, merged
 from ditq.diagnostics.histogram import Histograms, even_edges, wide_edges
 from ditq.diagnostics.layer_names import Named, names_in
@@ -30,6 +32,16 @@ from ditq.diagnostics.layer_names import Named, names_in
 KIND, VERSION, MADE_BY = "ditq.activation_statistics", 1, "profile_postgelu"
 SAME = ("model", "calibration", "inputs", "layers")
 """Fields of the meta data that files must share to be merged."""
+
+PER_CHANNEL = ("sum", "sum_squares", "min", "max")
+COUNTS = {
+    "count": (),
+    "underflow": (),
+    "overflow": (),
+    "histogram": (len(even_edges()) - 1,),
+    "wide_histogram": (len(wide_edges()) - 1,),
+}
+REMEDY = "profile the model again"
 
 
 @dataclass
@@ -109,10 +121,11 @@ def read_statistics(path: str | Path) -> ActivationStatistics:
     arrays = read_npz(path)
     meta = stored_meta(arrays, path, KIND, VERSION, MADE_BY)
     meta.pop("producer", None)
+    checked(meta.get("layers"), Annotated[list[str], FILLED], f"{path}: layers")
     try:
         steps = {_text(float(t)): float(t) for t in arrays["timesteps_unique"]}
         layers = {
-            layer: {t: _statistics(arrays, f"{layer}::t={text}::") for text, t in steps.items()}
+            layer: {t: _statistics(Path(path), arrays, f"{layer}::t={text}::") for text, t in steps.items()}
             for layer in meta["layers"]
         }
         weights = {
@@ -124,12 +137,21 @@ def read_statistics(path: str | Path) -> ActivationStatistics:
         raise UserError(str(path), got=f"no {error.args[0]}", expected=f"a file of {MADE_BY}") from error
     except TypeError as error:
         raise UserError(str(path), got=f"a wrong {error}", expected=f"a file of {MADE_BY}") from error
+    check_array(Path(path), "points", points, (None,), "int64")
     for layer, found in layers.items():
+        _check_weights(Path(path), layer, weights[layer])
         for t, part in found.items():
             if not all(np.isfinite(a).all() for a in (part.total, part.squares, part.minimum, part.maximum)):
                 got = f"values that are not finite: {layer} at timestep {_text(t)}"
-                raise UserError(str(path), got=got, remedy="profile the model again")
+                raise UserError(str(path), got=got, remedy=REMEDY)
     return ActivationStatistics(layers, weights, points, meta)
+
+
+def _check_weights(path: Path, layer: str, weights: tuple[np.ndarray, np.ndarray]) -> None:
+    """Raises UserError unless these are the least and the greatest weight of each channel."""
+    shape = (*weights[0].shape[:1], *((None,) if weights[0].ndim == 0 else ()))
+    for name, array in zip(("weight_min", "weight_max"), weights, strict=True):
+        check_array(path, f"{layer}::{name}", array, shape, "float64")
 
 
 def _arrays(part: ChannelStatistics) -> dict[str, np.ndarray]:
@@ -149,11 +171,27 @@ def _arrays(part: ChannelStatistics) -> dict[str, np.ndarray]:
     }
 
 
-def _statistics(arrays: dict[str, np.ndarray], prefix: str) -> ChannelStatistics:
-    names = ("sum", "sum_squares", "min", "max", "underflow", "histogram", "overflow", "wide_histogram")
-    total, squares, minimum, maximum, under, even, over, wide = (arrays[prefix + name] for name in names)
-    both = Histograms(np.concatenate([[under], even, [over]]), wide)
-    return ChannelStatistics(int(arrays[f"{prefix}count"]), total, squares, minimum, maximum, both)
+def _statistics(path: Path, arrays: dict[str, np.ndarray], prefix: str) -> ChannelStatistics:
+    """A layer's statistics at one timestep. Raises UserError for arrays of another shape or dtype, KeyError without."""
+    found = {name: arrays[prefix + name] for name in (*PER_CHANNEL, *COUNTS)}
+    channels = found["sum"].size
+    for name in PER_CHANNEL:
+        array = found[name]
+        if array.shape != (channels,) or array.dtype != np.float64:
+            got, expected = f"{array.dtype}{array.shape}", f"float64({channels},)"
+            raise UserError(f"{path}: {prefix}{name}", got=got, expected=expected, remedy=REMEDY)
+    for name, shape in COUNTS.items():
+        array = found[name]
+        if array.shape != shape or array.dtype.kind not in "iu" or array.min(initial=0) < 0:
+            got = f"{array.dtype}{array.shape}" if array.shape != shape else "no counts"
+            expected = f"whole numbers{shape}, none below 0"
+            raise UserError(f"{path}: {prefix}{name}", got=got, expected=expected, remedy=REMEDY)
+    if not found["count"]:
+        raise UserError(f"{path}: {prefix}count", got=0, expected="one value at least", remedy=REMEDY)
+    even = np.concatenate([[found["underflow"]], found["histogram"], [found["overflow"]]])
+    both = Histograms(even, found["wide_histogram"])
+    total, squares, minimum, maximum = (found[name] for name in PER_CHANNEL)
+    return ChannelStatistics(int(found["count"]), total, squares, minimum, maximum, both)
 
 
 def _text(timestep: float) -> str:
