@@ -12,6 +12,7 @@ from ditq.core import plan
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import read_json, write_json
 from ditq.core.recipe import plain_recipe
+from ditq.core.schema import checked
 from ditq.core.spec import Spec
 from ditq.evaluation.layer_errors import Errors, errors_of, spread_samples
 from ditq.evaluation.report import EvalReport, Spread
@@ -19,6 +20,7 @@ from ditq.evaluation.same_seed import evaluate
 from ditq.evaluation.stopwatch import Stopwatch
 from ditq.evaluation.variants import Variant, float_variant, quantized_variant
 from ditq.models.base import TextToImage
+from ditq.models.digest import weights_digest
 from ditq.quantization import Calibration, quantize
 from ditq.sampling.generate import Settings
 
@@ -192,10 +194,11 @@ def _errors(
     arena: Arena, checkpoint: QuantizedCheckpoint, variant: Variant, held_out: Sequence[int]
 ) -> Errors:
     """The errors on held-out pictures, kept under the checkpoint's fingerprint."""
-    key = plan.digest(variant.fingerprint, repr(list(held_out)), arena.images.digest)
+    weights = weights_digest(arena.model.network())
+    key = plan.digest(variant.fingerprint, repr(list(held_out)), arena.images.digest, weights)
     path = arena.folder / "errors" / f"{key}.json"
     if path.exists():
-        return Errors(**read_json(path))
+        return checked(read_json(path), Errors, str(path))
     images = arena.images
     samples = spread_samples(images, held_out, HELD_OUT_STEPS)
     errors = errors_of(arena.model.network(), checkpoint, images, samples)

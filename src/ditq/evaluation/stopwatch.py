@@ -1,11 +1,19 @@
 """The time and the memory that a resumable run takes, kept block by block."""
 
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import mlx.core as mx
 
 from ditq.core.files import read_json, write_json
+from ditq.core.schema import checked
+
+
+@dataclass(frozen=True)
+class _Lap:
+    seconds: float
+    peak: float
 
 
 class Stopwatch:
@@ -13,7 +21,7 @@ class Stopwatch:
 
     def __init__(self, path: Path):
         self._path = path
-        self._laps: dict[str, dict[str, float]] = read_json(path) if path.exists() else {}
+        self._laps: dict[str, dict[str, float]] = _read(path) if path.exists() else {}
         self._begin()
 
     @property
@@ -38,3 +46,9 @@ class Stopwatch:
     def _begin(self) -> None:
         self._started, self._held = time.perf_counter(), mx.get_active_memory()
         mx.reset_peak_memory()
+
+
+def _read(path: Path) -> dict[str, dict[str, float]]:
+    """The laps of an earlier run. Raises UserError for a file of another shape."""
+    laps = checked(read_json(path), dict[str, _Lap], str(path))
+    return {number: asdict(lap) for number, lap in laps.items()}

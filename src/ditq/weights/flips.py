@@ -15,6 +15,7 @@ from ditq.capture import patches
 from ditq.core.quantized import QuantizedWeight
 from ditq.models.state import BlockState, SomeRows, row_batches, take_rows
 from ditq.weights.block_error import block_error, squared_error
+from ditq.weights.checks import finite
 from ditq.weights.flip_search import Quadratic, best_flips
 from ditq.weights.input_grids import InputGrids
 from ditq.weights.problem import BlockProblem
@@ -51,7 +52,7 @@ def flipped(
     def error_of(some: Mapping[str, Parts]) -> float:
         return block_error(problem, weights(some), inputs, rows, powers)
 
-    errors = [error_of(whole)]
+    errors = [finite(error_of(whole), problem.path, "an error of whole weights")]
     for _ in range(sweeps):
         error = errors[-1]
         for path in execution_order(problem, weights(whole)):
