@@ -31,7 +31,10 @@ def storage_group(spec: Spec, columns: int, name: str = "layer") -> int:
         widths = ", ".join(map(str, BITS))
         remedy = "choose other bits; only the npz files of adaround_optimize hold 7"
         raise UserError(
-            f"{name}: packed storage", got=f"{spec.bits} bits", expected=f"one of {widths} bits", remedy=remedy
+            f"{name}: packed storage",
+            got=f"{spec.bits} bits",
+            expected=f"one of {widths} bits",
+            remedy=remedy,
         )
     if spec.group_size is not None:
         spec.groups(columns, name)

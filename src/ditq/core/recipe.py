@@ -92,8 +92,8 @@ class Recipe:
         return assigned
 
     def check_used(self, layers: Sequence[Layer], roles: Collection[str]) -> None:
-        """Raises UserError for what has no effect: fields of a method without a line, a glob that matches nothing, a role that no family has
-        (those are `roles`), and a line whose layers are all decided by lines before it.
+        """Raises UserError for what has no effect: fields of a method without a line, a glob that matches nothing, a
+        role that is none of `roles`, and a line whose layers are all decided by lines before it.
 
         A role that only other families have is no error, since one recipe serves them all; nor is a last line for
         whatever is left.

@@ -25,14 +25,13 @@ import numpy as np
 from ditq.activations import ActivationTable
 from ditq.calibration import BlockCache, ImageSet, replay_inputs
 from ditq.capture import swapped
-from ditq.checkpoint.npz_run.block_file import block_file, read_block, read_layers, write_block, write_layers
+from ditq.checkpoint.npz_run.block_file import block_file, read_block, write_block
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
-from ditq.core.spec import Spec
 from ditq.models.base import Network
 from ditq.models.state import BlockState, joined, row_batches, run_block, take_rows
 from ditq.quantization.assignment import Assigned
-from ditq.quantization.kept_parts import whole_part
+from ditq.quantization.kept_parts import outside_part, whole_part
 from ditq.weights import BlockProblem, BlockResult, embedders
 from ditq.weights.block_error import quantized_output
 from ditq.weights.input_grids import inputs_of_result
@@ -93,7 +92,9 @@ def quantize_network(
     cache = calibration.cache
     cache.check_model(network)
     first = todo.phase("prepare", "begin")
-    outside, told = _kept(folder / "weights" / "before.npz", first, _before(network, todo, calibration))
+    outside, told = outside_part(
+        folder / "weights" / "before.npz", first, _before(network, todo, calibration)
+    )
     float_given = cache.given(network)
     with swapped(network, dequantized(network, outside)):
         quantized_given = cache.given(network) if outside else float_given
@@ -128,7 +129,7 @@ def quantize_network(
     if todo.phase("finish"):
         ends = {**floats, **float_given}, {**quantized, **quantized_given}
         solve = _after(network, todo, cache, outside, *ends)
-        after, told = _kept(folder / "weights" / "after.npz", todo.phase("finish"), solve)
+        after, told = outside_part(folder / "weights" / "after.npz", todo.phase("finish"), solve)
         found.weights.update(after)
         found.outside.update(told)
     return found
@@ -144,23 +145,6 @@ def _last_block(todo: Assigned) -> int:
 
 def _read(state: Mapping[str, mx.array], names: Sequence[str]) -> BlockState:
     return {name: state[name] for name in names}
-
-
-def _kept(
-    path: Path,
-    asked: Mapping[str, tuple[Any, Spec]],
-    solve: Callable[[], tuple[Weights, dict[str, Any]]] | None,
-) -> tuple[Weights, dict[str, Any]]:
-    """What `solve()` gives, or what an earlier run kept of it; nothing where there is nothing to solve."""
-    if solve is None:
-        return {}, {}
-    specs = {layer: spec for layer, (_, spec) in asked.items()}
-    kept = whole_part(path, lambda: read_layers(path), specs)
-    if kept is not None:
-        return kept[0], kept[2]["report"]
-    weights, report = solve()
-    write_layers(path, weights, {}, {"report": report})
-    return weights, report
 
 
 def _before(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ditq.checkpoint.npz_run.block_file import StaticGrids, Weights
+from ditq.checkpoint.npz_run.block_file import StaticGrids, Weights, read_layers, write_layers
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 
@@ -32,6 +32,23 @@ def whole_part(
     if not isinstance(report, dict) or not set(told) <= report.keys():
         return _again(f"{path}: __meta__: report: got none that is whole")
     return weights, grids, meta
+
+
+def outside_part(
+    path: Path,
+    asked: Mapping[str, tuple[Any, Spec]],
+    solve: Callable[[], tuple[Weights, dict[str, Any]]] | None,
+) -> tuple[Weights, dict[str, Any]]:
+    """The layers `asked` outside the blocks and their reports: what an earlier run kept at `path`, or what `solve()`
+    gives, which is written there; nothing where there is nothing to solve."""
+    if solve is None:
+        return {}, {}
+    kept = whole_part(path, lambda: read_layers(path), {layer: spec for layer, (_, spec) in asked.items()})
+    if kept is not None:
+        return kept[0], kept[2]["report"]
+    weights, report = solve()
+    write_layers(path, weights, {}, {"report": report})
+    return weights, report
 
 
 def _again(fault: str) -> None:
