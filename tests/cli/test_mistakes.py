@@ -25,6 +25,7 @@ WRONG = {
     "name_or_file": PATHS[:-1],
     "path": PATHS[:-1],
     "file": (*PATHS, "a_folder", "new/"),
+    **dict.fromkeys(("picture", "figure", "page"), (*PATHS, "a_folder", "new.xyz", "new")),
     "folder": (*PATHS, "a_file"),
 }
 """By the type of a flag, which is a function of `ditq.cli.values`."""

@@ -4,6 +4,7 @@ import pytest
 
 from ditq.core import plan
 from ditq.core.errors import UserError
+from ditq.core.files import read_json
 
 RECIPE = {"name": "mine", "methods": {"adaround": {"iterations": 200, "drop": 0.5}}}
 
@@ -67,3 +68,21 @@ def test_a_run_removes_what_a_killed_one_left(tmp_path):
     (tmp_path / "parts" / "a.npz").write_text("whole")
     plan.begin(tmp_path / "plan.json", {"seed": 0}, False)
     assert not any(path.exists() for path in left) and (tmp_path / "parts" / "a.npz").exists()
+
+
+def test_another_number_of_threads_is_a_warning_and_no_other_plan(tmp_path, monkeypatch):
+    path = tmp_path / "plan.json"
+    monkeypatch.setattr(plan, "cpu_threads", lambda: 2)
+    plan.begin(path, {"seed": 0}, False, threads=True)
+    assert read_json(path) == {"seed": 0, "cpu_threads": 2}
+    plan.begin(path, {"seed": 0}, True, threads=True)
+    monkeypatch.setattr(plan, "cpu_threads", lambda: 1)
+    with pytest.warns(UserWarning, match="begun with 2 CPU threads and goes on with 1.*OMP_NUM_THREADS=2"):
+        plan.begin(path, {"seed": 0}, True, threads=True)
+    with pytest.raises(UserError, match="seed: got 1"):
+        plan.begin(path, {"seed": 1}, True, threads=True)
+
+
+def test_a_plan_without_threads_goes_on(tmp_path):
+    plan.begin(tmp_path / "plan.json", {"seed": 0}, False)
+    plan.begin(tmp_path / "plan.json", {"seed": 0}, True, threads=True)

@@ -31,7 +31,6 @@ from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
-from ditq.core.errors import UserError
 from ditq.core.files import write_figure, write_json, write_text
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
@@ -39,6 +38,7 @@ from ditq.evaluation import FIRST_SEED, evaluation_prompts
 from ditq.evaluation.compare_methods import CONTENDERS, Arena, Comparison, Contender, compare
 from ditq.evaluation.method_tables import as_json, conclusion, page, rows
 from ditq.models import TextToImage
+from ditq.models.digest import weights_digest
 from ditq.quantization import forecast
 from ditq.quantization.preparation import CalibrationAmounts, calibrated, calibration_amounts
 from ditq.sampling.generate import Settings, settings_for
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     add_calibration(flags)
     add_out(flags, "methods")
     flags.add_argument(
-        "--report", type=values.file, metavar="FILE", help="write a page (.md) and its figure (.png) there"
+        "--report", type=values.page, metavar="FILE", help="write a page (.md) and its figure (.png) there"
     )
     _add_grid_flags(flags)
     group = flags.add_argument_group("calibration and pictures")
@@ -104,8 +104,6 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
     others = [image for image in range(len(images.manifest["prompts"])) if image not in chosen]
     held_out = others[: args.num_held_out]
     prompts = evaluation_prompts(model.name, args.num_prompts)
-    if args.report is not None and args.report.suffix != ".md":
-        raise UserError("--report", got=args.report, expected="a .md file")
     if not any(contender.method == "adaround" for contender in contenders):
         without_effect(args, "without adaround among --methods", "iters", "seed")
     if len(held_out) < args.num_held_out and "num_held_out" in args.given:
@@ -121,7 +119,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
         "seed": args.seed,
     }
     asked |= {"group_size": args.group_size, "symmetric": not args.asymmetric, "prompts": prompts}
-    asked["settings"] = settings.recorded()
+    asked |= {"settings": settings.recorded(), plan.WEIGHTS: weights_digest(model.network())}
     started = time.perf_counter()
     with begun(args.out, "plan.json", CONTENTS if args.force else None):
         plan.begin(args.out / "plan.json", asked, args.resume, threads=True)

@@ -30,6 +30,7 @@ from ditq.core.errors import UserError
 from ditq.core.files import lock, read_image, write_png
 from ditq.evaluation import fingerprint_of
 from ditq.models import TextToImage
+from ditq.models.digest import weights_digest
 from ditq.sampling.generate import Settings, generate
 
 
@@ -113,13 +114,21 @@ def draw(args: argparse.Namespace) -> None:
 def _with_checkpoint(args: argparse.Namespace, model: TextToImage) -> tuple[TextToImage, dict[str, str]]:
     """The model to draw with, and what pictures say of its transformer: nothing without --checkpoint."""
     if args.checkpoint is None:
-        return model, {}
+        return model, weights_of(args)
     made = checkpoint.load(args.checkpoint)
     if made.model != model.name:
         got, remedy = f"a checkpoint of {made.model}", f"give --model {made.model}"
         raise UserError(str(args.checkpoint), got=got, expected=f"one of {model.name}", remedy=remedy)
     opened = QuantizedModel(model, made, made.activations is not None)
-    return opened, {"transformer": fingerprint_of(made)}
+    return opened, {"transformer": fingerprint_of(made), **weights_of(args)}
+
+
+def weights_of(args: argparse.Namespace) -> dict[str, str]:
+    """What pictures say of the float weights, so that --resume never mixes two: a digest, where they are the user's."""
+    if args.model_path is None:
+        return {}
+    # of a model that is not kept: text encoders and network shall not lie in memory together
+    return {"weights": weights_digest(model_from(args).network())}
 
 
 def draw_jobs(model: TextToImage, jobs: list[Job], settings: Settings, batch_size: int) -> None:
@@ -179,11 +188,13 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
         )
     for job in there:
         text = read_image(job.path)[1]
-        for field, wanted in job.metadata.items():
-            if field != "software" and text.get(field) != wanted:
-                got = f"{field} {text.get(field, 'absent')!r}"
+        for field in dict.fromkeys((*job.metadata, "transformer", "weights")):
+            got, wanted = text.get(field), job.metadata.get(field)
+            if field != "software" and got != wanted:
+                told = f"{field} {got!r}" if got is not None else f"no {field}"
+                expected = repr(wanted) if wanted is not None else "none"
                 raise UserError(
-                    str(job.path), got=got, expected=repr(wanted), remedy="use --force or another --out"
+                    str(job.path), got=told, expected=expected, remedy="use --force or another --out"
                 )
     return [job for job in jobs if job not in there]
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from ditq import checkpoint
 from ditq.checkpoint import QuantizedModel
-from ditq.cli.generate import Job, draw_jobs, plan, remaining
+from ditq.cli.generate import Job, draw_jobs, plan, remaining, weights_of
 from ditq.cli.given import model_from, prompts_from, settings_from
 from ditq.cli.output import say, tell
 from ditq.core.files import lock, read_image, write_figure
@@ -72,7 +72,7 @@ def _jobs(
 ) -> list[Job]:
     """The jobs of one model in its own folder; its pictures say which transformer drew them."""
     there = argparse.Namespace(out=args.out / name, seed=args.seed)
-    return plan(there, model, settings, prompts, {"transformer": transformer})
+    return plan(there, model, settings, prompts, {"transformer": transformer, **weights_of(args)})
 
 
 def _sheets(

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from ditq.cli.flags import (
 from ditq.cli.generate import slug
 from ditq.cli.given import model_from, prompts_from, settings_from
 from ditq.cli.output import say, tell
-from ditq.cli.parsing import parser
+from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
-from ditq.core.files import write_figure, write_png
+from ditq.core.files import lock, write_figure, write_png
 from ditq.evaluation.metrics import psnr, relative_error
 from ditq.models import TextToImage
 from ditq.sampling.generate import Settings, denoised
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     add_prompts_file(flags, "; # starts a comment line")
     group = flags.add_argument_group("output")
     group.add_argument(
-        "--output-image", type=values.file, metavar="FILE", help="the picture of a single prompt"
+        "--output-image", type=values.picture, metavar="FILE", help="the picture of a single prompt"
     )
     add_out(group, meaning="a picture per prompt")
     group.add_argument(
@@ -113,12 +114,13 @@ def main(argv: list[str] | None = None) -> None:
 def draw(args: argparse.Namespace) -> None:
     """Writes the pictures, and prints where they are and how far from the float model's."""
     prompts = prompts_from(args, "give --prompt 'a fox in the snow', or --prompts-file FILE")
-    batch = args.batch_size
     pictures, grid = _outputs(args, prompts)
     alone = not (args.compare or args.diff_stats or args.quant_config) and is_folder(args.adaround_output)
     parts = None if alone else checkpoint.load(args.adaround_output, args.quant_config)
     facts = outline_of_folder(args.adaround_output) if parts is None else outline(parts)
     version, versions = _versions(args, facts)
+    if versions == ["v1"]:
+        without_effect(args, "on the weights alone (V1)", "backend", "quant_config")
     model = model_from(args, facts.model)
     settings = settings_from(args, model)
     columns: list[str] = [FLOAT] * (args.compare or args.diff_stats) + versions
@@ -130,17 +132,15 @@ def draw(args: argparse.Namespace) -> None:
         return
     started = time.perf_counter()
     drawn: dict[str, Drawn] = {}
-    batches = math.ceil(len(prompts) / batch) * len(columns)
-    with Progress(batches * settings.steps, "step", model.name) as bar:
+    batches = math.ceil(len(prompts) / args.batch_size) * len(columns)
+    held = nullcontext() if args.out is None else lock(args.out)
+    with held, Progress(batches * settings.steps, "step", model.name) as bar:
         for column in columns:
             opened = _opened(args, model, parts, column)
             drawn[column] = _draw(opened, prompts, settings, args, bar)
-    for i, path in enumerate(pictures):
-        write_png(
-            path,
-            drawn[version].pictures[i],
-            _metadata(facts, version, settings, prompts[i], args.seed + i),
-        )
+        for i, path in enumerate(pictures):
+            told = _metadata(facts, version, settings, prompts[i], args.seed + i)
+            write_png(path, drawn[version].pictures[i], told)
     scores = {c: _scores(drawn[FLOAT], drawn[c]) for c in versions} if FLOAT in drawn else {}
     if grid is not None:
         from ditq.plots.comparison import picture_grid  # matplotlib takes a second

@@ -29,6 +29,7 @@ from ditq.calibration import (
     varied_prompts,
 )
 from ditq.calibration.block_caching import cache_meta
+from ditq.calibration.drawn_by import NAME, check_weights, read_drawn_by
 from ditq.checkpoint import write_folder
 from ditq.cli.adaround_optimize import write_figures
 from ditq.cli.amounts import Amounts
@@ -137,6 +138,9 @@ class Pipeline:
             resume,
             threads=True,
         )
+        drawn = read_drawn_by(self.calibration)
+        if drawn is not None and (self.folder / "steps" / "generate_calibration_data.json").exists():
+            check_weights(self.calibration / NAME, drawn.dtype, drawn.weights, self.model.network())
 
     def steps(self) -> list[tuple[str, Callable[[], str]]]:
         """Name and function of every step but the last, the page; each function returns its line."""

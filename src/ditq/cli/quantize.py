@@ -33,6 +33,7 @@ from ditq.core.files import lock, read_json, remove, write_json
 from ditq.core.recipe import Recipe, blocks_alone, presets, read_recipe
 from ditq.evaluation import size_of
 from ditq.models import TextToImage
+from ditq.models.digest import weights_digest
 from ditq.quantization import Forecast, check_storable, forecast, quantize
 from ditq.quantization.preparation import (
     CACHE,
@@ -157,6 +158,7 @@ def _carry_out(
     if (args.out / "config.json").exists() and not (work / "plan.json").exists():
         raise UserError(str(args.out), got="another checkpoint", remedy="use --force or another --out")
     asked = {"model": model.name, "calibration": images.digest, "recipe": recipe.to_json(), "seed": args.seed}
+    asked[plan.WEIGHTS] = weights_digest(model.network())
     plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume, threads=True)
     started = time.perf_counter()
     made = _quantized(args, model, images, recipe, amounts)

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     add_numbers(flags, {"--columns": (8, "steps to show")})
     flags.add_argument(
         "--out",
-        type=values.file,
+        type=values.figure,
         default=Path("trajectory.png"),
         metavar="FILE",
         help="default: trajectory.png",

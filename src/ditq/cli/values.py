@@ -135,6 +135,27 @@ def file(word: str) -> Path:
     return _below_folders(found)
 
 
+def picture(word: str) -> Path:
+    """The path of a PNG to write."""
+    return _ending(file(word), ".png")
+
+
+def figure(word: str) -> Path:
+    """The path of a figure to write, in the format of its ending."""
+    return _ending(file(word), ".png", ".pdf", ".svg", ".jpg")
+
+
+def page(word: str) -> Path:
+    """The path of a Markdown page to write."""
+    return _ending(file(word), ".md")
+
+
+def _ending(found: Path, *endings: str) -> Path:
+    if found.suffix.lower() not in endings:
+        raise _refused(str(found), f"a file that ends in {' or '.join(endings)}")
+    return found
+
+
 def _below_folders(found: Path) -> Path:
     """`found`, if what it lies in can be a folder."""
     for parent in found.parents:
