@@ -87,3 +87,24 @@ def test_a_layer_alone_names_itself():
         RTN().solve(np.full((2, 4), np.nan, np.float32), None, Spec(4), "last")
     with pytest.raises(UserError, match="last: weight: got values beyond 1e19"):
         RTN().solve(np.full((2, 4), 1e30, np.float32), None, Spec(4), "last")
+
+
+@pytest.mark.parametrize(
+    "method", ALL, ids=lambda method: f"{type(method).__name__} {getattr(method, 'flips', '')}"
+)
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e15, 1e18, 1e30])
+def test_inputs_of_any_scale_end_in_numbers_or_one_clear_error(method, scale):
+    rng = np.random.default_rng(0)
+    W, X = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 8), (40, 8)))
+    for channels in (slice(5, 6), slice(None)):
+        scaled = X.copy()
+        scaled[:, channels] *= np.float32(scale)
+        try:
+            report = method.quantize(layer_problem(W, scaled, Spec(4))).report
+        except UserError as error:
+            assert str(error).startswith("block"), error
+            continue
+        found = [report["error"], report["error_rounding"]]
+        for layer in report.get("layers", {}).values():
+            found += [layer["error"], layer["error_rounding"], layer["damping"], layer["condition"]]
+        assert np.isfinite(found).all() and report["error"] <= 1.001 * report["error_rounding"], report

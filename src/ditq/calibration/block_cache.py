@@ -119,7 +119,9 @@ class BlockCache:
         gathered = {name: np.empty((len(wanted), *shape[1:]), dtype) for name, shape in shapes.items()}
         for sample in np.unique(wanted // self.rows_per_sample):
             path = sample_file(folder, *self.samples[sample])
-            with made_again_by(f"{MADE_BY}{' --stream quantized' if quantized else ''}"):
+            with made_again_by(
+                f"{MADE_BY}{' --stream quantized --adaround-output DIR' if quantized else ''}"
+            ):
                 arrays = read_npz(path, list(keys.values()))
                 for name, key in keys.items():
                     dtype_name = self.meta["storage_dtype"]

@@ -17,7 +17,8 @@ def made_again_by(step: str) -> Iterator[None]:
     except UserError as error:
         if error.remedy is not None:
             raise
-        remedy = f"remove the file and make it again: {step} --resume"
+        first = "" if error.got == "no such file" else "remove the file and "
+        remedy = f"{first}make it again: {step} --resume, with the settings of the run"
         raise UserError(error.what, got=error.got, expected=error.expected, remedy=remedy) from error
 
 

@@ -68,8 +68,15 @@ def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
         return None
     found = multiply(lower, multiply(lower, probe, lower=True, trans=True), lower=True)
     # Written so that NaN is refused as well
-    accepted = np.linalg.norm(found - expected) <= TOLERANCE[matrix.dtype] * np.linalg.norm(expected)
+    accepted = _norm(found - expected) <= TOLERANCE[matrix.dtype] * _norm(expected)
     return Factor(lower) if accepted else None
+
+
+def _norm(vector: Float[np.ndarray, "in"]) -> np.floating:
+    """The Euclidean norm in the vector's precision; in float64 where its squares overflow."""
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(vector)
+    return norm if np.isfinite(norm) else np.linalg.norm(vector.astype(np.float64))
 
 
 def solve_lower(factor: Factor, right: Columns) -> Columns:
