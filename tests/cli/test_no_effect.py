@@ -110,7 +110,7 @@ def test_methods_without_learned_rounding_have_no_iterations(capsys, calibration
         "--out",
         tmp_path / "out",
         "--methods",
-        "rtn",
+        "gptq",
         "--iters",
         "9",
         "--dry-run",

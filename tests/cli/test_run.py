@@ -58,7 +58,7 @@ def raises(error):
     [
         (OSError(errno.ENOSPC, "No space left on device", "/full/a.npz"), "/full/a.npz: got No space left"),
         (OSError(errno.EFBIG, "File too large"), "standard output: got File too large; free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x: got Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "/elsewhere/x"), "/elsewhere/x: got Permission denied"),
         (MemoryError(), "memory: got too little memory; take a smaller --batch-size"),
         (RuntimeError("[malloc_or_wait] Unable to allocate 123 bytes."), "memory: got too little memory ("),
         (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"), "memory: got too"),
