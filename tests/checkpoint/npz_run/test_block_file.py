@@ -114,3 +114,32 @@ def test_steps_of_a_table_are_stored_and_taken_for_no_static_grid(tmp_path):
     assert np.array_equal(after.pop(f"{LAYER}__a_scale"), steps) and after.keys() == before.keys()
     assert all(np.array_equal(after[name], before[name]) for name in after)
     assert read_block(told, 0, 8)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("scale", 0.0, "scale: got 0; expected steps above 0"),
+        ("scale", -0.1, "scale: got -0.1"),
+        ("scale", np.inf, "scale: got values that are not finite"),
+        ("scale", 1e-38, "scale: got 1e-38"),
+        ("scale", 1e30, r"scale: got 1e\+30"),
+        ("zero", 3e38, r"zero: got 3e\+38; expected whole numbers from 0 to 15"),
+        ("zero", 2.5, "zero: got 2.5; expected whole numbers from 0 to 15"),
+        ("zero", -1, "zero: got -1"),
+        ("zero", np.nan, "zero: got values that are not finite"),
+        ("smooth", 0.0, "smooth: got 0; expected factors above 0"),
+        ("smooth", np.inf, "smooth: got values that are not finite"),
+        ("a_scale", -0.5, "activation scale: got -0.5"),
+        ("a_scale", 0.0, "activation scale: got 0"),
+        ("a_shift", 1e30, r"activation shift: got 1e\+30"),
+    ],
+)
+def test_senseless_numbers_are_refused_with_file_and_layer(tmp_path, part, value, message):
+    write_block(tmp_path, 0, {LAYER: weight(Spec(4, False), True)}, {LAYER: static_grid(0.5, 1.0, 8)}, {})
+    arrays = read_npz(block_file(tmp_path, 0))
+    array = arrays[f"{LAYER}__{part}"]
+    array[(0,) * array.ndim] = value
+    write_npz(block_file(tmp_path, 0), arrays)
+    with pytest.raises(UserError, match=f"mm0.npz: .*fc1: {message}"):
+        read_block(tmp_path, 0, 8)

@@ -158,3 +158,45 @@ def test_a_quant_config_without_factors_on_smoothed_weights_names_them(tmp_path,
 def test_all_layers_of_the_blocks_are_there(written):
     assert read_adaround(written).weights.keys() == block_layers(model()).keys()
     assert all(weight.codes.dtype == mx.int8 for weight in read_adaround(written).weights.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c.update(quantized_blocks=[0, 0, 1]),
+            r"quantized_blocks: got \[0, 0, 1\]; expected each block once",
+        ),
+        (lambda c: c.update(quantized_blocks=[10**30]), r"quantized_blocks\[0\]: got 1000"),
+        (lambda c: c.update(quantized_blocks=[]), "quantized_blocks: got"),
+        (
+            lambda c: c.update(per_block=[{"block": 0}]),
+            r"quantized_blocks: got \[0, 1, 2\]; expected \[0\], as per_block",
+        ),
+        (lambda c: c.update(per_block=[{}]), r"per_block\[0\]: block: got nothing: the key is missing"),
+        (lambda c: c["recipe"].update(bits_a=4), "bits_a: got 8; expected 4, as its recipe says"),
+        (lambda c: c.update(bits_a=9), "bits_a: got 9; expected 2 or 3"),
+        (lambda c: c.update(bits_a="8"), "bits_a: got '8'"),
+        (lambda c: c.update(model=None), "model: got null; expected a text"),
+        (lambda c: c.update(recipe=[]), "recipe: got"),
+    ],
+)
+def test_a_config_that_does_not_agree_is_refused(written, change, message):
+    config = json.loads((written / "config.json").read_text())
+    change(config)
+    (written / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"config.json: {message}"):
+        checkpoints.load(written)
+
+
+def test_a_block_under_another_blocks_name_is_told(written):
+    block_file(written, 1).write_bytes(block_file(written, 0).read_bytes())
+    with pytest.raises(UserError, match="mm1.npz: __meta__: block: got 0; expected 1, as it is called"):
+        checkpoints.load(written)
+
+
+def test_a_file_in_place_of_a_folder_is_told(written):
+    with pytest.raises(
+        UserError, match="mm1.npz: got a file; expected the folder of a quantized checkpoint; name the"
+    ):
+        checkpoints.load(block_file(written, 1))

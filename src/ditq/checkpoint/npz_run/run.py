@@ -17,13 +17,19 @@ from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_stored_json
 from ditq.core.remedies import again, command
-from ditq.core.schema import FILLED, at_least, checked
+from ditq.core.schema import FILLED, at_least, checked, shown
 
 KIND, VERSION = "ditq.adaround", 1
 MADE_BY = "adaround_optimize"
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 16]
 """Of activations; 16: they stay as they are."""
 Blocks = Annotated[list[Annotated[int, at_least(0)]], FILLED]
+
+
+class Report(TypedDict):
+    """What is read of a block's report."""
+
+    block: int
 
 
 class Config(TypedDict):
@@ -39,6 +45,7 @@ class WholeConfig(Config, total=False):
     """The same with what runs of earlier versions do not say."""
 
     made_from: Origin | None
+    per_block: list[Report]
 
 
 def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCheckpoint:
@@ -93,7 +100,20 @@ def read_config(folder: Path) -> dict[str, Any]:
         made_by = command("quantize", "--recipe", "w4a8-qronos", "--out", folder)
         remedy = f"make it: {made_by}"
         raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
-    return dict(checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path)))
+    config: dict[str, Any] = dict(
+        checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path))
+    )
+    numbers, bits = config["quantized_blocks"], config["bits_a"]
+    if numbers != sorted(set(numbers)):
+        raise UserError(f"{path}: quantized_blocks", got=shown(numbers), expected="each block once, rising")
+    told = [report["block"] for report in config.get("per_block", [])]
+    if told and told != numbers:
+        expected = f"{shown(told)}, as per_block has them"
+        raise UserError(f"{path}: quantized_blocks", got=shown(numbers), expected=expected)
+    if config["recipe"].get("bits_a", bits) != bits:
+        expected = f"{shown(config['recipe']['bits_a'])}, as its recipe says"
+        raise UserError(f"{path}: bits_a", got=bits, expected=expected)
+    return config
 
 
 def static_table(grids: Mapping[str, TimestepGrid]) -> ActivationTable | None:
