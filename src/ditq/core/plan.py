@@ -39,8 +39,8 @@ def begin(path: Path, plan: Mapping[str, Any], resume: bool, threads: bool = Fal
     before = earlier.get(THREADS)
     if threads and before is not None and before != used[THREADS]:
         warnings.warn(
-            f"{path.parent} was begun with {before} CPU threads and goes on with {used[THREADS]}: results may differ in "
-            f"their last bits from those of one run (set OMP_NUM_THREADS={before} for the same)",
+            f"{path.parent} was begun with {before} CPU threads and goes on with {used[THREADS]}: results may differ "
+            f"in their last bits from those of one run (set OMP_NUM_THREADS={before} for the same)",
             stacklevel=2,
         )
 
