@@ -105,7 +105,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
     held_out = others[: args.num_held_out]
     prompts = evaluation_prompts(model.name, args.num_prompts)
     if not any(contender.method == "adaround" for contender in contenders):
-        without_effect(args, "without adaround among --methods", "iters", "seed")
+        without_effect(args, "without adaround among --methods", "iters")
     if len(held_out) < args.num_held_out and "num_held_out" in args.given:
         left = f"only {len(held_out)} recorded pictures are left"
         warnings.warn(f"--num-held-out {args.num_held_out}: {left}", stacklevel=2)
