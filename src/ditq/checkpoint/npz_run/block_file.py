@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import ditq
-from ditq.core import affine
+from ditq.core import affine, numbers
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import read_npz, stored_meta, write_npz
@@ -177,14 +177,14 @@ def _static(
     path: Path, layer: str, arrays: Mapping[str, np.ndarray], bits: int, smooth: mx.array | None
 ) -> TimestepGrid:
     """The learned grid of a layer's input."""
-    numbers = {}
+    found = {}
     for part in ("a_scale", "a_shift"):
         array = arrays.get(f"{layer}__{part}")
         if array is None or array.size != 1 or array.dtype.kind != "f" or not np.isfinite(array).all():
             got = f"no {part}" if array is None else f"{part} {array.tolist()}"
             raise UserError(f"{path}: {layer}", got=got, expected="one finite number")
-        numbers[part] = float(array.item())
-    grid = static_grid(numbers["a_scale"], numbers["a_shift"], bits, smooth)
+        found[part] = float(array.item())
+    grid = static_grid(found["a_scale"], found["a_shift"], bits, smooth)
     grid.rows.check(f"{path}: {layer}: activation")
     return grid
 
@@ -230,6 +230,8 @@ def _check_arrays(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec
         if array.dtype.kind not in ("iu" if whole else "f") or not array.dtype.isnative:
             expected = "whole numbers" if whole else "floating-point numbers"
             raise UserError(f"{path}: {layer}__{part}", got=str(array.dtype), expected=expected)
+        if part == "a_scale" and array.ndim:
+            numbers.check_positive(array, f"{path}: {layer}__{part}")
         if array.shape != shapes.get(part, array.shape) or (part == "smooth" and array.ndim != 1):
             expected = shapes.get(part, "a factor a channel")
             raise UserError(f"{path}: {layer}__{part}", got=f"shape {array.shape}", expected=expected)
