@@ -12,8 +12,10 @@ import warnings
 import pytest
 
 from ditq.cli import generate, quantize
+from ditq.cli.folders import begun
 from ditq.cli.output import one_line, say
 from ditq.cli.run import run
+from ditq.core.files import write_text
 from tests.house.checker import ROOT
 
 
@@ -58,7 +60,10 @@ def raises(error):
     [
         (OSError(errno.ENOSPC, "No space left on device", "/full/a.npz"), "/full/a.npz: got No space left"),
         (OSError(errno.EFBIG, "File too large"), "standard output: got File too large; free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "/elsewhere/x"), "/elsewhere/x: got Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/elsewhere/x"),
+            "/elsewhere/x: got Permission denied",
+        ),
         (MemoryError(), "memory: got too little memory; take a smaller --batch-size"),
         (RuntimeError("[malloc_or_wait] Unable to allocate 123 bytes."), "memory: got too little memory ("),
         (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"), "memory: got too"),
@@ -157,3 +162,16 @@ def test_a_disk_that_is_too_small_is_refused_in_numbers_that_differ(
         err = fails(quantize.main, *argv, *more)
         assert "got 900.0 kB free; expected at least " in err and " MB; use a greater --stride" in err
     assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_fails_takes_its_plan_away_only_before_anything_is_finished(tmp_path):
+    for name, finished in (("nothing", False), ("something", True)):
+        with pytest.raises(KeyboardInterrupt), begun(tmp_path / name, "plan.json"):
+            write_text(tmp_path / name / "plan.json", "{}")
+            if finished:
+                (tmp_path / name / "samples").mkdir()
+            raise KeyboardInterrupt
+    assert not (tmp_path / "nothing").exists()
+    assert sorted(os.listdir(tmp_path / "something")) == ["plan.json", "samples"]
+    with begun(tmp_path / "something", "plan.json", ("samples",)):
+        assert not (tmp_path / "something" / "samples").exists()

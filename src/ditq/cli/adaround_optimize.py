@@ -20,6 +20,7 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     group_size,
+    refuse_begun,
 )
 from ditq.cli.given import model_from
 from ditq.cli.output import say
@@ -99,6 +100,7 @@ def optimise(args: argparse.Namespace) -> None:
     cache = read_block_cache(args.cache_dir)
     model = model_from(args, cache.meta["model"])
     recipe = track.recipe(model.skeleton().anatomy)
+    refuse_begun(args.out / "plan.json", args)
     if args.dry_run:
         print_forecast(args, forecast(model, recipe, cache.meta))
         return
@@ -163,7 +165,7 @@ def track_from(args: argparse.Namespace) -> WeightTrack:
         without_effect(args, "without --flips", "flip_pull")
     if args.quant_config is not None or args.bits_a == 16:
         without_effect(args, "where no input grids are learned", "lr_scale")
-    if args.quant_config is not None:
+    if args.quant_config is not None and args.bits_a != 8:
         without_effect(args, "with --quant-config, which says the bits", "bits_a")
     values = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
     table, digest = None, ""

@@ -31,6 +31,7 @@ from ditq.cli.flags import (
     add_numbers,
     add_out,
     add_run_flags,
+    refuse_begun,
 )
 from ditq.cli.folders import check_space, size_words
 from ditq.cli.given import model_forecast, model_from
@@ -100,6 +101,7 @@ def cache(args: argparse.Namespace) -> None:
     folder = args.out or args.calib_dir / "adaround_cache"
     job = quantized_job if args.stream == "quantized" else float_job
     meta, samples, old, run_model = job(args, model, images, folder)
+    refuse_begun(old[0], args)
     if args.dry_run:
         forecast(args, model, images, meta, samples)
         return

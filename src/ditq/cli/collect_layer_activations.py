@@ -17,6 +17,7 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     add_shard,
+    refuse_begun,
 )
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
@@ -26,7 +27,7 @@ from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import lock, remove
 from ditq.diagnostics import InputRecipe, collect_forecast, collect_inputs, merge_inputs
-from ditq.diagnostics.layer_files import CONTENTS, FOLDER
+from ditq.diagnostics.layer_files import CONTENTS, FOLDER, MANIFEST
 from ditq.models import TextToImage
 
 
@@ -77,6 +78,7 @@ def collect(args: argparse.Namespace) -> None:
     output = args.out or args.calib_dir / "activations"
     images = read_images(args.calib_dir)
     model = _model(args, images)
+    refuse_begun(output / MANIFEST, args)
     if args.dry_run:
         text = collect_forecast(model, images, recipe)
         facts = {"images": len(recipe.images(len(images.manifest["prompts"]))), "output": str(output)}

@@ -23,6 +23,7 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     group_size,
+    refuse_begun,
 )
 from ditq.cli.folders import begun
 from ditq.cli.given import model_from
@@ -104,6 +105,7 @@ def carry_out(args: argparse.Namespace, typed: Sequence[str]) -> None:
     others = [image for image in range(len(images.manifest["prompts"])) if image not in chosen]
     held_out = others[: args.num_held_out]
     prompts = evaluation_prompts(model.name, args.num_prompts)
+    refuse_begun(args.out / "plan.json", args)
     if not any(contender.method == "adaround" for contender in contenders):
         without_effect(args, "without adaround among --methods", "iters")
     if len(held_out) < args.num_held_out and "num_held_out" in args.given:

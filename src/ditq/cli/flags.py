@@ -208,3 +208,13 @@ def refuse_overwriting(path: Path, args: argparse.Namespace, resume: bool = Fals
     if path.exists() and not args.force and not (resume and args.resume):
         ways = "--resume, --force" if resume else "--force"
         raise UserError(str(path), got="a file from an earlier run", remedy=f"use {ways} or another place")
+
+
+def refuse_begun(plan: Path, args: argparse.Namespace) -> None:
+    """Raises UserError when a run began a folder with this plan, and the user gave neither --resume nor --force.
+
+    The run itself would say the same (`core.plan.begin`), but --dry-run shall say it too, and before a model is loaded.
+    """
+    if plan.exists() and not (args.force or args.resume):
+        remedy = "use --resume, --force or another place"
+        raise UserError(str(plan.parent), got="files of an earlier run", remedy=remedy)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ditq.core.errors import UserError
-from ditq.core.files import free_bytes, listed, lock, remove
+from ditq.core.files import free_bytes, lock, remove
 
 
 @contextmanager
@@ -22,9 +22,14 @@ def begun(folder: Path, plan: str, anew: tuple[str, ...] | None = None) -> Itera
         try:
             yield
         except BaseException:
-            if not there and {path.name for path in listed(folder, "*")} == {plan}:
+            if not there and _visible(folder) == {plan}:
                 remove(folder / plan)
             raise
+
+
+def _visible(folder: Path) -> set[str]:
+    """The names of all files and folders in a folder, but for hidden ones, such as the lock."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def size_words(count: float) -> str:
@@ -51,5 +56,5 @@ def check_space(folder: Path, needed: float, remedy: str) -> None:
 @contextmanager
 def parts_begun(parts: Path, force: bool) -> Iterator[None]:
     """The same for the folder where the parts of a file wait until it is complete."""
-    with begun(parts, "plan.json", tuple(path.name for path in listed(parts, "*")) if force else None):
+    with begun(parts, "plan.json", tuple(_visible(parts)) if force and parts.exists() else None):
         yield

@@ -14,6 +14,7 @@ from ditq.cli.flags import (
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
+    refuse_begun,
 )
 from ditq.cli.folders import begun
 from ditq.cli.given import model_facts, model_forecast, model_from, prompts_in, settings_from
@@ -47,6 +48,7 @@ def collect(args: argparse.Namespace) -> None:
     recipe = ImageRecipe(args.num_images, args.seed, args.batch_size)
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
     points = recipe.num_images * settings.steps
+    refuse_begun(args.calib_dir / "manifest.json", args)
     if args.dry_run:
         disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
         facts = {"trajectories": recipe.num_images, "points": points, "bytes": disk}

@@ -17,6 +17,7 @@ from ditq.cli.flags import (
     add_run_flags,
     add_sampler_flags,
     group_size,
+    refuse_begun,
 )
 from ditq.cli.folders import begun
 from ditq.cli.given import model_forecast, model_from, settings_from
@@ -82,6 +83,7 @@ def pipeline(args: argparse.Namespace) -> None:
     asked = pipeline_from(args)
     check_storable(asked.model.skeleton(), plain_recipe("of run_pipeline", "adaround", asked.spec))
     steps = [*asked.steps(), ("comparison_page", partial(draw_page, asked))]
+    refuse_begun(asked.folder / "pipeline.json", args)
     if args.dry_run:
         forecast(args, asked, [name for name, _ in steps])
         return
