@@ -58,10 +58,10 @@ def test_quant_configs(tmp_path):
     for name in ("outliers", "shifts", "summary", "images"):
         content.pop(name, None)  # nothing reads them back
     refused = 0
-    for _, changed in json_mutations(content, rng, 200):
+    for _, changed in json_mutations(content, rng, 120):
         path.write_text(json.dumps(changed))
         refused += tried("quant_config", table_of, path)
-    assert refused > 120
+    assert refused > 70
 
 
 def test_arrays_of_quant_configs(tmp_path):
@@ -81,12 +81,12 @@ def test_blocks(tmp_path, spec):
     path = tmp_path / "mm0.npz"
     write_layers(path, {"a.fc1": weight(spec, True)}, {"a.fc1": static_grid(0.25, -1.5, 6)}, {"report": {}})
     arrays, rng, refused = read_npz(path), np.random.default_rng(3), 0
-    for _, changed in array_mutations(arrays, rng, 150):
+    for _, changed in array_mutations(arrays, rng, 80):
         write_npz(path, changed)
         refused += tried("mm0.npz", block_of, path)
-    assert refused > 80
+    assert refused > 40
     meta = json.loads(str(arrays["__meta__"]))
-    for _, changed in json_mutations(meta, rng, 80):
+    for _, changed in json_mutations(meta, rng, 40):
         write_npz(path, {**arrays, "__meta__": np.array(json.dumps(changed))})
         tried("mm0.npz", block_of, path)
 
@@ -123,11 +123,11 @@ def folder(tmp_path_factory):
 def test_configs_of_folders(folder, tmp_path):
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
     content, rng, refused = json.loads((folder / "config.json").read_text()), np.random.default_rng(5), 0
-    for _, changed in json_mutations(content, rng, 150):
+    for _, changed in json_mutations(content, rng, 90):
         (copied / "config.json").write_text(json.dumps(changed))
         refused += tried("copied", outline_of_folder, copied)
-    assert refused > 60
-    for _, changed in json_mutations(content, rng, 12):  # slower: the weights are read too
+    assert refused > 35
+    for _, changed in json_mutations(content, rng, 6):  # slower: the weights are read too
         (copied / "config.json").write_text(json.dumps(changed))
         tried("copied", lambda: sound(read_folder(copied).activations or ActivationTable(TIMESTEPS, {})))
 
@@ -144,9 +144,9 @@ def test_recipes():
     contents[-1]["activations"] |= {"shift_gain": 0.1, "norm": 2.0, "smooth": "foldable", "scale": "max"}
     for content in contents:
         recipe_of(content)
-        for _, changed in json_mutations(content, rng, 60):
+        for _, changed in json_mutations(content, rng, 30):
             refused += tried("mine", recipe_of, changed)
-    assert refused > 150
+    assert refused > 70
 
 
 def recipe_of(content) -> None:
