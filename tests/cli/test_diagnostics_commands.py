@@ -32,6 +32,8 @@ def test_profile_and_visualize_as_the_documents_say(capsys, fails, tmp_path, poi
     profile_postgelu.main([*profile, "--num_samples", "6"])
     assert "6 of 8 points, 7 layers x 2 timesteps" in capsys.readouterr().out
     assert "use --resume, --force" in fails(profile_postgelu.main, *profile)
+    profile_postgelu.main([*profile, "--num_samples", "6", "--resume"])
+    assert "nothing to do: 6 of 8 points" in capsys.readouterr().out
     visualize_postgelu.main(
         ["--stats-file", str(stats), "--output-dir", str(plots), "--layers", "mm_00_img", "mm_02_txt"]
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ditq.checkpoint import read_folder
+from ditq.cli.pipeline_page import ordinal
 from ditq.cli.run_pipeline import main
 from ditq.evaluation import fingerprint_of, read_report
 from tests.house.checker import ROOT
@@ -136,3 +137,14 @@ def test_a_run_killed_again_and_again_gives_the_same(finished, tmp_path):
             run.wait()
             kills += 1
     assert kills and result(folder) == result(finished)
+
+
+def test_every_second_timestep_is_said_in_english():
+    assert [ordinal(number) for number in (1, 2, 3, 4, 11, 22)] == [
+        "",
+        "2nd ",
+        "3rd ",
+        "4th ",
+        "11th ",
+        "22nd ",
+    ]
