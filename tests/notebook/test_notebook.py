@@ -11,6 +11,8 @@ from PIL import Image
 import ditq
 from ditq.core.errors import UserError
 from ditq.core.files import read_image
+from ditq.core.recipe import plain_recipe
+from ditq.core.spec import Spec
 from ditq.notebook import Pictures
 from tests.house.checker import ROOT
 
@@ -61,6 +63,12 @@ def test_a_quantized_model_says_how_small_it_is(small):
     assert small.label == "W4A8" and len(small.checkpoint.weights) == 45
     assert "recipe: w4a8-gptq" in repr(small) and "4.13" in repr(small)
     assert "<table>" in small._repr_html_()
+
+
+def test_a_recipe_that_no_folder_can_hold_is_refused_at_once(model, data, tmp_path):
+    with pytest.raises(UserError, match="7"):
+        ditq.quantize(model, plain_recipe("seven", "rtn", Spec(7)), data, work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 def test_it_goes_on_where_it_stopped(model, data, tmp_path):

@@ -16,6 +16,7 @@ from ditq.models.base import TextToImage
 from ditq.notebook.calibration import CalibrationData
 from ditq.notebook.model import Model, inner_of
 from ditq.notebook.pictures import table
+from ditq.quantization import check_storable
 from ditq.quantization import quantize as quantize_recipe
 from ditq.quantization.preparation import CACHE, activation_method, calibrated, calibration_amounts
 
@@ -88,11 +89,13 @@ def quantize(
 
     In a folder `work` every finished part is kept, and a call that was interrupted goes on where it stopped, to the
     same codes; `keep_cache` leaves the blocks' inputs and outputs there, too, for another recipe. Raises UserError for
-    a recipe that does not fit, and for a folder begun with another recipe, model or calibration.
+    a recipe that does not fit or whose result no folder can hold, and for a folder begun with another recipe, model or
+    calibration.
     """
     inner = inner_of(model)
     chosen = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
     activation_method(chosen)
+    check_storable(inner.skeleton(), chosen)
     amounts = calibration_amounts(inner.name, len(data))
     with ExitStack() as stack:
         place = work or stack.enter_context(TemporaryDirectory(prefix="ditq-"))
