@@ -209,7 +209,7 @@ def test_interrupted_run_resumes_to_identical_files(tmp_path, monkeypatch, kille
         cache_blocks(model, images, EXACT, folder)
     with pytest.raises(UserError, match="dtype: got 'float16'; expected 'float32' as in the earlier run"):
         cache_blocks(model, images, CacheRecipe(3, 2, "float16", 2), folder, resume=True)
-    litter = folder / "samples" / ".0000_000.abc.npz"
+    litter = folder / "samples" / ".ditq-partial-999999999-0000_000.npz"
     files.write_npz(litter, {})
     counts: list[int] = []
     cache_blocks(model, images, EXACT, folder, resume=True, on_samples=counts.append)

@@ -26,7 +26,7 @@ from ditq.calibration.image_set import ImageSet, check_model, check_network, rep
 from ditq.calibration.samples import missing_samples, sample_file
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import remove, write_npz
+from ditq.core.files import remove_leftovers, write_npz
 from ditq.core.remedies import again
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import state_shapes
@@ -227,7 +227,7 @@ def _fill(
     new: bool,
 ) -> int:
     """Runs the samples that are not there: of a `new` run all, whatever files of another lie there."""
-    remove(*folder.glob(".*.npz"))  # what a killed run left half written
+    remove_leftovers(folder)
     waiting = batches(meta) if new else unfinished(folder, meta)
     todo = sum(map(len, waiting))
     on_samples(len(meta["samples"]) - todo)

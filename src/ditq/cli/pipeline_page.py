@@ -7,12 +7,13 @@ import numpy as np
 from PIL import Image
 
 from ditq.cli.pipeline import Pipeline
-from ditq.core.files import read_image, read_json, read_npz, write_figure, write_text
+from ditq.core.files import read_image, read_json, write_figure, write_text
 from ditq.evaluation import (
     EvalReport,
     Spread,
     comparison_sentence,
     floor_sentence,
+    read_drawn,
     read_report,
     rows,
     size_sentence,
@@ -31,9 +32,9 @@ def draw_page(pipeline: Pipeline) -> str:
     report = read_report(folder / "evaluation" / "report.json")
     config = read_json(pipeline.adaround / "config.json")
     names = [report.reference.name, *(entry.name for entry in report.variants)]
-    drawn = {name: _pictures(folder, name) for name in names}
+    first = range(min(SHOWN, len(report.prompts)))
+    shown = {name: read_drawn(folder / "evaluation", name).pictures(first) for name in names}
     scores = {entry.name: entry.scores["psnr"][:SHOWN] for entry in report.variants}
-    shown = {name: some[:SHOWN] for name, some in drawn.items()}
     write_figure(folder / "comparison.png", picture_grid(shown, report.prompts[:SHOWN], scores))
     sections = [
         Section(
@@ -163,13 +164,6 @@ def ordinal(number: int) -> str:
         return ""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending} "
-
-
-def _pictures(folder: Path, name: str) -> np.ndarray:
-    """What the evaluation drew of a variant."""
-    own = [path for path in (folder / "evaluation").iterdir() if (path / "plan.json").exists()]
-    found = next(path for path in own if read_json(path / "plan.json")["variant"] == name)
-    return np.concatenate([read_npz(part)["pictures"] for part in sorted(found.glob("[0-9]*.npz"))])
 
 
 def _png(path: Path) -> bytes:

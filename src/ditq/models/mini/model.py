@@ -1,6 +1,5 @@
 """`mini` behind the interface of every model."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypedDict, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_safetensors
+from ditq.core.files import parsed, read_safetensors
 from ditq.core.schema import FILLED, checked, within
 from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.folders import weight_files
@@ -90,7 +89,7 @@ class Mini:
         """The vocabulary of the weights' file."""
         metadata = read_safetensors(self._file)[1]
         try:
-            words = json.loads(metadata["words"])
+            words = parsed(metadata["words"])
         except (KeyError, ValueError, RecursionError) as error:
             raise UserError(
                 str(self._file), got="no vocabulary", expected="a file that train_mini.py exported"
