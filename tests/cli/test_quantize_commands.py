@@ -69,7 +69,7 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_
         ["a fox in the snow", "--compare", "--checkpoint", str(tmp_path / "one"), "--steps", "2"]
         + ["--out", str(tmp_path / "samples")]
     )
-    assert "1 prompts, median PSNR" in capsys.readouterr().out
+    assert "1 prompt, median PSNR" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

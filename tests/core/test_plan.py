@@ -20,7 +20,10 @@ RECIPE = {"name": "mine", "methods": {"adaround": {"iterations": 200, "drop": 0.
             {"methods": {"adaround": {"drop": 0.5}}},
             r"recipe\.methods\.adaround\.iterations: got None; expected 200",
         ),
-        ({"name": "other", "methods": {}}, r"recipe: got \{'name': 'other'"),
+        (
+            {"name": "other", "methods": {}},
+            r'recipe: got \{"name": "other", "methods": \{\}\}; expected \{"name": "mine", .{,60}\.\.\. as',
+        ),
         ({"methods": None}, r"recipe\.methods: got None"),
     ],
 )

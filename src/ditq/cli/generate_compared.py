@@ -56,9 +56,10 @@ def compare(args: argparse.Namespace) -> None:
         facts = {"pictures": found, "sheets": [str(sheet) for sheet in sheets], "seconds": round(seconds, 3)}
         say(json.dumps(facts, ensure_ascii=False))
         return
+    count = f"{len(prompts)} {'prompt' if len(prompts) == 1 else 'prompts'}"
+    files = f"{sheets[0]}{f' ... {sheets[-1].name}' if len(sheets) > 1 else ''}"
     say(
-        f"{len(prompts)} prompts, median PSNR {np.median(scores):.1f} dB (least {min(scores):.1f}), {seconds:.1f} s: "
-        f"{sheets[0]}{f' ... {sheets[-1].name}' if len(sheets) > 1 else ''}"
+        f"{count}, median PSNR {np.median(scores):.1f} dB (least {min(scores):.1f}), {seconds:.1f} s: {files}"
     )
 
 

@@ -58,8 +58,8 @@ def check(what: str, plan: Mapping[str, Any], earlier: Mapping[str, Any]) -> Non
             place, got, expected = _innermost(field, plan.get(field), earlier.get(field))
             raise UserError(
                 f"{what}: {place}",
-                got=repr(got),
-                expected=f"{expected!r} as in the earlier run",
+                got=_told(got),
+                expected=f"{_told(expected)} as in the earlier run",
                 remedy="use the same settings, --force or another place",
             )
 
@@ -80,13 +80,19 @@ def _earlier(path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _innermost(field: str, got: Any, expected: Any) -> tuple[str, Any, Any]:
-    """The innermost field that holds all that differs, dotted, with both its values: a recipe is a page of text."""
+    """The innermost field that holds all that differs, dotted, with what differs of both values: a recipe is a page of
+    text."""
     while isinstance(got, Mapping) and isinstance(expected, Mapping):
         differing = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
         if len(differing) != 1:
-            break
+            return field, *({key: side[key] for key in differing if key in side} for side in (got, expected))
         field, got, expected = f"{field}.{differing[0]}", got.get(differing[0]), expected.get(differing[0])
     return field, got, expected
+
+
+def _told(value: Any) -> str:
+    """A value in a message: whole where it is a single one, else its beginning."""
+    return shown(value) if isinstance(value, Mapping | list) else repr(value)
 
 
 def digest(*parts: str | bytes) -> str:

@@ -67,7 +67,7 @@ class QuantizedModel(Model):
         ]
         if meta.get("block_error_rounding"):
             ratio = meta["block_error"] / meta["block_error_rounding"]
-            facts.append(("error of the blocks, by rounding's", f"{ratio:.2f}"))
+            facts.append(("block error, as a part of rounding's", f"{ratio:.2f}"))
         return [("recipe", meta["recipe"]), *facts] if "recipe" in meta else facts
 
     def __repr__(self) -> str:

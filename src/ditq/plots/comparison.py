@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ditq.plots.captions import score_caption
 from ditq.plots.style import BLUE, GREY, figure, tidy
 
 INCH = 1.32
 """Side of a picture in the grid: about 200 pixels."""
+PROMPT, CAPTION, HEADING_LINE, GAP = 1.3, 0.2, 0.15, 0.08
+"""Inches beside and below a picture, of a line of the headings, and between pictures."""
 
 
 def picture_grid(
@@ -28,26 +29,26 @@ def picture_grid(
     picture identical to the reference's.
     """
     names = [textwrap.fill(name, 16) for name in columns]
-    lines = max(name.count("\n") for name in names) + 1
-    left = 1.25
-    size = (left + INCH * len(columns) + 0.1, 0.17 * lines + 0.1 + (INCH + 0.2) * len(prompts))
-    spacing = ConstrainedLayoutEngine(w_pad=0.015, h_pad=0.012, wspace=0, hspace=0)
-    made = Figure(figsize=size, dpi=150, layout=spacing)
-    axes = made.subplots(len(prompts), len(columns), squeeze=False)
-    for column, (name, pictures) in enumerate(columns.items()):
-        for row in range(len(prompts)):
-            axis = axes[row, column]
+    heading = HEADING_LINE * (max(name.count("\n") for name in names) + 1) + GAP
+    width = PROMPT + (INCH + GAP) * len(columns)
+    height = heading + (INCH + CAPTION) * len(prompts)
+    made = Figure(figsize=(width, height), dpi=150)
+    for row, prompt in enumerate(prompts):
+        bottom = height - heading - (INCH + CAPTION) * row - INCH
+        for column, (name, pictures) in enumerate(columns.items()):
+            left = PROMPT + (INCH + GAP) * column
+            axis = made.add_axes((left / width, bottom / height, INCH / width, INCH / height))
             axis.imshow(pictures[row], interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            caption = score_caption(scores[name][row], unit) if name in scores else " "
-            axis.set_xlabel(caption, fontsize=8, labelpad=2, color="#333333")
+            if name in scores:
+                caption = score_caption(scores[name][row], unit)
+                axis.set_xlabel(caption, fontsize=8, labelpad=2, color="#333333")
             if row == 0:
-                axis.set_title(names[column], fontsize=8.5, fontweight="bold", va="bottom")
-    for row, prompt in enumerate(prompts):
-        axes[row, 0].set_ylabel(
-            textwrap.fill(prompt, 15), fontsize=8, rotation=0, ha="right", va="center", labelpad=6
-        )
+                axis.set_title(names[column], fontsize=8.5, fontweight="bold", va="bottom", pad=4)
+            if column == 0:
+                told = textwrap.fill(prompt, 16, max_lines=10, placeholder=" ...")
+                axis.set_ylabel(told, fontsize=8, rotation=0, ha="right", va="center", labelpad=5)
     return made
 
 
