@@ -200,3 +200,11 @@ def test_a_file_in_place_of_a_folder_is_told(written):
         UserError, match="mm1.npz: got a file; expected the folder of a quantized checkpoint; name the"
     ):
         checkpoints.load(block_file(written, 1))
+
+
+def test_a_folder_of_something_else_is_not_offered_as_the_place_of_a_new_one(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(
+        UserError, match="got another folder; expected a quantized checkpoint; name the folder"
+    ):
+        read_adaround(tmp_path)

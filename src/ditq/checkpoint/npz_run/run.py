@@ -96,6 +96,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if not path.exists() and (folder / "plan.json").exists():
         raise UserError(str(folder), got="a run that is not finished", remedy=again("adaround_optimize"))
+    if not path.exists() and folder.is_dir() and any(folder.iterdir()):
+        remedy = "name the folder that quantize, export_checkpoint or adaround_optimize wrote"
+        raise UserError(str(folder), got="another folder", expected="a quantized checkpoint", remedy=remedy)
     if not path.exists():
         made_by = command("quantize", "--recipe", "w4a8-qronos", "--out", folder)
         remedy = f"make it: {made_by}"
