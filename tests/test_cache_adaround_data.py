@@ -28,6 +28,7 @@ META = {
     "batch_size": 2,
     "storage_dtype": "float16",
     "rows_per_sample": 2,
+    "given_by": ["pooled"],
     "states": [{"image": (64, 192), "text": (8, 192)}, {"image": (64, 192)}],
 }
 
@@ -44,7 +45,10 @@ def test_a_sample_takes_two_bytes_a_value_and_two_rows_with_guidance():
 def test_a_batch_with_a_missing_sample_is_run_again_as_a_whole(tmp_path):
     assert unfinished(tmp_path, META) == batches(META)
     for image, step in META["samples"]:
-        write_npz(tmp_path / f"{image:04d}_{step:03d}.npz", {"x": np.zeros(1, np.float16)})
+        facts = {"timestep": np.array(500, np.float32), "sigma": np.array(0.5, np.float32)}
+        place = {"step_index": np.array(step), "image_id": np.array(image)}
+        pooled = np.zeros((2, 128), np.float32)
+        write_npz(tmp_path / f"{image:04d}_{step:03d}.npz", {**facts, **place, "pooled": pooled})
     assert unfinished(tmp_path, META) == []
     (tmp_path / "0002_005.npz").unlink()
     assert unfinished(tmp_path, META) == [[(0, 5), (2, 5)]]

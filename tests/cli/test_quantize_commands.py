@@ -150,6 +150,7 @@ def test_samples_side_by_side(capsys, fails, quantized, tmp_path):
     assert "2 prompts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_methods_are_compared_on_the_same_grids(capsys, fails, calibration, tmp_path):
     argv = ["--calib", str(calibration), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
     argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]

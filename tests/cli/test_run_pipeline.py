@@ -119,6 +119,7 @@ def test_dry_run_computes_nothing(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_gives_the_same(finished, tmp_path):
     folder, moments = tmp_path / "killed", random.Random(3)
     command = [sys.executable, "-m", "src.run_pipeline", "--out", str(folder), *LEAST]

@@ -96,6 +96,7 @@ def test_resuming_with_other_settings_names_the_field(cache, tmp_path):
         WeightTrack(RTN(), Spec(4), activation_bits=12)
 
 
+@pytest.mark.slow
 def test_killed_runs_resume_to_the_same_bits(cache, tmp_path):
     command = [
         sys.executable, "-m", "src.adaround_optimize", "--cache-dir", str(cache.folder), "--iters", "8",
