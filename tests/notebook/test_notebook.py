@@ -121,3 +121,18 @@ def test_help_reads_well():
     for name in ("load", "calibrate", "quantize", "open_checkpoint", "compare"):
         assert "\n" in getattr(ditq, name).__doc__
     assert "ditq.quantize(model" in ditq.__doc__
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda model, data: ditq.load("mimi"), "^model: got mimi"),
+        (lambda model, data: ditq.calibrate(model, images=0), "^images: got 0"),
+        (lambda model, data: ditq.quantize(model, "nope", data), "^recipe: got nope"),
+        (lambda model, data: model.generate("a fox", steps=0), "^steps: got 0"),
+        (lambda model, data: ditq.open_checkpoint("nowhere"), "^nowhere"),
+    ],
+)
+def test_errors_name_arguments(model, data, call, says):
+    with pytest.raises(UserError, match=says):
+        call(model, data)

@@ -13,6 +13,7 @@ from ditq.cli.amounts import amounts_for
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image
 from ditq.models.base import TextToImage
+from ditq.notebook.arguments import names_arguments
 from ditq.notebook.model import Model, inner_of, settings_from
 from ditq.notebook.pictures import Pictures
 
@@ -58,6 +59,7 @@ class CalibrationData:
         return f"<p>{self!r}</p>{self.pictures(SHOWN)._repr_html_()}"
 
 
+@names_arguments
 def calibrate(
     model: "Model | TextToImage",
     images: int | None = None,

@@ -21,6 +21,7 @@ from ditq.evaluation import (
     rows,
 )
 from ditq.models.base import TextToImage
+from ditq.notebook.arguments import names_arguments
 from ditq.notebook.model import Model, inner_of, settings_from
 from ditq.notebook.pictures import row, table, text_table
 from ditq.notebook.quantized import QuantizedModel
@@ -46,6 +47,7 @@ class Comparison:
         return table(rows(self.report)) + "".join(grid)
 
 
+@names_arguments
 def compare(
     model: "Model | TextToImage",
     *quantized: QuantizedModel,

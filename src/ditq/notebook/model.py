@@ -13,10 +13,12 @@ from ditq.cli.progress import Progress
 from ditq.core.errors import UserError
 from ditq.models.base import TextToImage
 from ditq.models.cost import parameter_count
+from ditq.notebook.arguments import names_arguments
 from ditq.notebook.pictures import Pictures
 from ditq.sampling.generate import Settings, generate, settings_for
 
 
+@names_arguments
 def load(
     name: str = "mini",
     path: str | Path | None = None,
@@ -44,6 +46,7 @@ class Model:
         """What it is called in commands and files."""
         return self.inner.name
 
+    @names_arguments
     def generate(
         self,
         prompts: str | Sequence[str],

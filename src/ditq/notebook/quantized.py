@@ -13,6 +13,7 @@ from ditq.core.files import remove
 from ditq.core.recipe import Recipe, read_recipe
 from ditq.evaluation import size_of
 from ditq.models.base import TextToImage
+from ditq.notebook.arguments import names_arguments
 from ditq.notebook.calibration import CalibrationData
 from ditq.notebook.model import Model, inner_of
 from ditq.notebook.pictures import table
@@ -77,6 +78,7 @@ class QuantizedModel(Model):
         return table([("quantized model", ""), *self._facts()])
 
 
+@names_arguments
 def quantize(
     model: "Model | TextToImage",
     recipe: str | Path | Recipe,
@@ -116,6 +118,7 @@ def quantize(
     return QuantizedModel(inner, replace(made, meta=dict(made.meta)))
 
 
+@names_arguments
 def open_checkpoint(
     folder: str | Path,
     path: str | Path | None = None,
