@@ -98,6 +98,7 @@ def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, fails, tmp_path):
     [
         ([], "prompts: got none"),
         (["a fox", " "], "an empty prompt"),
+        (["\u200b\ufeff"], "an empty prompt"),
         (["a fox", "--prompts-file", "nowhere.txt"], "nowhere.txt: got no such file"),
         (["a fox", "--size", "130"], "a multiple of 16"),
         (["a fox", "--size", "wide"], "pixels, such as 512, or WIDTHxHEIGHT"),

@@ -1,6 +1,8 @@
 """quantize, its script and quantize_qronos, from recorded pictures to a folder that draws; samples side by side."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from ditq.cli import (
 )
 from ditq.core.files import read_image, read_json
 from tests.cli.conftest import QUICK
+from tests.house.checker import ROOT
 
 
 def test_script_writes_a_checkpoint_with_activation_grids(quantized):
@@ -70,6 +73,27 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_
         + ["--out", str(tmp_path / "samples")]
     )
     assert "1 prompt, median PSNR" in capsys.readouterr().out
+
+
+def test_a_run_that_is_going_on_is_told_as_that(fails, calibration, tmp_path):
+    out = tmp_path / "out"
+    (out / "work").mkdir(parents=True)
+    (out / "work" / "plan.json").write_text("{}")
+    held = [sys.executable, "-c", HOLDS, str(out)]
+    with subprocess.Popen(held, stdout=subprocess.PIPE, stdin=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        argv = ["--recipe", "w8a8", "--calib", calibration, "--out", out]
+        assert f"process {other.pid}" in fails(quantize.main, *argv)
+        other.communicate(b"\n")
+
+
+HOLDS = """
+import sys, src
+from ditq.core.files import lock
+with lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,23 @@ def test_a_run_that_fails_takes_its_plan_away_only_before_anything_is_finished(t
     assert sorted(os.listdir(tmp_path / "something")) == ["plan.json", "samples"]
     with begun(tmp_path / "something", "plan.json", ("samples",)):
         assert not (tmp_path / "something" / "samples").exists()
+
+
+def test_ctrl_c_while_a_step_is_importing_is_silent():
+    code = (
+        "import signal, sys; sys.argv[0] = '-m'; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "import src; signal.raise_signal(signal.SIGINT)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_ctrl_c_is_heard_while_a_command_runs():
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(lambda: signal.raise_signal(signal.SIGINT))
+        assert ended.value.code == 130 and signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from ditq.cli import values
 from ditq.core.errors import UserError
+from ditq.core.files import lock
 from ditq.core.spec import GROUP_SIZES
 from ditq.models import MODELS
 from ditq.sampling.schedules import PROCESSES
@@ -210,11 +211,14 @@ def refuse_overwriting(path: Path, args: argparse.Namespace, resume: bool = Fals
         raise UserError(str(path), got="a file from an earlier run", remedy=f"use {ways} or another place")
 
 
-def refuse_begun(plan: Path, args: argparse.Namespace) -> None:
+def refuse_begun(plan: Path, args: argparse.Namespace, folder: Path | None = None) -> None:
     """Raises UserError when a run began a folder with this plan, and the user gave neither --resume nor --force.
 
     The run itself would say the same (`core.plan.begin`), but --dry-run shall say it too, and before a model is loaded.
+    A run that is still going on in `folder` (None: the plan's own) is told as that.
     """
     if plan.exists() and not (args.force or args.resume):
+        with lock(folder or plan.parent):
+            pass
         remedy = "use --resume, --force or another place"
         raise UserError(str(plan.parent), got="files of an earlier run", remedy=remedy)

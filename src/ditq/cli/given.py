@@ -96,6 +96,6 @@ def prompts_from(
         prompts += prompts_in(args.prompts_file)
     if not prompts:
         raise UserError("prompts", got="none", remedy=remedy)
-    if any(not prompt.strip() for prompt in prompts):
+    if any(not any(letter.isprintable() and not letter.isspace() for letter in prompt) for prompt in prompts):
         raise UserError("prompts", got="an empty prompt", expected="words")
     return prompts

@@ -134,7 +134,7 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     activation_method(recipe)
     check_storable(model.skeleton(), recipe)
     told = forecast(model, recipe, cache_meta(model, images, amounts.cache))
-    refuse_begun(args.out / WORK / "plan.json", args)
+    refuse_begun(args.out / WORK / "plan.json", args, args.out)
     there = bytes_in(args.out) if args.resume or args.force else 0
     needed = told.cache + told.codes + told.checkpoint - there
     check_space(args.out, needed, "use a greater --stride or another --out")

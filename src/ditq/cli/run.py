@@ -96,7 +96,8 @@ def machine_error(error: BaseException) -> UserError | None:
 def _ending_signals() -> Iterator[None]:
     """Lets SIGTERM and SIGHUP end a command as Ctrl-C does, so that temporary files are removed.
 
-    A signal that somebody ignores (nohup) or handles stays so.
+    A signal that somebody ignores (nohup) or handles stays so; Ctrl-C is heard again where a step left it to the system
+    while it was importing.
     """
 
     def end(number: int, frame: object) -> NoReturn:
@@ -106,6 +107,9 @@ def _ending_signals() -> Iterator[None]:
     mine = [number for number in SIGNALS if main and signal.getsignal(number) is signal.SIG_DFL]
     for number in mine:
         signal.signal(number, end)
+    if main and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        mine.append(signal.SIGINT)
     try:
         yield
     finally:
