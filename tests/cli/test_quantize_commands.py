@@ -75,6 +75,11 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_
     assert "1 prompt, median PSNR" in capsys.readouterr().out
 
 
+def test_a_checkpoint_has_a_folder_of_its_own(fails, calibration):
+    argv = ["--recipe", "w8a8", "--calib", calibration, "--out", calibration]
+    assert "--out: got the folder of the calibration data" in fails(quantize.main, *argv)
+
+
 def test_a_run_that_is_going_on_is_told_as_that(fails, calibration, tmp_path):
     out = tmp_path / "out"
     (out / "work").mkdir(parents=True)

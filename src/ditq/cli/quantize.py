@@ -126,6 +126,8 @@ def list_presets(args: argparse.Namespace) -> None:
 def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     """Writes the checkpoint of a recipe and prints how good it is, or with --dry-run what it will take."""
     images = read_images(args.calib_dir)
+    if args.out.resolve() == args.calib_dir.resolve():
+        raise UserError("--out", got="the folder of the calibration data", expected="one of its own")
     model = model_from(args)
     if args.blocks is not None:
         anatomy = model.skeleton().anatomy
