@@ -16,7 +16,7 @@ from ditq.sampling.generate import Settings, settings_for
 def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage:
     """The model that the flags name, or the one called `name`, loaded as they say."""
     dtype = getattr(args, "dtype", None)
-    name = name or str(args.model)
+    name = str(args.model) if name is None else name
     if name.startswith("mini"):
         without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
     path = args.model_path

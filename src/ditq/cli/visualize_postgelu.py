@@ -118,7 +118,13 @@ def show(args: argparse.Namespace) -> None:
         say(json.dumps(found))
         return
     say("\n".join([_table(rows), LEGEND, *found["conclusions"]]))
-    say(f"{written[2]} figures, verdict.json, summary.md{', index.html' if args.html else ''}: {args.out}")
+    page_too = ", index.html" if args.html else ""
+    left_out = (
+        ""
+        if args.layers or len(drawn) == len(rows)
+        else f"; {len(drawn)} of {len(rows)} layers drawn: --layers"
+    )
+    say(f"{written[2]} figures, verdict.json, summary.md{page_too}: {args.out}{left_out}")
 
 
 def _draw(
