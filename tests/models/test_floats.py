@@ -31,7 +31,8 @@ def nearest(values: np.ndarray, table: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", TABLES)
 def test_every_byte_is_decoded_as_the_format_says(tmp_path, dtype):
     path = write_stored(tmp_path / "a.safetensors", {"w": (dtype, BYTES), "half": np.float16([1.5])})
-    weights = read_tensors(path)
+    weights, float8 = read_tensors(path)
+    assert float8 == {"w"}
     assert weights["w"].dtype == mx.float16 and weights["half"].tolist() == [1.5]
     assert np.array_equal(np.array(weights["w"].astype(mx.float32)), TABLES[dtype], equal_nan=True)
 
@@ -119,17 +120,79 @@ def test_minis_reader_decodes_and_refuses_too(tmp_path):
     key = "text_encoder.position.weight"
     weights, metadata = mx.load(str(WEIGHTS), return_metadata=True)
     bits = mx.to_fp8(weights[key])
-    scaled = weights | {key: bits.astype(mx.float16)}
     mx.save_safetensors(str(tmp_path / "int.safetensors"), weights | {key: bits}, metadata)
     with pytest.raises(
         UserError, match=r"int\.safetensors \(text_encoder\): got 1 not floating-point: position\.weight"
     ):
         load("mini", tmp_path / "int.safetensors").encode(["a fox"])
-    scaled = weights | {"text_encoder.position.scale_weight": mx.array([2.0])}
-    mx.save_safetensors(str(tmp_path / "scaled.safetensors"), scaled, metadata)
-    doubled = weights | {key: weights[key] * 2}
-    mx.save_safetensors(str(tmp_path / "doubled.safetensors"), doubled, metadata)
-    one, other = (
-        load("mini", tmp_path / f"{name}.safetensors").encode(["a fox"]) for name in ("scaled", "doubled")
+    rounded = weights | {key: mx.from_fp8(bits, dtype=mx.float16)}
+    one = weights | {"text_encoder.position.scale_weight": mx.array([1.0])}
+    mx.save_safetensors(str(tmp_path / "scaled.safetensors"), one, metadata)
+    assert mx.array_equal(
+        load("mini", tmp_path / "scaled.safetensors").encode(["a fox"]).tokens,
+        load("mini").encode(["a fox"]).tokens,
     )
-    assert mx.array_equal(one.tokens, other.tokens)
+    two = rounded | {"text_encoder.position.scale_weight": mx.array([2.0])}
+    mx.save_safetensors(str(tmp_path / "scaled.safetensors"), two, metadata)
+    with pytest.raises(
+        UserError, match=r"position\.scale_weight: got a scale of 2 for a weight that is not in float8"
+    ):
+        load("mini", tmp_path / "scaled.safetensors").encode(["a fox"])
+
+
+SCALES = {
+    "zero": (
+        "x.scale_weight",
+        np.float32([0]),
+        "x.scale_weight: got a scale of 0; expected a finite number above 0",
+    ),
+    "negative": (
+        "x.weight_scale",
+        np.float32([1, -2]),
+        "x.weight_scale: got a scale of -2; expected a finite",
+    ),
+    "nan": ("x.weight_scale", np.float32([np.nan]), "x.weight_scale: got a scale of nan; expected a finite"),
+    "infinite": (
+        "x.weight_scale",
+        np.float32([np.inf]),
+        "x.weight_scale: got a scale of inf; expected a finite",
+    ),
+    "three rows": ("x.scale_weight", np.ones(3, np.float32), r"x.scale_weight: got a scale of shape \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("case", SCALES)
+def test_a_scale_is_positive_and_finite(tmp_path, case):
+    key, scale, told = SCALES[case]
+    stored = {"x.weight": ("F8_E4M3", BYTES[:8].reshape(2, 4)), key: scale}
+    path = write_stored(tmp_path / "a.safetensors", stored)
+    with pytest.raises(UserError, match=rf"a\.safetensors: {told}"):
+        read_weights(path)
+
+
+def test_two_scales_of_one_matrix_are_refused(tmp_path):
+    stored = {
+        "x.weight": ("F8_E4M3", BYTES[:8].reshape(2, 4)),
+        "x.scale_weight": np.float32([0.5]),
+        "x.weight_scale": np.float32([0.5]),
+    }
+    path = write_stored(tmp_path / "a.safetensors", stored)
+    with pytest.raises(
+        UserError, match="got both x.scale_weight and x.weight_scale; expected one scale of x.weight"
+    ):
+        read_weights(path)
+
+
+def test_a_matrix_whose_scale_is_missing_is_named(tmp_path):
+    float8, marker = ("F8_E4M3", BYTES[:8].reshape(2, 4)), ("F8_E4M3", np.zeros(2, np.uint8))
+    stored = {"module.a.x.weight": float8, "module.a.shared.weight": float8, "module.b.x.weight": float8}
+    plain = read_weights(write_stored(tmp_path / "a.safetensors", stored))
+    other = read_weights(write_stored(tmp_path / "a.safetensors", stored | {"module.c.scaled_fp8": marker}))
+    assert plain.keys() == other.keys() == {"a.x.weight", "a.shared.weight", "b.x.weight"}
+    described = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
+    for mark in ({"module.a.scaled_fp8": marker}, {"module.a.x.comfy_quant": described}):
+        path = write_stored(tmp_path / "a.safetensors", stored | mark)
+        with pytest.raises(
+            UserError, match=r"a\.safetensors: a\.x\.weight: got a float8 matrix without its scale"
+        ):
+            read_weights(path)

@@ -26,16 +26,20 @@ def read_weights(path: str | Path) -> Weights:
     """
     files, promised = weight_files(path)
     tensors: dict[str, mx.array] = {}
+    float8: set[str] = set()
     for file in files:
-        part = read_tensors(file)
+        part, in_float8 = read_tensors(file)
         if twice := _in_order(tensors.keys() & part.keys()):
             raise UserError(str(file), got=f"{some(twice)} again", expected="each key in one shard alone")
         tensors |= part
+        float8 |= in_float8
     if absent := _in_order(promised - tensors.keys()):
         raise UserError(
             str(path), got=f"shards without {some(absent)}", remedy="copy or download the shards again"
         )
-    return scaled(unwrapped(tensors, str(path)), str(path))
+    stored = unwrapped({key: (value, key in float8) for key, value in tensors.items()}, str(path))
+    weights = {key: value for key, (value, _) in stored.items()}
+    return scaled(weights, {key for key, (_, is_float8) in stored.items() if is_float8}, str(path))
 
 
 def load_weights_into(
