@@ -228,3 +228,12 @@ def test_bad_settings_are_named():
     for wrong in ({"iterations": -1}, {"warmup": 1.5}, {"drop": float("nan")}, {"batch_size": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             AdaRound(**wrong)
+
+
+@pytest.mark.parametrize("drop", [0, 1])
+def test_whole_numbers_serve_as_shares(drop):
+    problem = layer_problem(normal(4, 8), normal(12, 8), Spec(4))
+    errors = [
+        AdaRound(iterations=3, drop=kind(drop)).quantize(problem).report["error"] for kind in (int, float)
+    ]
+    assert errors[0] == errors[1]

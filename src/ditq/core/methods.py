@@ -13,8 +13,8 @@ M = TypeVar("M")
 def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> M:
     """The method called `name` with these of its fields; the others keep their defaults.
 
-    Raises UserError, whose message begins with `where`, for an unknown name or field, and for a value of another type
-    than the field's default.
+    Whole numbers become floats where the default is one, so that JSON's 1 is 1.0. Raises UserError, whose message
+    begins with `where`, for an unknown name or field, and for a value of another type than the field's default.
     """
     if name not in methods:
         raise UserError(where, got=name, expected=f"float or one of {', '.join(methods)}")
@@ -29,7 +29,7 @@ def built(methods: Mapping[str, type[M]], name: str, given: Any, where: str) -> 
             expected = f"a value like its default, {_default(known[field])!r}"
             raise UserError(f"{where}: {name}: {field}", got=repr(value), expected=expected)
     try:
-        return made(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
+        return made(**{key: _as_default(value, _default(known[key])) for key, value in given.items()})
     except UserError as error:
         what = f"{where}: {name}: {error.what}"
         raise UserError(what, got=error.got, expected=error.expected, remedy=error.remedy) from error
@@ -57,8 +57,20 @@ def _fits(value: Any, field: Field) -> bool:
         return "float" in str(field.type)
     if isinstance(default, tuple):
         one = isinstance(value, float | int) and "float" in str(field.type)
-        return one or (isinstance(value, list | tuple) and all(isinstance(v, float | int) for v in value))
+        return one or (isinstance(value, list | tuple) and all(map(_is_number, value)))
     return isinstance(value, type(default))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _as_default(value: Any, default: Any) -> Any:
+    """A value that fits, lists as tuples and whole numbers as floats where the default holds these."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_default(entry, default) for entry in value)
+    kinds = {type(entry) for entry in default} if isinstance(default, tuple) else {type(default)}
+    return float(value) if _is_number(value) and kinds == {float} else value
 
 
 def _finite(value: Any) -> bool:

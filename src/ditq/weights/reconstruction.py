@@ -183,7 +183,9 @@ class Reconstruction:
         """Each grid's function, some values of every call left as they are (QDrop)."""
         distinct = list({id(grid): grid for grid in grids.values()}.values())
         keys = mx.random.split(key, len(distinct) + 1)
-        made = {id(grid): _dropping(grid, keys[i], self.settings.drop) for i, grid in enumerate(distinct)}
+        made = {
+            id(grid): _dropping(grid, keys[i], float(self.settings.drop)) for i, grid in enumerate(distinct)
+        }
         return {path: made[id(grid)] for path, grid in grids.items()}
 
     def batch(self, rows: SomeRows) -> tuple[mx.array, BlockState, BlockState, BlockState]:
@@ -200,7 +202,7 @@ class Reconstruction:
 
         def step(learned, rows, carried, quantized, targets, key, *pull):
             mixing, dropping = mx.random.split(key)
-            mixed = _mixed(carried, quantized, mixing, self.settings.drop)
+            mixed = _mixed(carried, quantized, mixing, float(self.settings.drop))
             (_, error), grads = gradient(learned, rows, mixed, targets, dropping, *pull)
             fast, slow = (
                 optimiser.apply_gradients(some, now)

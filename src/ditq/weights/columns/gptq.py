@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from ditq.weights.columns.damping import Ladder, mean_of
+from ditq.weights.columns.damping import Ladder, mean_of, rungs
 
 LADDER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The search starts at the middle one, 0.1; adding a rung moves the start."""
@@ -25,6 +25,9 @@ class GPTQ:
     )
     corrects = False
     title = "GPTQ"
+
+    def __post_init__(self) -> None:
+        rungs(self.damping)
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
         """The mean of the diagonal."""

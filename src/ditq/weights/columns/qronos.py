@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32
 
-from ditq.weights.columns.damping import Ladder
+from ditq.weights.columns.damping import Ladder, rungs
 from ditq.weights.columns.factor import greatest_eigenvalue
 
 LADDER = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
@@ -25,6 +25,9 @@ class Qronos:
     )
     corrects = True
     title = "Qronos"
+
+    def __post_init__(self) -> None:
+        rungs(self.damping)
 
     def unit(self, hessian: Float32[np.ndarray, "in in"]) -> float:
         """The greatest eigenvalue."""
