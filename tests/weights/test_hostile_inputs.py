@@ -105,6 +105,14 @@ def test_a_channel_of_1e18(method):
         ({"damping": float("nan")}, "damping: got nan"),
         ({"damping": float("inf")}, "damping: got inf"),
         ({"damping": []}, r"damping: got \[\]"),
+        ({"damping": True}, "damping: got True"),
+        ({"symmetric": "no"}, "symmetric: got 'no'; expected True or False"),
+        ({"symmetric": None}, "symmetric: got None"),
+        ({"symmetric": 2}, "symmetric: got 2"),
+        ({"act_order": "x"}, "act_order: got 'x'; expected True or False"),
+        ({"search": "x"}, "search: got 'x'; expected True or False"),
+        ({"W": np.ma.masked_greater(np.eye(4, 32), 0.5)}, "fc: weight: got 4 masked values"),
+        ({"X": np.ma.masked_less(np.eye(40, 32), 0.5)}, "fc: inputs: got 1,248 masked values"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -113,6 +121,29 @@ def test_misuse_is_one_clear_error(change, message):
     given = {"W": rng.standard_normal((4, 32)), "X": rng.standard_normal((20, 32)), "name": "fc", **change}
     with pytest.raises(UserError, match=message):
         solve.__wrapped__(**given) if hasattr(solve, "__wrapped__") else solve(**given)
+
+
+@pytest.mark.filterwarnings("error", "ignore:the matrix subclass")
+def test_any_kind_of_numpy_array_gives_what_a_plain_one_does():
+    rng = np.random.default_rng(0)
+    W, X = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 32), (300, 32)))
+    W, X = W[::-1, ::-1], X[:, ::-1]
+    wanted, _ = solve(W.copy(), X.copy())
+    kinds = [(W, X), (np.matrix(W), np.matrix(X)), (np.ma.masked_array(W), np.ma.masked_array(X))]
+    for weight, inputs in kinds:
+        found, _ = solve(weight, inputs)
+        assert type(found.codes) is np.ndarray and np.array_equal(found.codes, wanted.codes)
+
+
+@pytest.mark.parametrize("method", ["gptq", "qronos"])
+@pytest.mark.parametrize("damping", [1e38, 1e300])
+@pytest.mark.parametrize("rows", [40, 300])
+@pytest.mark.filterwarnings("error")
+def test_a_huge_damping_warns_of_nothing(method, damping, rows):
+    rng = np.random.default_rng(0)
+    W, X = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 32), (rows, 32)))
+    solution, report = solve(W, X, method=method, damping=damping)
+    assert np.isfinite(solution.values()).all() and report.error <= report.error_rounding
 
 
 def test_numpy_numbers_are_numbers():

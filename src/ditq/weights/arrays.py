@@ -60,6 +60,9 @@ def solve(
     """
     if method not in SOLVERS:
         raise UserError("method", got=method, expected=f"one of {', '.join(SOLVERS)}")
+    for switch, on in (("symmetric", symmetric), ("act_order", act_order), ("search", search)):
+        if not isinstance(on, bool | np.bool_):
+            raise UserError(switch, got=repr(on), expected="True or False")
     chosen = SOLVERS[method](act_order=act_order, search=search)
     chosen = chosen if damping is None else replace(chosen, damping=rungs(damping))
     spec = _spec(bits, symmetric, group_size)
@@ -97,14 +100,20 @@ def _spec(bits: Any, symmetric: bool, group_size: Any) -> Spec:
 
 
 def _numbers(given: Any, what: str) -> Float32[np.ndarray, "*shape"]:
-    """The array in float32. Raises UserError for what holds no real numbers."""
+    """The array in float32, no stride negative. Raises UserError for masked values and those that are not real."""
     if isinstance(given, mx.array):
         given = np.array(given.astype(mx.float32))
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        got = f"{np.ma.count_masked(given):,} masked values"
+        raise UserError(
+            what, got=got, expected="an array without any", remedy="fill them, or leave their rows out"
+        )
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu":
         kind = given.dtype if isinstance(given, np.ndarray) else type(given).__name__
         raise UserError(what, got=f"{kind}", expected="a NumPy or MLX array of real numbers")
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
-        return given.astype(np.float32, copy=False)
+        numbers = np.asarray(given).astype(np.float32, copy=False)
+    return numbers.copy() if min(numbers.strides, default=0) < 0 else numbers
 
 
 def _rescaled(quantized: QuantizedWeight, exponent: int, name: str) -> QuantizedWeight:

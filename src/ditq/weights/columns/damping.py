@@ -27,12 +27,18 @@ noise of that order."""
 def rungs(ladder: Any) -> tuple[float, ...]:
     """The amounts, rising. Raises UserError unless they are zero or more."""
     try:
-        amounts = tuple(float(amount) for amount in ((ladder,) if np.ndim(ladder) == 0 else ladder))
-    except (TypeError, ValueError):
+        given = (ladder,) if np.ndim(ladder) == 0 else tuple(ladder)
+        amounts = () if any(map(_no_number, given)) else tuple(map(float, given))
+    except (TypeError, ValueError, OverflowError):
         amounts = ()
-    if isinstance(ladder, str) or not amounts or not all(0 <= amount < np.inf for amount in amounts):
+    if not amounts or not all(0 <= amount < np.inf for amount in amounts):
         raise UserError("damping", got=repr(ladder), expected="one or more numbers from 0 on")
     return tuple(sorted(amounts))
+
+
+def _no_number(value: Any) -> bool:
+    """Whether `float` takes it all the same: text, True and False."""
+    return isinstance(value, str | bytes) or np.asarray(value).dtype == bool
 
 
 def best(

@@ -49,6 +49,7 @@ def reorder(matrix: Square, order: Int[np.ndarray, "in"]) -> None:
         matrix[:, tile] = matrix[:, tile].take(order, axis=0)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def cholesky(matrix: Square, added: float = 0.0) -> Factor | None:
     """The factor of a symmetric matrix plus `added` on its diagonal, in the matrix's own precision and memory.
 
