@@ -15,6 +15,8 @@ VARIANTS = ("fp16", "bf16", "", "fp32", "fp8", "non_ema")
 _INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(\.(?P<variant>[\w-]+))?\.json")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(\.(?P<variant>[\w-]+))?")
 _COPY = re.compile(r"(.+?)( ?\(\d+\)| - Copy| copy( \d+)?)")
+_QUANTIZED = ("ditq.quantized_model", "ditq.adaround")
+"""What the config.json of a folder names as its kind that export_checkpoint, quantize or adaround_optimize wrote."""
 _LAYOUT = "a .safetensors file, or all shards of one with their .safetensors.index.json"
 
 
@@ -45,6 +47,7 @@ def weight_files(path: str | Path) -> tuple[list[Path], set[str]]:
     are no checkpoints. Raises UserError that says what is there.
     """
     path = Path(path)
+    check_not_quantized(path)
     files = _chosen(path, _candidates(path)).files if path.is_dir() else (path,)
     if not is_index(files[0]):
         return list(files), set()
@@ -58,6 +61,25 @@ def weight_files(path: str | Path) -> tuple[list[Path], set[str]]:
                 str(shard), got="no such file", expected=expected, remedy="copy or download it again"
             )
     return shards, set(names)
+
+
+def check_not_quantized(path: Path) -> None:
+    """Raises UserError where `path` is a folder that holds a quantized checkpoint of ditq's, whatever its version.
+
+    A config.json that cannot be read is left to whoever needs it.
+    """
+    config = path / "config.json"
+    try:
+        found = read_json(config) if config.is_file() else None
+    except UserError:
+        found = None
+    if isinstance(found, dict) and found.get("kind") in _QUANTIZED:
+        raise UserError(
+            str(path),
+            got="a quantized checkpoint that ditq wrote",
+            expected="the model in floating point",
+            remedy="give this folder to --checkpoint, and to --model-path the model that it was made from",
+        )
 
 
 def headers(path: str | Path) -> dict[str, Tensor]:

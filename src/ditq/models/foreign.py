@@ -37,7 +37,11 @@ _NO_MODELS: tuple[tuple[str, str], ...] = (
     (r"^image_proj(_model)?\.|^ip_adapter\.", "an IP-Adapter: an addition to a model, not a model"),
     (r"\.(qweight|qzeros|wscales|smooth_factor)$", "a checkpoint quantized by GPTQ, AWQ or SVDQuant"),
     (r"\.(absmax|quant_map|SCB|quant_state\..*)$", "a checkpoint quantized by bitsandbytes"),
-    (r"\.scales$", "a checkpoint in MLX's quantized format, not a model in floating point"),
+    (
+        r"\.scales$",
+        "a quantized checkpoint in MLX's format, not a model in floating point; where ditq wrote it, give its folder "
+        "to --checkpoint",
+    ),
 )
 """Patterns of keys that no whole model in floating point has, and what has them."""
 _MODELS: tuple[tuple[str, str], ...] = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ditq.core.errors import UserError
 from ditq.models.diffusionkit.download import downloaded
-from ditq.models.folders import headers
+from ditq.models.folders import check_not_quantized, headers
 
 Download = Callable[[str, str, str], Path]
 """(repository, file, name of the model for messages) -> path of the downloaded file."""
@@ -140,6 +140,7 @@ class Files:
             return self.download(source.repo, source.file, self.name)
         beside = self.path.is_file()
         folder = _snapshot(self.path.parent if beside else self.path)
+        check_not_quantized(folder)
         names = (source.file, *source.local, *folders)
         for name in names:
             if (folder / name).exists():

@@ -15,6 +15,7 @@ from ditq.core.schema import FILLED, checked, within
 from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.folders import weight_files
 from ditq.models.loading import Weights, load_weights_into, read_weights
+from ditq.models.mini.keys import check_keys
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
 from ditq.models.mmdit import MMDiT, MMDiTConfig
@@ -87,6 +88,7 @@ class Mini:
     @cached_property
     def words(self) -> Words:
         """The vocabulary of the weights' file."""
+        _ = self._weights  # a file of something else is told of as what it is
         metadata = read_safetensors(self._file)[1]
         try:
             words = parsed(metadata["words"])
@@ -99,7 +101,11 @@ class Mini:
 
     @cached_property
     def _weights(self) -> Weights:
-        return read_weights(self._file)
+        weights = read_weights(self._file)
+        encoder = TextEncoder(1, 1, 1)
+        networks = {"transformer.": self.skeleton(), "text_encoder.": encoder, "decoder.": Decoder()}
+        check_keys(weights, networks, str(self._file))
+        return weights
 
     @cached_property
     def _file(self) -> Path:
