@@ -4,7 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ditq.calibration import ImageRecipe, check_network, collect_images, read_images
+from ditq.calibration import ImageRecipe, check_network, collect_images, manifest, read_images
+from ditq.cli import values
 from ditq.core import files
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_npz, write_json, write_npz
@@ -52,6 +53,7 @@ NAN = np.full((1, 8, 8, 16), np.nan, np.float16)
         ({"image_id": np.float32(1)}, "image_id: got float32"),
         ({"sigma": np.float32(0.9)}, "sigma: got 0.9; expected .* as in the manifest at step 2"),
         ({"timestep": np.float32(np.nan)}, "timestep: got 1 of 1 values that are not finite"),
+        ({"x": np.zeros((1, 8, 8, 16), np.float16)}, "0001_002.npz: x: got other values than were recorded"),
     ],
 )  # fmt: skip
 def test_what_a_sample_must_not_be_is_told_with_its_file(folder, arrays, message):
@@ -67,6 +69,7 @@ def test_what_a_sample_must_not_be_is_told_with_its_file(folder, arrays, message
 
 def test_older_folders_are_held_against_the_pictures_sides_and_each_other(folder):
     (folder / "network.json").unlink()
+    (folder / "digests.json").unlink()
     images = read_images(folder)
     assert images.drawn_by is None and images.latents([0, 1, 2], 1).shape == (3, 8, 8, 16)
     changed(folder / "samples" / "0001_001.npz", x=np.zeros((1, 8, 4, 16), np.float16))
@@ -136,6 +139,21 @@ def test_the_version_that_began_a_folder_does_not_count(folder):
         ("height", 64.0, "manifest.json: height: got 64.0; expected a whole number"),
         ("cfg_weight", "3", "manifest.json: cfg_weight: got '3'; expected a finite number"),
         ("noise", "pink", "manifest.json: noise: got pink; expected"),
+        ("cfg_weight", -1, "manifest.json: cfg_weight: got -1; expected a finite number from 0 to 1000"),
+        ("cfg_weight", 1e9, "manifest.json: cfg_weight: got 1000000000.0"),
+        ("shift", 0, "manifest.json: shift: got 0; expected a finite number from 0.001 to 1000"),
+        ("batch_size", 0, "manifest.json: batch_size: got 0"),
+        ("seed", -1, "manifest.json: seed: got -1"),
+        ("seed", 1, r"manifest.json: seeds\[0\]: got 0; expected 1: the seeds count up from 1"),
+        ("seeds", [0, 0, 1], r"manifest.json: seeds\[1\]: got 0; expected 1"),
+        ("schedule", "x", "manifest.json: schedule: got 'x'; expected uniform or diffusionkit"),
+        ("sampler", "x", "manifest.json: sampler: got 'x'; expected euler"),
+        (
+            "shift",
+            1,
+            r"manifest.json: sigmas\[1\]: got .*; expected .* schedule uniform, shift 1 and num_steps",
+        ),
+        ("sigmas", [1.0, 0.8, 0.6, 0.0], r"manifest.json: sigmas\[1\]: got 0.8; expected 0.857"),
     ],
 )
 def test_a_manifest_is_held_against_its_shape(folder, field, value, message):
@@ -156,3 +174,48 @@ def test_conditioning_is_held_against_its_tokens(folder):
         write_npz(path, {**whole, **arrays})
         with pytest.raises(UserError, match=message):
             read_images(folder)
+
+
+def swapped(array):
+    return array[[1, 0, *range(2, len(array))]]
+
+
+@pytest.mark.parametrize("change", [lambda a: a * 10, swapped])
+def test_other_conditioning_is_told_and_made_again(folder, change):
+    path = folder / "conditioning.npz"
+    data, whole = path.read_bytes(), read_npz(path)
+    write_npz(path, {**whole, "tokens": change(whole["tokens"]).astype(np.float32)})
+    with pytest.raises(UserError, match="conditioning.npz: got other values than were recorded.*--resume"):
+        read_images(folder)
+    assert collect(folder, resume=True) == 0 and path.read_bytes() == data
+    read_images(folder)
+
+
+@pytest.mark.parametrize("factor", [0, 100])
+def test_other_samples_are_told_unless_an_older_release_wrote_them(folder, factor):
+    path = folder / "samples" / "0001_001.npz"
+    x = read_npz(path)["x"]
+    changed(path, x=(x * np.float32(factor)).astype(np.float16))
+    with pytest.raises(UserError, match="0001_001.npz: x: got other values .* as in digests.json; remove"):
+        read_images(folder).latents([1], 1)
+    digests = read_json(folder / "digests.json")
+    write_json(folder / "digests.json", {**digests, "samples": {"0": digests["samples"]["0"]}})
+    assert read_images(folder).latents([1], 1).shape == x.shape
+    write_json(folder / "digests.json", {**digests, "samples": {"0": "x"}})
+    with pytest.raises(UserError, match="digests.json: samples: 0: got 'x'; expected a list of texts"):
+        read_images(folder)
+
+
+def test_settings_that_could_not_be_read_are_refused_before_anything_is_drawn(tmp_path):
+    model = Small()
+    recipe = ImageRecipe(num_images=1, seed=-1)
+    with pytest.raises(UserError, match=r"seeds\[0\]: got -1"):
+        collect_images(model, PROMPTS, recipe, settings_for(model, steps=3), tmp_path / "data")
+    assert not model.loads and not (tmp_path / "data").exists()
+
+
+def test_manifests_have_the_bounds_of_the_flags():
+    names = {name: f"--{name.replace('_', '-')}" for name in manifest.BOUNDS}
+    assert {names[name]: manifest.BOUNDS[name] for name in names} == {
+        flag: values.BOUNDS.get(flag, (1, values.MOST)) for flag in names.values()
+    } | {"--num-steps": values.BOUNDS["--steps"]}

@@ -11,7 +11,8 @@ from ditq.calibration.image_set import (
     replay,
     replay_inputs,
 )
-from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images, read_manifest
+from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images
+from ditq.calibration.manifest import read_manifest
 from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
 from ditq.calibration.prompts import default_prompts, prompt_lines, varied_prompts

@@ -1,7 +1,7 @@
 """Reading a folder of calibration pictures back: every recorded latent, with what the model was given beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,11 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32
 
+from ditq.calibration.digests import Digests, check_digest, read_digests
 from ditq.calibration.drawn_by import NAME, DrawnBy, check_weights, read_drawn_by
-from ditq.calibration.images import read_manifest
-from ditq.calibration.samples import MADE_BY, read_sample, sample_file
-from ditq.calibration.stored import check_array, made_again_by
+from ditq.calibration.manifest import read_manifest
+from ditq.calibration.samples import read_sample, sample_file
+from ditq.calibration.stored import MADE_BY, check_array, made_again_by
 from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz
@@ -30,6 +31,8 @@ class ImageSet:
     """One row per prompt that was given, in the pictures' order; the last is the negative."""
     drawn_by: DrawnBy | None = None
     """The network that drew them; None where an older release did not say."""
+    digests: Digests = field(default_factory=Digests)
+    """Of what was written, where it says."""
 
     @property
     def sigmas(self) -> list[float]:
@@ -74,7 +77,8 @@ class ImageSet:
 
     def _latent(self, image: int, step: int) -> np.ndarray:
         shape = None if self.drawn_by is None else self.drawn_by.latents
-        return read_sample(self.folder, self.manifest, image, step, shape).astype(np.float32)
+        digest = self.digests.sample(image, step)
+        return read_sample(self.folder, self.manifest, image, step, shape, digest).astype(np.float32)
 
 
 def read_images(folder: Path) -> ImageSet:
@@ -83,7 +87,7 @@ def read_images(folder: Path) -> ImageSet:
     path = folder / "conditioning.npz"
     with made_again_by(MADE_BY):
         arrays = read_npz(path)
-    known = [field.name for field in fields(Conditioning)]
+    known = [one.name for one in fields(Conditioning)]
     with made_again_by(MADE_BY):
         for name, array in arrays.items():
             check_array(path, name, array, (None,) * max(1, array.ndim), "float32")
@@ -105,8 +109,11 @@ def read_images(folder: Path) -> ImageSet:
             got=f"{given + 1} rows",
             expected="one per prompt that the pictures repeat, and the negative",
         )
+    digests = read_digests(folder)
+    with made_again_by(MADE_BY):
+        check_digest(str(path), arrays, digests.conditioning)
     ordered = {name: mx.array(arrays[name]) for name in known if name in arrays}
-    return ImageSet(folder, manifest, Conditioning(**ordered), read_drawn_by(folder))
+    return ImageSet(folder, manifest, Conditioning(**ordered), read_drawn_by(folder), digests)
 
 
 def check_network(images: ImageSet, network: Network) -> None:

@@ -7,47 +7,39 @@ samples/{image:04d}_{step:03d}.npz  x (1, height, width, channels) float16, time
 images/{image:04d}.png            the picture, for the eye
 latents/{image:04d}.npy           the final latents, float16
 network.json                      dtype and digest of the network's weights, shape of the latents
+digests.json                      digests of the conditioning and of each sample's x, as they were written
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 import ditq
 from ditq.calibration import drawn_by
-from ditq.calibration.samples import MADE_BY, read_sample, sample_file
+from ditq.calibration.digests import (
+    NAME,
+    Digests,
+    check_digest,
+    note_conditioning,
+    note_samples,
+    read_digests,
+)
+from ditq.calibration.manifest import KIND, VERSION, check_manifest
+from ditq.calibration.samples import read_sample, sample_file
 from ditq.calibration.stored import check_array
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_image, read_npy, read_npz, read_stored_json, write_npy, write_npz, write_png
-from ditq.core.remedies import command
-from ditq.core.schema import FILLED, at_least, checked
+from ditq.core.files import read_image, read_npy, read_npz, write_npy, write_npz, write_png
 from ditq.models.base import TextToImage
 from ditq.sampling.generate import Settings
-from ditq.sampling.schedules import PROCESSES
 
-KIND, VERSION = "ditq.calibration_images", 1
-CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents", drawn_by.NAME)
+CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents", drawn_by.NAME, NAME)
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
-
-
-class Manifest(TypedDict):
-    """What every reader of manifest.json needs."""
-
-    model: str
-    num_images: Annotated[int, at_least(1)]
-    num_steps: Annotated[int, at_least(1)]
-    cfg_weight: float
-    height: Annotated[int, at_least(1)]
-    width: Annotated[int, at_least(1)]
-    prompts: Annotated[list[str], FILLED]
-    seeds: list[int]
-    sigmas: Annotated[list[float], FILLED]
 
 
 @dataclass(frozen=True)
@@ -82,17 +74,20 @@ def collect_images(
     distinct = list(prompts)[: recipe.num_images]
     rows = [i % len(distinct) for i in range(recipe.num_images)]
     manifest = _manifest(model, [distinct[row] for row in rows], recipe, settings)
+    check_manifest(manifest, folder / "manifest.json")
     new = not (folder / "manifest.json").exists()
     plan.begin(folder / "manifest.json", manifest, resume)
+    known = read_digests(folder)
     shape = settings.latent_shape(model.geometry)
-    todo = list(range(recipe.num_images)) if new else _unfinished(folder, recipe, manifest, shape)
-    encoded = not todo and _encoded(folder, len(distinct) + 1)
+    todo = list(range(recipe.num_images)) if new else _unfinished(folder, recipe, manifest, shape, known)
+    encoded = not todo and _encoded(folder, len(distinct) + 1, known)
     conditioning = None if encoded else model.encode([*distinct, settings.negative])
     drawn_by.begin(folder, model.network(), shape, new)
     on_step((recipe.num_images - len(todo)) * settings.steps)
     if conditioning is None:
         return 0
     arrays = {name: np.array(array, np.float32) for name, array in conditioning.arrays.items()}
+    note_conditioning(folder, arrays)
     write_npz(folder / "conditioning.npz", arrays)
     if not todo:
         return 0
@@ -109,26 +104,6 @@ def collect_images(
     for start, batch in zip(range(0, len(todo), recipe.batch_size), batches, strict=True):
         _write_batch(model, folder, todo[start : start + recipe.batch_size], batch, settings)
     return len(todo)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a calibration folder. Raises UserError when the folder holds none, or another kind of file."""
-    path = folder / "manifest.json"
-    if not path.exists():
-        made_by = command("generate_calibration_data", "--model", "mini", "--calib-dir", folder)
-        remedy = f"record it (here with mini): {made_by}"
-        raise UserError(str(path), got="no such file", expected="a folder of calibration data", remedy=remedy)
-    manifest = read_stored_json(path, KIND, VERSION, MADE_BY)
-    checked(manifest, Manifest, str(path))
-    for name, wanted in (("prompts", "num_images"), ("seeds", "num_images"), ("sigmas", "num_steps")):
-        count = manifest[wanted] + (name == "sigmas")
-        if len(manifest[name]) != count:
-            got, expected = f"{len(manifest[name])} entries", f"{count}, as its {wanted} say"
-            raise UserError(f"{path}: {name}", got=got, expected=expected)
-    noise = manifest.get("noise", "rectified-flow")
-    if noise not in list(PROCESSES):
-        raise UserError(f"{path}: noise", got=noise, expected=" or ".join(PROCESSES))
-    return manifest
 
 
 def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:
@@ -148,34 +123,37 @@ def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, setti
 
 
 def _unfinished(
-    folder: Path, recipe: ImageRecipe, manifest: dict[str, Any], shape: tuple[int, int, int]
+    folder: Path, recipe: ImageRecipe, manifest: dict[str, Any], shape: tuple[int, int, int], known: Digests
 ) -> list[int]:
     """The pictures of every batch of which a file is missing, cut off, or not what it must be."""
     todo = []
     for start in range(0, recipe.num_images, recipe.batch_size):
         batch = range(start, min(start + recipe.batch_size, recipe.num_images))
-        if not all(_whole(folder, image, manifest, shape) for image in batch):
+        if not all(_whole(folder, image, manifest, shape, known) for image in batch):
             todo += batch
     return todo
 
 
-def _whole(folder: Path, image: int, manifest: dict[str, Any], shape: tuple[int, int, int]) -> bool:
+def _whole(
+    folder: Path, image: int, manifest: dict[str, Any], shape: tuple[int, int, int], known: Digests
+) -> bool:
     """Whether all files of a picture can be read and are as they must be."""
     path = folder / "latents" / f"{image:04d}.npy"
     try:
         picture, _ = read_image(folder / "images" / f"{image:04d}.png")
         check_array(path, "latents", read_npy(path), shape, "float16")
         for step in range(manifest["num_steps"]):
-            read_sample(folder, manifest, image, step, shape)
+            read_sample(folder, manifest, image, step, shape, known.sample(image, step))
     except UserError:
         return False
     return picture.shape[:2] == (manifest["height"], manifest["width"])
 
 
-def _encoded(folder: Path, rows: int) -> bool:
+def _encoded(folder: Path, rows: int, known: Digests) -> bool:
     """Whether what the text encoders said of the prompts is there."""
     try:
         arrays = read_npz(folder / "conditioning.npz")
+        check_digest("conditioning.npz", arrays, known.conditioning)
     except UserError:
         return False
     return "tokens" in arrays and all(array.ndim and len(array) == rows for array in arrays.values())
@@ -187,10 +165,11 @@ def _write_batch(
     pictures = model.decode(mx.array(batch.final))
     sigmas = settings.sigmas.astype(np.float32)
     timesteps = settings.process.timesteps(sigmas)
+    note_samples(folder, {image: list(_halves(xs)) for image, xs in zip(images, batch.x, strict=True)})
     for image, xs, final, picture in zip(images, batch.x, batch.final, pictures, strict=True):
-        for step, x in enumerate(xs):
+        for step, x in enumerate(_halves(xs)):
             sample = {
-                "x": x[None].astype(np.float16),
+                "x": x,
                 "timestep": timesteps[step],
                 "sigma": sigmas[step],
                 "step_index": np.int32(step),
@@ -199,3 +178,8 @@ def _write_batch(
             write_npz(sample_file(folder / "samples", image, step), sample)
         write_npy(folder / "latents" / f"{image:04d}.npy", final.astype(np.float16))
         write_png(folder / "images" / f"{image:04d}.png", picture)
+
+
+def _halves(xs: np.ndarray) -> Iterator[np.ndarray]:
+    """x at each step as its sample holds it."""
+    return (x[None].astype(np.float16) for x in xs)

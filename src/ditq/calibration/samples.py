@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
-from ditq.calibration.stored import check_array, check_place, made_again_by
+from ditq.calibration.digests import check_digest
+from ditq.calibration.stored import MADE_BY, check_array, check_place, made_again_by
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz
 from ditq.sampling.schedules import noise_of
 
-MADE_BY = "generate_calibration_data"
 HELD = ("x", "timestep", "sigma", "step_index", "image_id")
 """The arrays of a sample."""
 
@@ -28,12 +28,18 @@ def missing_samples(folder: Path, samples: Sequence[tuple[int, int]]) -> list[tu
 
 
 def read_sample(
-    folder: Path, manifest: Mapping[str, Any], image: int, step: int, shape: Sequence[int] | None
+    folder: Path,
+    manifest: Mapping[str, Any],
+    image: int,
+    step: int,
+    shape: Sequence[int] | None,
+    digest: str | None = None,
 ) -> Float16[np.ndarray, "1 height width channels"]:
-    """x of one picture at one step of the calibration data in `folder`; `shape` is that of latents, where it is known.
+    """x of one picture at one step of the calibration data in `folder`; `shape` is that of latents, and `digest` what
+    digests.json says of it, where they are known.
 
     Raises UserError, naming file and array, for a sample that is missing, cut off, of another picture or step, or whose
-    shape, dtype or numbers are not those of the manifest.
+    shape, dtype or numbers are not those of the manifest or of the digest.
     """
     path = sample_file(folder / "samples", image, step)
     with made_again_by(MADE_BY):
@@ -48,6 +54,7 @@ def read_sample(
         wanted = (1, *((None, None, None) if shape is None else shape))
         check_array(path, "x", x, wanted, "float16", "the folder's network.json" if shape else "")
         _check_side(path, x, manifest)
+        check_digest(f"{path}: x", {"x": x}, digest)
     return x
 
 

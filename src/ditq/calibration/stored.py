@@ -8,6 +8,9 @@ import numpy as np
 
 from ditq.core.errors import UserError
 
+MADE_BY = "generate_calibration_data"
+"""The step that makes folders of calibration pictures."""
+
 
 @contextmanager
 def made_again_by(step: str) -> Iterator[None]:
