@@ -125,16 +125,14 @@ def test_nothing_is_said_to_a_stream_that_is_closed(monkeypatch):
 
 def test_a_folder_that_another_process_holds_is_refused(fails, tmp_path):
     code = "import src, sys, time\nfrom ditq.core.files import lock\nwith lock(sys.argv[1]):\n print(1, flush=True)\n"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code + " time.sleep(60)", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
-        err = fails(generate.main, "a fox", "--out", tmp_path)
-        assert f"another run is using (process {holder.pid} " in err and "wait for it" in err
-    finally:
-        holder.kill()
-        holder.wait()
+    argv = [sys.executable, "-c", code + " time.sleep(60)", str(tmp_path)]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+            err = fails(generate.main, "a fox", "--out", tmp_path)
+            assert f"another run is using (process {holder.pid} " in err and "wait for it" in err
+        finally:
+            holder.kill()
     generate.main(["a fox", "--steps", "1", "--out", str(tmp_path), "--json"])  # its lock is stale
 
 

@@ -85,7 +85,8 @@ def _innermost(field: str, got: Any, expected: Any) -> tuple[str, Any, Any]:
     while isinstance(got, Mapping) and isinstance(expected, Mapping):
         differing = [key for key in {**got, **expected} if got.get(key) != expected.get(key)]
         if len(differing) != 1:
-            return field, *({key: side[key] for key in differing if key in side} for side in (got, expected))
+            mine, theirs = ({key: side[key] for key in differing if key in side} for side in (got, expected))
+            return field, mine, theirs
         field, got, expected = f"{field}.{differing[0]}", got.get(differing[0]), expected.get(differing[0])
     return field, got, expected
 
