@@ -1,11 +1,15 @@
 """A quantized model in memory: its weights on their grids and, if there are any, its activation grids."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from ditq.activations import ActivationTable
 from ditq.checkpoint.origin import Origin
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.schema import Limit
+
+ModelName = Annotated[str, Limit("that names a model", bool)]
+"""A model's name in a stored file."""
 
 
 @dataclass(frozen=True)

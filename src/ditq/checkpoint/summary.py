@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ditq import capture
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.mlx_folder.companions import read_smoothing, read_table
 from ditq.checkpoint.mlx_folder.description import layouts_of, network_of, read_config
 
 
@@ -34,8 +35,12 @@ def outline(checkpoint: QuantizedCheckpoint) -> Outline:
 
 
 def outline_of_folder(folder: Path) -> Outline:
-    """The outline of an exported folder, from its config.json alone. Raises UserError for another kind or version."""
+    """The outline of an exported folder, without its weights. Raises UserError for another kind or version.
+
+    The small files beside the weights are checked, so that a dry run refuses what a run would.
+    """
     config = read_config(folder)
+    read_table(folder, config, read_smoothing(folder, config))
     modules = capture.layers(network_of(config, folder))  # lazy: nothing is allocated
     sizes = []
     for path, layout in layouts_of(config, folder).items():

@@ -14,7 +14,7 @@ from ditq.checkpoint import injected, outline_of_folder, read_folder, read_model
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, write_npz
-from tests.checkpoint.mlx_folder.test_folder_refusals import edit_arrays, edit_config
+from tests.checkpoint.mlx_folder.test_folder_refusals import edit_arrays, edit_config, without_digests
 from tests.checkpoint.small import IMAGE, checkpoint, model
 
 FC1, FC2, Q = f"{IMAGE}.mlp.fc1", f"{IMAGE}.mlp.fc2", f"{IMAGE}.attn.q_proj"
@@ -43,6 +43,7 @@ def edit_npz(path, change) -> None:
     arrays = read_npz(path)
     change(arrays)
     write_npz(path, arrays)
+    without_digests(path.parent)
 
 
 def put(name, value):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -103,6 +104,32 @@ def test_an_unfinished_run_is_told(written):
         checkpoints.load(written)
 
 
+@pytest.mark.parametrize("given", ["work", "work/quantized", "work/cache", "."])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_inside_a_run_of_quantize_names_the_one_to_give(tmp_path, monkeypatch, given, finished):
+    work = tmp_path / "out" / "work"
+    (work / "quantized").mkdir(parents=True)
+    (work / "cache").mkdir()
+    (work / "plan.json").write_text('{"model": "small", "recipe": {}, "seed": 0, "amounts": {}}')
+    (work / "quantized" / "plan.json").write_text('{"kind": "ditq.recipe_run", "version": 1, "recipe": {}}')
+    message = "got a run that is not finished; .* finish it: .*quantize --resume"
+    if finished:
+        write_folder(tmp_path / "out", model(), checkpoint(model(), activations=False))
+        message = "got a folder that quantize works in; .* name the folder above: out$"
+    monkeypatch.chdir(tmp_path)
+    if finished and given == ".":
+        checkpoints.load(Path("out"))
+        return
+    with pytest.raises(UserError, match=message):
+        checkpoints.load(Path("out") / given)
+
+
+def test_the_plan_of_another_step_is_no_unfinished_run(tmp_path):
+    (tmp_path / "plan.json").write_text('{"kind": "ditq.evaluation", "model": "small"}')
+    with pytest.raises(UserError, match="got another folder; expected a quantized checkpoint; name the"):
+        checkpoints.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -178,6 +205,7 @@ def test_all_layers_of_the_blocks_are_there(written):
         (lambda c: c.update(bits_a=9), "bits_a: got 9; expected 2 or 3"),
         (lambda c: c.update(bits_a="8"), "bits_a: got '8'"),
         (lambda c: c.update(model=None), "model: got null; expected a text"),
+        (lambda c: c.update(model=""), "model: got ''; expected a text that names a model"),
         (lambda c: c.update(recipe=[]), "recipe: got"),
     ],
 )

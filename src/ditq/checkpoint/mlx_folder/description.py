@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import mlx.core as mx
 
 import ditq
-from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.checkpoint import ModelName, QuantizedCheckpoint
 from ditq.checkpoint.mlx_folder.stored import Layout
 from ditq.checkpoint.origin import Origin
 from ditq.core.errors import UserError
@@ -75,7 +75,7 @@ class GridsEntry(Grids, total=False):
 class Config(TypedDict):
     """config.json."""
 
-    model: str
+    model: ModelName
     model_type: str
     model_config: dict[str, Any]
     quantization: dict[str, Any]
@@ -87,6 +87,7 @@ class WholeConfig(Config, total=False):
 
     activation_quantization: GridsEntry | None
     made_from: Origin
+    files: dict[str, str]
     meta: dict[str, Any]
 
 

@@ -24,6 +24,7 @@ from ditq.activations import ActivationTable
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.fold import folded
 from ditq.checkpoint.inject import LayerMaker, check_fits, check_grid, quantizable
+from ditq.checkpoint.mlx_folder.companions import read_smoothing, read_table
 from ditq.checkpoint.mlx_folder.description import (
     GRIDS,
     SMOOTHING,
@@ -32,6 +33,7 @@ from ditq.checkpoint.mlx_folder.description import (
     network_of,
     read_config,
 )
+from ditq.checkpoint.mlx_folder.digests import arrays_digest, check_weights, file_digest
 from ditq.checkpoint.mlx_folder.shards import INDEX, SINGLE, written_shards
 from ditq.checkpoint.mlx_folder.stored import (
     PARTS,
@@ -40,11 +42,10 @@ from ditq.checkpoint.mlx_folder.stored import (
     restored,
     stored,
     table_arrays,
-    table_from,
 )
 from ditq.core import numbers
 from ditq.core.errors import UserError
-from ditq.core.files import read_npz, remove, remove_leftovers, write_json, write_npz
+from ditq.core.files import remove, remove_leftovers, write_json, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.models import Network
 from ditq.models.loading import load_weights_into, read_weights
@@ -80,13 +81,16 @@ def write_folder(
     remove(folder / "config.json")
     remove_leftovers(folder)
     files += written_shards(folder, arrays, shard)
+    digests = {file.name: file_digest(file) for file in files}
     smooth = {path: np.array(w.smooth) for path, w in checkpoint.weights.items() if w.smooth is not None}
     for name, content in ((GRIDS, grids), (SMOOTHING, smooth)):
         remove(folder / name)
         if content:
             write_npz(folder / name, content)
             files.append(folder / name)
-    write_json(folder / "config.json", description(network, checkpoint, layouts, scales, list(smooth)))
+            digests[name] = arrays_digest(content)
+    config = description(network, checkpoint, layouts, scales, list(smooth))
+    write_json(folder / "config.json", {**config, "files": digests})
     return [*files, folder / "config.json"]
 
 
@@ -114,20 +118,21 @@ def check_writable(
 def read_folder(folder: Path) -> QuantizedCheckpoint:
     """The checkpoint of a folder, to be injected into the float model that it was made from.
 
-    Raises UserError, naming the layer, for what is missing, extra, misshapen, truncated or of another version.
+    Raises UserError, naming the layer, for what is missing, extra, misshapen, truncated or of another version, and,
+    naming the file, for one that was not written with config.json.
     """
     config, _, stored_weights = _read(folder)
-    smooth = _smoothing(folder, config)
+    smooth = read_smoothing(folder, config)
     weights = {path: replace(weight, smooth=smooth.get(path)) for path, weight in stored_weights}
-    table, made_from = _table(folder, config, smooth), config.get("made_from")
+    table, made_from = read_table(folder, config, smooth), config.get("made_from")
     return QuantizedCheckpoint(config["model"], weights, table, config.get("meta", {}), made_from)
 
 
 def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> Network:
     """The quantized network of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
     config, network, stored_weights = _read(folder)
-    table = _table(folder, config, {})
-    _smoothing(folder, config)
+    table = read_table(folder, config, {})
+    read_smoothing(folder, config)
     make = LayerMaker(config["model"], table, activations, backend, network.anatomy)
     modules, layers = capture.layers(network), {}
     for path, weight in stored_weights:
@@ -156,7 +161,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, Qu
     """
     config = read_config(folder)
     index = folder / INDEX
-    arrays = read_weights(index if index.exists() else folder / SINGLE)
+    source = index if index.exists() else folder / SINGLE
+    arrays = read_weights(source)
+    check_weights(folder, config, source)
     layouts = _layouts(folder, config, arrays)
     network = network_of(config, folder)
     modules = quantizable(network, network.anatomy)
@@ -209,39 +216,3 @@ def _check_floats(arrays: Mapping[str, mx.array], source: str) -> None:
     for name, array in arrays.items():
         if mx.issubdtype(array.dtype, mx.floating) and not (mx.abs(array).max() <= numbers.LARGEST).item():
             numbers.check_numbers(array.astype(mx.float32), f"{source}: {name}")
-
-
-def _smoothing(folder: Path, config: Mapping[str, Any]) -> dict[str, mx.array]:
-    """The factors of the smoothed layers; the file must hold those that config.json lists, and no others."""
-    told = config["weight_quantization"]
-    if told.get("smoothing") is None:
-        return {}
-    path, layers = folder / SMOOTHING, told["layers"]
-    arrays = read_npz(path)
-    for layer in dict.fromkeys([*told.get("smoothed", ()), *arrays]):
-        if layer not in arrays or layer not in told.get("smoothed", layers):
-            got = "no factors" if layer not in arrays else "factors of a layer that config.json does not list"
-            expected = "the factors of each layer that config.json lists as smoothed, and no others"
-            raise UserError(f"{path}: {layer}", got=got, expected=expected, remedy="copy the folder again")
-        if layer not in layers or arrays[layer].dtype != np.float32 or arrays[layer].ndim != 1:
-            got = f"{arrays[layer].dtype} of shape {arrays[layer].shape}"
-            raise UserError(
-                f"{path}: {layer}", got=got, expected="a float32 factor a channel, of a quantized layer"
-            )
-        numbers.check_positive(arrays[layer], f"{path}: {layer}", "factors")
-    return {layer: mx.array(value) for layer, value in arrays.items()}
-
-
-def _table(folder: Path, config: Mapping[str, Any], smooth: Mapping[str, mx.array]) -> ActivationTable | None:
-    entry = config.get("activation_quantization")
-    if entry is None:
-        return None
-    path = folder / GRIDS
-    table = table_from(read_npz(path), smooth, str(path))
-    if entry["timesteps"] != table.timesteps.tolist() or entry.get("layers", len(table.grids)) != len(
-        table.grids
-    ):
-        got = f"{len(table.grids)} layers, {len(table.timesteps)} timesteps from {table.timesteps[0]:g}"
-        expected = "the layers and timesteps that config.json's activation_quantization names"
-        raise UserError(str(path), got=got, expected=expected, remedy="copy the folder again")
-    return table

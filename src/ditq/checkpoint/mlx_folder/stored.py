@@ -91,6 +91,13 @@ def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> Quant
                 expected = f"the same {part} for all groups of a channel"
                 raise UserError(f"{path}.{part}", got="groups of one channel that differ", expected=expected)
         scales, biases = scales[:, :1], biases[:, :1]
+    elif _repeated(scales) and (biases == biases[:, :1]).all().item():
+        raise UserError(
+            f"{path}.scales",
+            got="one scale in all groups of each channel",
+            expected="a scale a group, as config.json's weight_quantization says (per_channel false)",
+            remedy="copy the whole folder again, or export it again",
+        )
     zero = spec.qmin - biases / scales
     whole = mx.round(zero)
     # Half-precision biases know zero point times scale to three digits; a foreign file's are anywhere between.
@@ -101,6 +108,14 @@ def restored(arrays: Mapping[str, mx.array], path: str, layout: Layout) -> Quant
     weight = QuantizedWeight(packing.unpack(words, spec), scales, whole, spec)
     weight.check(path)
     return weight
+
+
+def _repeated(groups: mx.array) -> bool:
+    """Whether the groups of each channel share one value, which another channel has not: in a layer of constant weights
+    all groups of all channels are alike.
+    """
+    alike, constant = (groups == groups[:, :1]).all().item(), (groups == groups[:1, :1]).all().item()
+    return groups.shape[1] > 1 and bool(alike and not constant)
 
 
 def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.checkpoint import ModelName, QuantizedCheckpoint
 from ditq.checkpoint.npz_run.block_file import (
     StaticGrids,
     Weights,
@@ -25,7 +25,7 @@ class _Recipe(TypedDict):
 
 
 class _Begun(TypedDict):
-    model: str
+    model: ModelName
     quantized_blocks: Blocks
     recipe: _Recipe
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from ditq.activations import ActivationTable
 from ditq.activations.quant_config import read_quant_config
-from ditq.checkpoint.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.checkpoint import ModelName, QuantizedCheckpoint
 from ditq.checkpoint.inject import check_grid
 from ditq.checkpoint.npz_run.block_file import MIDDLE, StaticGrids, Weights, block_file, read_block
 from ditq.checkpoint.origin import Origin
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
-from ditq.core.files import read_stored_json
+from ditq.core.files import read_json, read_stored_json
 from ditq.core.remedies import again, command
 from ditq.core.schema import FILLED, at_least, checked, shown
 
@@ -35,7 +36,7 @@ class Report(TypedDict):
 class Config(TypedDict):
     """What is read of config.json."""
 
-    model: str
+    model: ModelName
     quantized_blocks: Blocks
     recipe: dict[str, Any]
     bits_a: Bits
@@ -89,20 +90,8 @@ def with_grids(checkpoint: QuantizedCheckpoint, quant_config: Path | None) -> Qu
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a finished run. Raises UserError for another kind of folder."""
     path = folder / "config.json"
-    if folder.is_file():
-        remedy = f"name the folder that it lies in: {folder.parent}"
-        raise UserError(
-            str(folder), got="a file", expected="the folder of a quantized checkpoint", remedy=remedy
-        )
-    if not path.exists() and (folder / "plan.json").exists():
-        raise UserError(str(folder), got="a run that is not finished", remedy=again("adaround_optimize"))
-    if not path.exists() and folder.is_dir() and any(folder.iterdir()):
-        remedy = "name the folder that quantize, export_checkpoint or adaround_optimize wrote"
-        raise UserError(str(folder), got="another folder", expected="a quantized checkpoint", remedy=remedy)
     if not path.exists():
-        made_by = command("quantize", "--recipe", "w4a8-qronos", "--out", folder)
-        remedy = f"make it: {made_by}"
-        raise UserError(str(path), got="no such file", expected="a quantized checkpoint", remedy=remedy)
+        raise _no_checkpoint(folder)
     config: dict[str, Any] = dict(
         checked(read_stored_json(path, KIND, VERSION, MADE_BY), WholeConfig, str(path))
     )
@@ -122,3 +111,32 @@ def read_config(folder: Path) -> dict[str, Any]:
 def static_table(grids: Mapping[str, TimestepGrid]) -> ActivationTable | None:
     """The table of static grids: one row for all timesteps. None without grids."""
     return ActivationTable(np.array([MIDDLE], np.float32), dict(grids)) if grids else None
+
+
+def _no_checkpoint(folder: Path) -> UserError:
+    """The error of a folder without config.json: what it is in truth, and which folder to give in its place."""
+    what, expected = str(folder), "a quantized checkpoint"
+    if folder.is_file():
+        remedy = f"name the folder that it lies in: {folder.parent}"
+        return UserError(what, got="a file", expected="the folder of a quantized checkpoint", remedy=remedy)
+    if _plan(folder).get("kind") == KIND:
+        return UserError(what, got="a run that is not finished", remedy=again(MADE_BY))
+    places = (folder / "work", folder, Path(normpath(folder / "..")))
+    work = [place for place in places if folder.is_dir() and _plan(place).keys() >= {"recipe", "amounts"}]
+    if work:
+        above = Path(normpath(work[0] / ".."))
+        finished = (above / "config.json").exists()
+        got = "a folder that quantize works in" if finished else "a run that is not finished"
+        remedy = f"name the folder above: {above}" if finished else again("quantize")
+        return UserError(what, got=got, expected=expected, remedy=remedy)
+    if folder.is_dir() and any(folder.iterdir()):
+        remedy = "name the folder that quantize, export_checkpoint or adaround_optimize wrote"
+        return UserError(what, got="another folder", expected=expected, remedy=remedy)
+    remedy = f"make it: {command('quantize', '--recipe', 'w4a8-qronos', '--out', folder)}"
+    return UserError(str(folder / "config.json"), got="no such file", expected=expected, remedy=remedy)
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    """The plan of the run in a folder, or {}. That of quantize lies in `work`: a recipe and amounts, but no kind."""
+    plan = read_json(folder / "plan.json") if (folder / "plan.json").exists() else {}
+    return plan if isinstance(plan, dict) else {}
