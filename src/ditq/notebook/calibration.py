@@ -13,8 +13,9 @@ from ditq.cli.amounts import amounts_for
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image
 from ditq.models.base import TextToImage
-from ditq.notebook.arguments import names_arguments
-from ditq.notebook.model import Model, inner_of, settings_from
+from ditq.notebook.arguments import checked_arguments
+from ditq.notebook.folders import check_own
+from ditq.notebook.model import Model, float_model, inner_of, listed, settings_from
 from ditq.notebook.pictures import Pictures
 
 SHOWN = 8
@@ -40,9 +41,10 @@ class CalibrationData:
         """One per picture."""
         return self.images.manifest["prompts"]
 
+    @checked_arguments()
     def pictures(self, count: int | None = None) -> Pictures:
         """The first pictures, or all."""
-        chosen = range(min(count or len(self), len(self)))
+        chosen = range(len(self) if count is None else min(count, len(self)))
         arrays = [read_image(self.folder / "images" / f"{i:04d}.png")[0] for i in chosen]
         return Pictures(np.stack(arrays), self.prompts[: len(chosen)])
 
@@ -59,11 +61,11 @@ class CalibrationData:
         return f"<p>{self!r}</p>{self.pictures(SHOWN)._repr_html_()}"
 
 
-@names_arguments
+@checked_arguments(model=float_model)
 def calibrate(
     model: "Model | TextToImage",
     images: int | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: str | Sequence[str] | None = None,
     folder: str | Path | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -75,19 +77,20 @@ def calibrate(
 
     What is not given is by model, as in the pipeline. `prompts` repeat when there are fewer than pictures (None: ditq's
     own). In a `folder` the data stays, and a call that was interrupted goes on where it stopped; without one it goes
-    with the object. Raises UserError for a folder that was begun with other settings.
+    with the object. Raises UserError for a folder that was begun with other settings, or holds other files.
     """
+    check_own("folder", folder, "ditq.calibrate", "manifest.json")
     inner = inner_of(model)
     amounts = amounts_for(inner.name, quick=False)
     wanted = amounts.cfg_weight if guidance is None else guidance
-    settings = settings_from(inner, steps or amounts.steps, wanted, size)
+    settings = settings_from(inner, amounts.steps if steps is None else steps, wanted, size)
     recipe = ImageRecipe(
         amounts.images if images is None else images,
         seed,
         amounts.batch_size if batch_size is None else batch_size,
     )
     where = Path(mkdtemp(prefix="ditq-") if folder is None else folder)
-    given = list(prompts) if prompts is not None else varied_prompts(inner.name)
+    given = listed(prompts) if prompts is not None else varied_prompts(inner.name)
     with Progress(recipe.num_images * settings.steps, "step", "calibration") as bar:
         collect_images(inner, given, recipe, settings, where, True, bar.advance)
     return CalibrationData(read_images(where), temporary=folder is None)

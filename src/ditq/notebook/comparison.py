@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ditq.cli.progress import Progress
+from ditq.core.errors import UserError
 from ditq.evaluation import (
     FIRST_SEED,
     FLOAT,
@@ -21,8 +23,10 @@ from ditq.evaluation import (
     rows,
 )
 from ditq.models.base import TextToImage
-from ditq.notebook.arguments import names_arguments
-from ditq.notebook.model import Model, inner_of, settings_from
+from ditq.notebook.arguments import checked_arguments
+from ditq.notebook.checks import refused
+from ditq.notebook.folders import check_own
+from ditq.notebook.model import Model, float_model, inner_of, listed, settings_from
 from ditq.notebook.pictures import row, table, text_table
 from ditq.notebook.quantized import QuantizedModel
 
@@ -47,11 +51,26 @@ class Comparison:
         return table(rows(self.report)) + "".join(grid)
 
 
-@names_arguments
+def _opened(argument: str, given: tuple[Any, ...]) -> tuple[QuantizedModel, ...]:
+    """The check of the quantized models."""
+    for one in given:
+        if isinstance(one, Model) and not isinstance(one, QuantizedModel):
+            raise UserError(argument, got="a float model", expected="models that ditq.quantize returns")
+        if not isinstance(one, QuantizedModel):
+            remedy = (
+                "give them one by one: ditq.compare(model, *models)"
+                if isinstance(one, list | tuple)
+                else "open a checkpoint with ditq.open_checkpoint"
+            )
+            raise refused(argument, one, "quantized models", remedy)
+    return given
+
+
+@checked_arguments(model=float_model, quantized=_opened)
 def compare(
     model: "Model | TextToImage",
     *quantized: QuantizedModel,
-    prompts: Sequence[str] | None = None,
+    prompts: str | Sequence[str] | None = None,
     count: int = 8,
     seed: int = FIRST_SEED,
     steps: int | None = None,
@@ -63,10 +82,11 @@ def compare(
     """Draws the same prompts and seeds with the float model and with each quantized one, and scores the pairs.
 
     `prompts` None takes `count` of ditq's own, which no calibration uses. In a folder `work` finished pictures are kept
-    for the next call. Raises UserError for quantized models of another model.
+    for the next call. Raises UserError for quantized models of another model, and for a folder with other files.
     """
+    check_own("work", work, "ditq.compare", f"{FLOAT}/plan.json")
     inner = inner_of(model)
-    asked = list(prompts) if prompts is not None else evaluation_prompts(inner.name, count)
+    asked = listed(prompts) if prompts is not None else evaluation_prompts(inner.name, count)
     variants = [float_variant(inner)]
     for one in quantized:
         name = _name(one, [variant.name for variant in variants])

@@ -3,35 +3,39 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 
-from ditq import models
+from ditq import checkpoint, models
+from ditq.cli.flags import DTYPES
 from ditq.cli.progress import Progress
 from ditq.core.errors import UserError
 from ditq.models.base import TextToImage
 from ditq.models.cost import parameter_count
-from ditq.notebook.arguments import names_arguments
+from ditq.notebook.arguments import checked_arguments
+from ditq.notebook.checks import refused
 from ditq.notebook.pictures import Pictures
 from ditq.sampling.generate import Settings, generate, settings_for
 
 
-@names_arguments
+@checked_arguments()
 def load(
     name: str = "mini",
     path: str | Path | None = None,
-    dtype: mx.Dtype | None = None,
+    dtype: mx.Dtype | str | None = None,
     text_encoders: str = "all",
 ) -> "Model":
     """The text-to-image model called `name`; its weights are read when they are first needed.
 
-    `path` is a local folder in place of the download, `dtype` the network's (None: the model's own choice for this
-    device), `text_encoders` "all", or "clip" to leave T5 out. Raises UserError for an unknown name, and for a gated or
-    absent model.
+    `path` is a local folder in place of the download, `dtype` the network's, such as mx.float16 or "float16" (None: the
+    model's own choice for this device), `text_encoders` "all", or "clip" to leave T5 out. Raises UserError for an
+    unknown name, and for a gated or absent model.
     """
-    return Model(models.load(name, path, dtype, text_encoders))
+    chosen = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    return Model(models.load(name, path, chosen, text_encoders))
 
 
 class Model:
@@ -46,7 +50,7 @@ class Model:
         """What it is called in commands and files."""
         return self.inner.name
 
-    @names_arguments
+    @checked_arguments()
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -62,9 +66,7 @@ class Model:
         Picture i has seed `seed` + i. `size` is the side in pixels, or (width, height). What is not given is the
         model's own. Raises UserError for settings that the model cannot sample.
         """
-        several = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not several or any(not prompt.strip() for prompt in several):
-            raise UserError("prompts", got="an empty one" if several else "none", expected="words")
+        several = listed(prompts)
         settings = settings_from(self.inner, steps, guidance, size, negative)
         batches = math.ceil(len(several) / batch_size)
         with Progress(batches * settings.steps, "step", self.name) as bar:
@@ -92,6 +94,21 @@ def settings_from(
     """The sampler's settings; `size` is the side in pixels, or (width, height)."""
     width, height = (size, size) if size is None or isinstance(size, int) else size
     return settings_for(model, height, width, steps, guidance, negative=negative)
+
+
+def listed(prompts: str | Sequence[str]) -> list[str]:
+    """The prompts; a single text is one."""
+    return [prompts] if isinstance(prompts, str) else list(prompts)
+
+
+def float_model(argument: str, value: Any) -> "Model | TextToImage":
+    """The check of a float model."""
+    if not isinstance(value, Model | TextToImage):
+        raise refused(argument, value, "a model", "give what ditq.load returns")
+    if isinstance(inner_of(value), checkpoint.QuantizedModel):
+        remedy = "give the model that it was made from, its float_model"
+        raise UserError(argument, got="a quantized model", expected="a float model", remedy=remedy)
+    return value
 
 
 def inner_of(model: "Model | TextToImage") -> TextToImage:

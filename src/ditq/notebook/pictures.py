@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ditq.core.files import write_png
+from ditq.notebook.arguments import checked_arguments
 
 SHOWN = 128
 """Width of a picture in a notebook, in pixels."""
@@ -34,6 +35,7 @@ class Pictures(Sequence[Image.Image]):
     def __iter__(self) -> Iterator[Image.Image]:
         return (Image.fromarray(array) for array in self.arrays)
 
+    @checked_arguments()
     def save(self, folder: str | Path) -> list[Path]:
         """Writes each picture as a PNG, 0000.png and on, and returns their paths."""
         paths = [Path(folder) / f"{number:04d}.png" for number in range(len(self))]

@@ -4,8 +4,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ditq import checkpoint, models
+from ditq.calibration import read_images
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
 from ditq.cli.progress import Bars
 from ditq.core.errors import UserError
@@ -13,9 +15,11 @@ from ditq.core.files import remove
 from ditq.core.recipe import Recipe, read_recipe
 from ditq.evaluation import size_of
 from ditq.models.base import TextToImage
-from ditq.notebook.arguments import names_arguments
+from ditq.notebook.arguments import checked_arguments
 from ditq.notebook.calibration import CalibrationData
-from ditq.notebook.model import Model, inner_of
+from ditq.notebook.checks import a_folder, a_path, refused
+from ditq.notebook.folders import check_own
+from ditq.notebook.model import Model, float_model, inner_of
 from ditq.notebook.pictures import table
 from ditq.quantization import check_storable
 from ditq.quantization import quantize as quantize_recipe
@@ -31,6 +35,7 @@ class QuantizedModel(Model):
         super().__init__(checkpoint.QuantizedModel(float_model, made, on))
         self.float_model, self.checkpoint, self.activations = float_model, made, on
 
+    @checked_arguments()
     def save(self, folder: str | Path, force: bool = False) -> Path:
         """Writes the checkpoint folder, which stock MLX loaders read too, and returns it.
 
@@ -78,31 +83,40 @@ class QuantizedModel(Model):
         return table([("quantized model", ""), *self._facts()])
 
 
-@names_arguments
+def _recorded(argument: str, value: Any) -> CalibrationData | Path:
+    """The check of calibration data or its folder."""
+    if not isinstance(value, CalibrationData | str | Path):
+        raise refused(argument, value, "calibration data, as ditq.calibrate returns, or its folder")
+    return value if isinstance(value, CalibrationData) else a_folder(argument, value)
+
+
+@checked_arguments(model=float_model, data=_recorded)
 def quantize(
     model: "Model | TextToImage",
     recipe: str | Path | Recipe,
-    data: CalibrationData,
+    data: CalibrationData | str | Path,
     work: str | Path | None = None,
     seed: int = 0,
     keep_cache: bool = False,
 ) -> QuantizedModel:
     """The model quantized as `recipe` says: a preset's name, a recipe's .json file, or a `Recipe`.
 
-    In a folder `work` every finished part is kept, and a call that was interrupted goes on where it stopped, to the
-    same codes; `keep_cache` leaves the blocks' inputs and outputs there, too, for another recipe. Raises UserError for
-    a recipe that does not fit or whose result no folder can hold, and for a folder begun with another recipe, model or
-    calibration.
+    `data` is calibration data or its folder. In a folder `work` every finished part is kept, and a call that was
+    interrupted goes on where it stopped, to the same codes; `keep_cache` leaves the blocks' inputs and outputs there,
+    too, for another recipe. Raises UserError for a recipe that does not fit or whose result no folder can hold, and for
+    a folder begun with another recipe, model or calibration, or with other files in it.
     """
+    check_own("work", work, "ditq.quantize", f"{CACHE}/metadata.json", "quantized/plan.json")
     inner = inner_of(model)
     chosen = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
     activation_method(chosen)
     check_storable(inner.skeleton(), chosen)
-    amounts = calibration_amounts(inner.name, len(data))
+    recorded = data if isinstance(data, CalibrationData) else CalibrationData(read_images(Path(data)))
+    amounts = calibration_amounts(inner.name, len(recorded))
     with ExitStack() as stack:
         place = work or stack.enter_context(TemporaryDirectory(prefix="ditq-"))
         bars = stack.enter_context(Bars())
-        calibration = calibrated(inner, data.images, chosen, amounts, Path(place), bars.advance)
+        calibration = calibrated(inner, recorded.images, chosen, amounts, Path(place), bars.advance)
         made = quantize_recipe(
             inner,
             chosen,
@@ -118,7 +132,7 @@ def quantize(
     return QuantizedModel(inner, replace(made, meta=dict(made.meta)))
 
 
-@names_arguments
+@checked_arguments(folder=a_path)
 def open_checkpoint(
     folder: str | Path,
     path: str | Path | None = None,
