@@ -190,3 +190,26 @@ def test_impossible_flags_are_explained(run, args, message, capsys):
 def test_a_folder_of_something_else_is_explained(tmp_path, capsys):
     told = refused(load_and_draw, capsys, "--adaround-output", tmp_path, "--prompt", "a", "--output-dir", "x")
     assert "config.json: got no such file" in told
+
+
+@pytest.mark.parametrize("form", ["run", "folder"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "config.json: model: got ''; expected a text that names a model"),
+        ("nosuch", "model: got nosuch; expected mini or sd3-medium"),
+    ],
+)
+def test_a_checkpoint_of_no_known_model_is_explained(model, form, name, message, tmp_path, capsys):
+    parts = checkpoint(model.network(), Spec(4), activations=False, name="mini")
+    if form == "run":
+        write_adaround(tmp_path, parts, static=False)
+    else:
+        checkpoints.write_folder(tmp_path, model.network(), parts)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": name}))
+    for main in (load_and_draw, export):
+        flags = ["--prompt", PROMPT] if main is load_and_draw else []
+        told = refused(main, capsys, "--adaround-output", tmp_path, *flags, "--output-dir", tmp_path / "x")
+        assert message in told and len(told.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
