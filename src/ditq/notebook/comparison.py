@@ -55,7 +55,9 @@ def _opened(argument: str, given: tuple[Any, ...]) -> tuple[QuantizedModel, ...]
     """The check of the quantized models."""
     for one in given:
         if isinstance(one, Model) and not isinstance(one, QuantizedModel):
-            raise UserError(argument, got="a float model", expected="models of ditq.quantize or open_checkpoint")
+            raise UserError(
+                argument, got="a float model", expected="what quantize or open_checkpoint returns"
+            )
         if not isinstance(one, QuantizedModel):
             remedy = (
                 "give them one by one: ditq.compare(model, *models)"
