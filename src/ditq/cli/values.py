@@ -11,6 +11,8 @@ from pathlib import Path
 
 from ditq.core.errors import UserError
 
+Refusal = argparse.ArgumentTypeError
+"""What all of these raise."""
 LONGEST_NAME, LONGEST_PATH = 240, 4000
 """Bytes of a file's name and of a whole path: systems take 255 and 4096, and a write adds its own prefix."""
 SHOWN = 120
@@ -203,6 +205,6 @@ def shown(word: str) -> str:
     return word if word and word.isprintable() else repr(word)
 
 
-def _refused(word: str, expected: str, what: str = "") -> argparse.ArgumentTypeError:
+def _refused(word: str, expected: str, what: str = "") -> Refusal:
     message = str(UserError("", got=f"{shown(word)}{what}", expected=expected))
-    return argparse.ArgumentTypeError(message.removeprefix(": "))
+    return Refusal(message.removeprefix(": "))

@@ -143,5 +143,5 @@ def _place(argument: str, value: Any, read: Callable[[str], Path]) -> Path:
         raise refused(argument, value, "a path as text or Path")
     try:
         return read(word)
-    except values.argparse.ArgumentTypeError as error:  # pyright: ignore[reportPrivateImportUsage]
+    except values.Refusal as error:
         raise UserError(f"{argument}: {error}") from error
