@@ -205,7 +205,7 @@ def test_image_folder_resumes_to_identical_files(tmp_path):
     files = sorted(
         path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()
     )
-    assert len(files) == 3 + 4 * 4 + 4 + 4
+    assert len(files) == 4 + 4 * 4 + 4 + 4
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
 

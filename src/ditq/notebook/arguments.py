@@ -39,7 +39,7 @@ FLAGS = {
 CHECKS: Mapping[str, Check] = {
     "activations": true_or_false,
     "batch_size": whole("--batch-size"),
-    "count": whole("--count"),
+    "count": whole("--num-prompts"),
     "dtype": a_dtype,
     "folder": a_folder,
     "force": true_or_false,
