@@ -169,3 +169,15 @@ def test_help_calls_the_command_as_it_was_called(command):
         [sys.executable, *command.split(), "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python {command} [-h]")
+
+
+def test_offline_downloads_nothing_and_says_so_at_once(tmp_path):
+    command = [sys.executable, "-m", "src.generate", "a fox", "--model", "sd3-medium", "--out", str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    own = {**environment, "HF_HOME": str(tmp_path / "empty")}
+    ended = subprocess.run(
+        [*command, "--offline"], cwd=ROOT, env=own, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: sd3-medium: got no sd3_medium.safetensors on this disk")
+    assert "HF_HUB_OFFLINE" in ended.stderr

@@ -64,10 +64,12 @@ def add_model_choice(flags: Flags, default: str | None, meaning: str) -> None:
 
 
 def add_model_path(flags: Flags) -> None:
-    """--model-path."""
+    """--model-path and --offline."""
     flags.add_argument(
         "--model-path", type=values.path, metavar="DIR", help="a local folder in place of the download"
     )
+    text = "download nothing, as with HF_HUB_OFFLINE=1"
+    flags.add_argument("--offline", action="store_true", help=text)
 
 
 def add_dtype(flags: Flags, meaning: str = "the transformer's dtype (default: the model's choice)") -> None:

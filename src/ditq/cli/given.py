@@ -1,6 +1,7 @@
 """What the shared flags stand for: model, sampler settings, prompts, and what a model's pictures take."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
     name = str(args.model) if name is None else name
     if name.startswith("mini"):
         without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
+    if args.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub, which is imported when a file is wanted
     path = args.model_path
     if path is not None and not path.exists():
         raise UserError(
