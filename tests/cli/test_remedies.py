@@ -84,6 +84,25 @@ def test_a_failed_download_leaves_nothing_behind(fails, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def remedies() -> list[tuple[str, tuple[str, ...]]]:
+    """The step and the flags of every command that the code spells for a message."""
+    found = []
+    for source in modules().values():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("command", "again"):
+                words = [part.value for part in node.args if isinstance(part, ast.Constant)]
+                if words and isinstance(node.args[0], ast.Constant):
+                    flags = [word for word in words[1:] if str(word).startswith("--")]
+                    found.append((words[0], ("--resume",) if node.func.id == "again" else tuple(flags)))
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("step", "flags"), remedies())
+def test_every_command_of_a_message_is_one_that_takes_its_flags(monkeypatch, step, flags):
+    assert step in COMMANDS and flags
+    assert set(flags) <= parser_of(step, monkeypatch)._option_string_actions.keys()
+
+
 def flags_in_messages() -> list[tuple[str, str]]:
     """Every flag in a string of the code that is no docstring, with its module."""
     found = set()
