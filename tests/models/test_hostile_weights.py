@@ -100,9 +100,7 @@ def mutated(entries: Entries, rng: np.random.Generator) -> Entries:
         key = str(rng.choice(list(entries)))
         dtype, shape, raw = entries.pop(key)
         word = WORDS[rng.integers(len(WORDS))]
-        match rng.integers(9):
-            case 0:
-                pass  # the key is lost
+        match rng.integers(9):  # in no case below: the key is lost
             case 1:
                 at = int(rng.integers(len(key) + 1))
                 entries[key[:at] + word + key[at:]] = dtype, shape, raw

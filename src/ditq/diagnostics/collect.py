@@ -19,7 +19,7 @@ from ditq.diagnostics.channels import PerChannel
 from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, noise_entry, whole_step, write_step
 from ditq.diagnostics.layer_inputs import InputStatistics, priorities, sample_rows
-from ditq.diagnostics.profiling import INPUTS
+from ditq.diagnostics.selection import check_selection
 from ditq.models.anatomy import Anatomy
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import sampling_seconds
@@ -46,13 +46,8 @@ class InputRecipe:
     """(k, n): every n-th picture, from the k-th on."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "stride", "batch_size", "sample_values"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected="at least 1")
-        if self.inputs not in INPUTS:
-            raise UserError("--inputs", got=self.inputs, expected=" or ".join(INPUTS))
-        if not 0 <= self.shard[0] < self.shard[1]:
-            raise UserError("--shard", got=f"{self.shard[0]}/{self.shard[1]}", expected="K/N with 0 <= K < N")
+        names = ("num_images", "stride", "batch_size", "sample_values")
+        check_selection({name: getattr(self, name) for name in names}, self.inputs, self.shard)
 
     def images(self, available: int) -> list[int]:
         """The pictures that are replayed. Raises UserError when a shard would hold none."""

@@ -19,13 +19,13 @@ from ditq.core.files import remove
 from ditq.diagnostics.channels import ChannelStatistics
 from ditq.diagnostics.histogram import BINS, wide_edges
 from ditq.diagnostics.layer_names import names_by
+from ditq.diagnostics.selection import check_selection
 from ditq.diagnostics.statistics import ActivationStatistics, read_statistics, write_statistics
 from ditq.models.anatomy import Site
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import sampling_seconds
 from ditq.models.digest import weights_digest
 
-INPUTS = ("postgelu", "all")
 """Which inputs can be observed: those behind an activation function, or those of all quantizable layers."""
 PER_CHANNEL = 6
 """Arrays of the file with one float64 per channel."""
@@ -48,13 +48,8 @@ class ProfileRecipe:
     """(k, n): of the run's batches every n-th, from the k-th on."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}", got=getattr(self, name), expected="at least 1")
-        if self.inputs not in INPUTS:
-            raise UserError("--inputs", got=self.inputs, expected=" or ".join(INPUTS))
-        if not 0 <= self.shard[0] < self.shard[1]:
-            raise UserError("--shard", got=f"{self.shard[0]}/{self.shard[1]}", expected="K/N with 0 <= K < N")
+        names = ("num_samples", "batch_size")
+        check_selection({name: getattr(self, name) for name in names}, self.inputs, self.shard)
 
     def batches(self, points: PointSet) -> list[Indices]:
         """The rows of `points` that are run, in batches of one prompt each.
