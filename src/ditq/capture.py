@@ -146,11 +146,6 @@ def sharing(model: M) -> M:
     return made
 
 
-def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path. Raises DitqError for a path that is not in the model."""
-    return _get(*_place(model, path))
-
-
 def refuse_unusual(layer: nn.Conv2d) -> None:
     """Raises DitqError for a convolution with dilation or channel groups, which no family here has."""
     dilation, groups = getattr(layer, "dilation", 1), getattr(layer, "groups", 1)

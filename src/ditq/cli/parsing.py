@@ -10,7 +10,6 @@ from contextvars import ContextVar
 from typing import NoReturn
 
 from ditq.cli.output import say, say_error
-from ditq.core.errors import UserError
 
 _program: ContextVar[str | None] = ContextVar("program", default=None)
 
@@ -84,10 +83,3 @@ def without_effect(args: argparse.Namespace, reason: str, *names: str) -> None:
     if flags:
         has = "has" if len(flags) == 1 else "have"
         warnings.warn(f"{', '.join(flags)}: {has} no effect {reason}", stacklevel=2)
-
-
-def excluded(args: argparse.Namespace, reason: str, remedy: str, *names: str) -> None:
-    """Raises UserError for a flag that the user gave and that contradicts another one."""
-    flags = given(args, *names)
-    if flags:
-        raise UserError(flags[0], got=reason, remedy=remedy)

@@ -19,6 +19,7 @@ from ditq.cli.flags import (
     add_model_path,
     add_numbers,
     add_out,
+    add_recipe,
     add_run_flags,
     refuse_begun,
 )
@@ -63,12 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         "Quantize a model as a recipe says, and write a checkpoint folder that stock MLX loaders read.",
         "python -m src.quantize --model mini --recipe w4a8-qronos --calib calibration_data --out mini-w4a8",
     )
-    flags.add_argument(
-        "--recipe",
-        type=values.name_or_file,
-        metavar="NAME",
-        help="a preset (--list), or a recipe's .json file",
-    )
+    add_recipe(flags, None, "a preset (--list), or a recipe's .json file")
     flags.add_argument("--list", action="store_true", help="say which presets there are, and stop")
     add_quantize_flags(flags)
     args = flags.parse_args(argv)

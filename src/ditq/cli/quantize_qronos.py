@@ -1,6 +1,6 @@
 """`python -m src.quantize_qronos`: Qronos on the first blocks or all, as the recipe w4a8-qronos has it."""
 
-from ditq.cli import values
+from ditq.cli.flags import add_recipe
 from ditq.cli.parsing import parser
 from ditq.cli.quantize import add_quantize_flags, carry_out
 from ditq.cli.run import run
@@ -13,13 +13,7 @@ def main(argv: list[str] | None = None) -> None:
         "Quantize the first N blocks, or all, with Qronos: the recipe w4a8-qronos, or another one.",
         "python -m src.quantize_qronos --blocks 4 --calib calibration_data --out mini-qronos",
     )
-    flags.add_argument(
-        "--recipe",
-        type=values.name_or_file,
-        default="w4a8-qronos",
-        metavar="NAME",
-        help="default: w4a8-qronos",
-    )
+    add_recipe(flags, "w4a8-qronos", "a preset, or a recipe's .json file (default: w4a8-qronos)")
     add_quantize_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: carry_out(args, read_recipe(args.recipe)), args)
