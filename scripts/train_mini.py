@@ -20,37 +20,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mini import data, flow, gate, nets, pictures, sample, trained
+from mini import activity, data, flow, gate, icons, nets, pictures, prompts, sample, team
 
 
 def make_data(args: argparse.Namespace) -> None:
-    """Writes `pictures.npy`, `code.npz` and an overview."""
-    icons = data.read_icons(args.icons) if args.icons else data.fetch_icons()
-    rendered = data.render(icons)
-    code = nets.Latents.fit(rendered)
-    np.save(args.out / "pictures.npy", rendered)
-    np.savez(args.out / "code.npz", mean=code.mean, matrix=code.matrix)
-    some = rendered[:: len(rendered) // 64][:64]
+    """Writes `pictures.npy`, `code.npz`, `latents.npy` and an overview."""
+    bodies = icons.read_icons(args.icons) if args.icons else icons.fetch_icons()
+    data.render(args.out / "pictures.npy", bodies, args.count, args.threads)
+    rendered = np.load(args.out / "pictures.npy", mmap_mode="r", allow_pickle=False)
+    code = nets.Latents.fit(rendered[::8])
+    code.save(args.out / "code.npz")
+    parts = [code.encode(part).astype(np.float16) for part in np.array_split(rendered, 64)]
+    np.save(args.out / "latents.npy", np.concatenate(parts))
+    some = rendered[:64]
     sample.grid(some, 8).save(args.out / "data.png")
     sample.grid(code.decode(code.encode(some)), 8).save(args.out / "data_linear.png")
     print(f"{len(rendered)} pictures in {args.out}")
 
 
 def load_data(folder: Path) -> tuple[np.ndarray, nets.Latents]:
-    """The pictures uint8 [count, 128, 128, 3] and the linear code that `data` wrote."""
-    with np.load(folder / "code.npz", allow_pickle=False) as arrays:
-        code = nets.Latents(arrays["mean"], arrays["matrix"])
-    return np.load(folder / "pictures.npy", allow_pickle=False), code
+    """The pictures uint8 [count, 128, 128, 3], left on the disk, and the linear code that `data` wrote."""
+    pixels = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
+    return pixels, nets.Latents.load(folder / "code.npz")
 
 
 def train_flow(args: argparse.Namespace) -> None:
     """Trains transformer and text encoder until the schedule ends."""
-    rendered, code = load_data(args.out)
-    schedule = flow.Schedule(stable=args.stable_minutes * 60, decay=args.decay_minutes * 60)
-    latents = np.concatenate([code.encode(part) for part in np.array_split(rendered, 32)])
-    trainer = flow.Trainer(args.out, latents, code, schedule)
-    trainer.run()
-    print(f"{trainer.step} steps in {trainer.seconds:.0f} s")
+    schedule = flow.Schedule(minutes=args.minutes, steps=args.steps)
+    team.run(flow.train, args.workers, args.threads, args.out, schedule)
 
 
 def train_decoder(args: argparse.Namespace) -> None:
@@ -59,17 +56,20 @@ def train_decoder(args: argparse.Namespace) -> None:
 
 
 def train_classifier(args: argparse.Namespace) -> None:
-    """Trains the classifier on rendered and decoded pictures and reports its held-out accuracy."""
-    decoder = trained.load_network(nets.Decoder(), args.out / "decoder.pt")
-    scores = pictures.train_classifier(args.out, *load_data(args.out), decoder, args.minutes)
-    report(args.out, "classifier", scores)
+    """Trains the classifier on rendered and coded pictures and reports its held-out accuracy."""
+    report(args.out, "classifier", pictures.train_classifier(args.out, *load_data(args.out), args.minutes))
 
 
 def judge(args: argparse.Namespace) -> None:
     """Draws held-out prompts and counts what the classifier recognises."""
-    report(
-        args.out, "gate", gate.gate(args.out, args.count, args.guidance, args.steps, args.shift, args.seed)
-    )
+    options = {name: getattr(args, name) for name in ("steps", "guidance", "shift", "seed")}
+    report(args.out, "gate", gate.gate(args.out, options, args.count))
+
+
+def measure_activity(args: argparse.Namespace) -> None:
+    """Measures asymmetry, drift and channel outliers behind every GELU."""
+    options = {name: getattr(args, name) for name in ("steps", "guidance", "shift")}
+    report(args.out, "activity", activity.activity(args.out, options, args.count))
 
 
 def export_weights(args: argparse.Namespace) -> None:
@@ -78,6 +78,11 @@ def export_weights(args: argparse.Namespace) -> None:
     from mini.export import export, parity  # the only step that needs ditq and MLX
 
     report(args.out, "export", export(args.out, args.target) | parity(args.out, args.target))
+
+
+def write_prompts(args: argparse.Namespace) -> None:
+    """Writes the package's prompt lists for calibration and evaluation."""
+    report(args.out, "prompts", prompts.write_prompts(args.package))
 
 
 def draw_curve(args: argparse.Namespace) -> None:
@@ -100,7 +105,9 @@ STEPS = {
     "decoder": train_decoder,
     "classifier": train_classifier,
     "gate": judge,
+    "activity": measure_activity,
     "export": export_weights,
+    "prompts": write_prompts,
     "curve": draw_curve,
 }
 
@@ -115,19 +122,24 @@ def main() -> None:
         step.set_defaults(run=function)
         step.add_argument("--out", type=Path, default=Path("mini-run"), help="folder of the run")
         step.add_argument("--threads", type=int, default=2, help="CPU threads")
+    steps.choices["data"].add_argument("--count", type=int, default=data.COUNT, help="pictures to render")
     steps.choices["data"].add_argument("--icons", type=Path, help="unpacked icons.json instead of `npm pack`")
-    steps.choices["flow"].add_argument("--stable-minutes", type=float, default=70.0, help="time at full rate")
+    steps.choices["flow"].add_argument("--minutes", type=float, default=90.0, help="time to train")
+    steps.choices["flow"].add_argument("--steps", type=int, help="steps to train, instead of --minutes")
     steps.choices["flow"].add_argument(
-        "--decay-minutes", type=float, default=20.0, help="time of the final decay"
+        "--workers", type=int, default=1, help="processes that share batch and threads; 2 on a busy CPU"
     )
     for name in ("decoder", "classifier"):
-        steps.choices[name].add_argument("--minutes", type=float, default=8.0, help="time to train")
-    flags = {"count": 280, "guidance": 3.0, "steps": 28, "shift": 1.0, "seed": 0}
-    for name, value in flags.items():
-        steps.choices["gate"].add_argument(f"--{name}", type=type(value), default=value)
+        steps.choices[name].add_argument("--minutes", type=float, default=16.0, help="time to train")
+    flags = {"guidance": 3.0, "steps": 28, "shift": 1.0, "seed": 0}
+    for step, count in {"gate": 240, "activity": 32}.items():
+        steps.choices[step].add_argument("--count", type=int, default=count, help="pictures to draw")
+        for name, value in flags.items():
+            steps.choices[step].add_argument(f"--{name}", type=type(value), default=value)
     steps.choices["export"].add_argument(
         "--target", type=Path, default=Path("src/ditq/models/mini/mini.safetensors")
     )
+    steps.choices["prompts"].add_argument("--package", type=Path, default=Path("src/ditq"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

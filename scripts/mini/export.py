@@ -15,8 +15,8 @@ from ditq.models.mmdit.keymap import from_diffusers
 from ditq.sampling.generate import generate, settings_for
 from ditq.sampling.guidance import Denoiser
 from ditq.sampling.steppers import noise
-from mini import data, nets, pictures, sample
-from mini.gate import held_out_prompts
+from mini import data, nets, pictures, sample, words
+from mini.gate import held_out_pictures
 from mini.trained import load_flow, load_network
 
 
@@ -31,7 +31,7 @@ def export(folder: Path, target: Path) -> dict[str, float]:
     parts = {
         "text_encoder": _flat(text),
         "decoder": _flat(load_network(nets.Decoder(), folder / "decoder.pt")),
-        "classifier": _flat(load_network(nets.Classifier(len(data.OBJECTS), 13), folder / "classifier.pt")),
+        "classifier": _flat(load_network(pictures.judge_network(), folder / "classifier.pt")),
     }
     torch_names = {name: mx.array(value.numpy()) for name, value in model.state_dict().items()}
     parts["transformer"] = from_diffusers(torch_names)
@@ -40,24 +40,27 @@ def export(folder: Path, target: Path) -> dict[str, float]:
         for part, tensors in parts.items()
         for name, value in tensors.items()
     }
-    words = {"known": data.vocabulary(), "aliases": data.ALIASES, "length": data.MAX_WORDS}
-    labels = {"objects": list(data.OBJECTS), "backgrounds": [item.name for item in data.BACKGROUNDS]}
-    write_safetensors(target, weights, {"words": json.dumps(words), "labels": json.dumps(labels)})
+    vocabulary = {"known": words.vocabulary(), "aliases": words.ALIASES, "length": words.MAX_WORDS}
+    labels = {
+        "objects": list(words.OBJECTS), "backgrounds": [item.name for item in data.BACKGROUNDS],
+        "colours": words.COLOURS, "positions": words.POSITIONS,
+    }  # fmt: skip
+    write_safetensors(target, weights, {"words": json.dumps(vocabulary), "labels": json.dumps(labels)})
     sizes = {
         f"{part}_parameters": sum(value.size for value in tensors.values()) for part, tensors in parts.items()
     }
     return {"megabytes": target.stat().st_size / 1e6, **sizes}
 
 
-def parity(folder: Path, target: Path, count: int = 16) -> dict[str, float]:
+def parity(folder: Path, target: Path, count: int = 16, steps: int = 28) -> dict[str, float]:
     """How far the exported model, run by ditq in float32, is from the trained one in PyTorch.
 
     `velocity_error`: largest difference of the guided velocity in the first step, over its largest value;
-    `picture_psnr`: dB over `count` whole pictures of held-out prompts and the default settings.
+    `picture_psnr`: dB over `count` whole pictures of held-out prompts.
     """
     model = Mini(target)
-    prompts = [data.caption(item.object, item.background, item.size) for item in held_out_prompts(count)]
-    settings = settings_for(model)
+    prompts = [words.caption(item) for item in held_out_pictures(count)]
+    settings = settings_for(model, steps=steps)
     ours = np.stack(list(generate(model, prompts, range(count), settings, batch_size=count)))
     flow = load_flow(folder)
     decoder = load_network(nets.Decoder(), folder / "decoder.pt")

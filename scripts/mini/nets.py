@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel
@@ -9,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 TEXT_DIM, CHANNELS, FACTOR, GRID = 128, 16, 8, 16
+WIDTH, HEAD, DEPTH = 192, 32, 5
 
 
-def transformer() -> SD3Transformer2DModel:
-    """SD3's MMDiT with 5.1 M parameters, initialised as DiT is (adaLN-zero)."""
+def transformer(width: int = WIDTH, depth: int = DEPTH) -> SD3Transformer2DModel:
+    """SD3's MMDiT, initialised as DiT is (adaLN-zero), with a trained position table."""
     model = SD3Transformer2DModel(
-        sample_size=GRID, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=4,
-        attention_head_dim=32, num_attention_heads=6, caption_projection_dim=192,
-        joint_attention_dim=TEXT_DIM, pooled_projection_dim=TEXT_DIM, pos_embed_max_size=16,
+        sample_size=GRID, patch_size=2, in_channels=CHANNELS, out_channels=CHANNELS, num_layers=depth,
+        attention_head_dim=HEAD, num_attention_heads=width // HEAD, caption_projection_dim=width,
+        joint_attention_dim=TEXT_DIM, pooled_projection_dim=TEXT_DIM, pos_embed_max_size=GRID,
     )  # fmt: skip
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -27,10 +30,26 @@ def transformer() -> SD3Transformer2DModel:
             if "embedder.linear" in name:
                 nn.init.normal_(module.weight, std=0.02)
     side = model.config["pos_embed_max_size"]
-    table = torch.from_numpy(position_table(side, 192)[None])
+    table = torch.from_numpy(position_table(side, width)[None])
     del model.pos_embed.pos_embed  # a fixed buffer of low frequencies
     model.pos_embed.register_parameter("pos_embed", nn.Parameter(table))
+    model.pos_embed.proj = PatchProjection(model.pos_embed.proj)
     return model
+
+
+class PatchProjection(nn.Module):
+    """The patch embedding's convolution as a product of matrices, in place of it and with its weights.
+
+    PyTorch's backward pass of the convolution takes as long on a CPU as all the rest of the transformer.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = F.pixel_unshuffle(x, self.weight.shape[-1]).permute(0, 2, 3, 1)
+        return F.linear(patches, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 def position_table(side: int, width: int) -> np.ndarray:
@@ -47,7 +66,7 @@ def position_table(side: int, width: int) -> np.ndarray:
 
 
 class TextEncoder(nn.Module):
-    """Word embeddings: `tokens` [batch, 8, 128] (with position, normalised), their sum `pooled` [.., 128]."""
+    """Word embeddings: `tokens` [batch, 12, 128] (with position, normalised), their sum `pooled` [.., 128]."""
 
     def __init__(self, words: int, length: int) -> None:
         super().__init__()
@@ -83,6 +102,16 @@ class Latents:
         std = np.sqrt(values[::-1][:CHANNELS])
         matrix = vectors[:, ::-1][:, :CHANNELS] / np.sqrt(std) / np.sqrt(np.mean(std))
         return cls(mean.astype(np.float32), matrix.astype(np.float32))
+
+    @classmethod
+    def load(cls, path: Path) -> Latents:
+        """The code that `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["mean"], arrays["matrix"])
+
+    def save(self, path: Path) -> None:
+        """Writes the code as npz."""
+        np.savez(path, mean=self.mean, matrix=self.matrix)
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         """Latents float32 [batch, 16, 16, channels] of uint8 pictures [batch, 128, 128, 3]."""
@@ -150,9 +179,12 @@ class Decoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Object and background logits of pictures [batch, 3, 128, 128]; `features` gives its four maps."""
+    """What pictures [batch, 3, 128, 128] show; `features` gives its four maps.
 
-    def __init__(self, objects: int, backgrounds: int) -> None:
+    Its four logits: object, background, colour of the object, position (from maps that keep the columns apart).
+    """
+
+    def __init__(self, objects: int, backgrounds: int, colours: int, positions: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, 5, stride=2, padding=2)
         self.conv2 = nn.Conv2d(32, 64, 3, stride=2, padding=1)
@@ -160,6 +192,8 @@ class Classifier(nn.Module):
         self.conv4 = nn.Conv2d(96, 160, 3, stride=2, padding=1)
         self.object = nn.Linear(160 * 2, objects)
         self.background = nn.Linear(160 * 2, backgrounds)
+        self.colour = nn.Linear(160 * 2, colours)
+        self.position = nn.Linear(160 * 8, positions)
 
     def features(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -168,7 +202,8 @@ class Classifier(nn.Module):
             maps.append(x)
         return maps
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         last = self.features(x)[-1]
         pooled = torch.cat([last.mean((2, 3)), last.amax((2, 3))], 1)
-        return self.object(pooled), self.background(pooled)
+        columns = last.mean(2).flatten(1)
+        return self.object(pooled), self.background(pooled), self.colour(pooled), self.position(columns)

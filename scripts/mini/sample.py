@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mini import data, nets
+from mini import nets, words
 
 
 def sigmas(steps: int, shift: float = 1.0) -> np.ndarray:
@@ -31,8 +31,8 @@ def sample(
 ) -> np.ndarray:
     """Latents float32 [prompts, 16, 16, channels], one seed each (as `ditq` draws its noise); negative: ''."""
     device = next(model.parameters()).device
-    index = {word: number for number, word in enumerate(data.vocabulary())}
-    ids = torch.from_numpy(data.tokenize([*prompts, *[""] * len(prompts)], index)).to(device)
+    index = {word: number for number, word in enumerate(words.vocabulary())}
+    ids = torch.from_numpy(words.tokenize([*prompts, *[""] * len(prompts)], index)).to(device)
     tokens, pooled = text(ids)
     shape = (nets.GRID, nets.GRID, nets.CHANNELS)
     noise = [np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds]
@@ -52,16 +52,6 @@ def _velocity(model, x: Tensor, tokens: Tensor, pooled: Tensor, sigma: float, gu
     )[0]  # fmt: skip
     wanted, empty = both.chunk(2)
     return empty + guidance * (wanted - empty)
-
-
-def prompts_for_grid(count: int) -> list[str]:
-    """A fixed mixture: every second prompt is a held-out combination."""
-    seen, new = [], []
-    for number in range(10_000):
-        obj, background = number * 7 % len(data.OBJECTS), number * 3 % 13
-        text = data.caption(obj, background, ("", "small", "", "large")[number % 4])
-        (new if data.held_out(obj, background) else seen).append(text)
-    return [text for pair in zip(seen, new, strict=False) for text in pair][:count]
 
 
 def grid(pictures: np.ndarray, columns: int) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mini import data, nets
+from mini import nets, words
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -17,7 +17,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def load_flow(folder: Path) -> tuple[nn.Module, nets.TextEncoder]:
     """The averaged transformer and text encoder of the last checkpoint, in float32."""
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    model, text = nets.transformer(), nets.TextEncoder(len(data.vocabulary()), data.MAX_WORDS)
+    model, text = nets.transformer(), nets.TextEncoder(len(words.vocabulary()), words.MAX_WORDS)
     nn.ModuleDict({"transformer": model, "text": text}).load_state_dict(state["ema"])
     return model.eval(), text.eval()
 

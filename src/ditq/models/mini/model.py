@@ -24,7 +24,7 @@ from ditq.models.prompts import checked_prompts
 M = TypeVar("M", bound=nn.Module)
 MINI = MMDiTConfig(
     num_heads=6,
-    depth_multimodal=4,
+    depth_multimodal=5,
     hidden_size_override=192,
     max_latent_resolution=16,
     pooled_text_embed_dim=128,
@@ -52,7 +52,7 @@ class Mini:
 
     name = "mini"
     defaults = Defaults(size=128, steps=28, guidance=3.0, shift=1.0, schedule="uniform")
-    geometry = MINI.geometry(factor=8, text_tokens=8)
+    geometry = MINI.geometry(factor=8, text_tokens=12)
     prediction: Prediction = "velocity"
     noise = "rectified-flow"
 
