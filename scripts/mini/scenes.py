@@ -1,7 +1,8 @@
 """The fifteen backgrounds of the `mini` data set: eight plain colours and seven drawn scenes.
 
 No two pictures of a background are alike: hue, brightness and the places of hills, clouds, stars and bubbles are drawn
-from a random number generator. Coordinates are in pixels of the 128 x 128 picture; drawing happens four times as large
+from a random number generator. The sun of a scene, its moon or its cloud keeps to one corner, up to 34 pixels aside: free
+to be anywhere, a small model draws it twice. Coordinates are in pixels of the 128 x 128 picture; drawing happens four times as large
 and is reduced after.
 """
 
@@ -60,7 +61,7 @@ def _snow(rng: Random) -> Image.Image:
 
 def _beach(rng: Random) -> Image.Image:
     canvas = Canvas("#86d7f7")
-    canvas.disc(rng.uniform(18, 110), rng.uniform(16, 26), 11, "#ffe14d")
+    canvas.disc(rng.uniform(16, 42), rng.uniform(15, 25), 11, "#ffe14d")
     horizon, shore = rng.uniform(50, 66), rng.uniform(84, 94)
     canvas.band(horizon, shore, "#2492d1")
     canvas.band(shore, SIZE, "#f5da94")
@@ -69,7 +70,7 @@ def _beach(rng: Random) -> Image.Image:
 
 def _night(rng: Random) -> Image.Image:
     canvas = Canvas("#1a2150")
-    x, y = rng.uniform(20, 108), rng.uniform(18, 26)
+    x, y = rng.uniform(86, 112), rng.uniform(17, 26)
     canvas.disc(x, y, 12, "#fff3b8")
     canvas.disc(x - 6, y - 4, 11, "#1a2150")
     canvas.dots(rng, [(14, 46), (64, 44), (112, 48), (12, 76), (116, 76)], 2.2, "#ffffff")
@@ -79,7 +80,7 @@ def _night(rng: Random) -> Image.Image:
 
 def _meadow(rng: Random) -> Image.Image:
     canvas = Canvas("#a9e1ff")
-    x, y = rng.uniform(20, 108), rng.uniform(16, 28)
+    x, y = rng.uniform(20, 54), rng.uniform(15, 25)
     for aside, up, radius in [(-10, 0, 7), (0, -3, 9), (10, 0, 7)]:
         canvas.disc(x + aside, y + up, radius, "#ffffff")
     canvas.hill(rng.uniform(0, 50), rng.uniform(80, 94), "#5fb53c")
@@ -90,7 +91,7 @@ def _meadow(rng: Random) -> Image.Image:
 
 def _desert(rng: Random) -> Image.Image:
     canvas = Canvas("#ffe2ad")
-    canvas.disc(rng.uniform(18, 110), rng.uniform(18, 28), 12, "#ff9d3c")
+    canvas.disc(rng.uniform(86, 112), rng.uniform(16, 26), 12, "#ff9d3c")
     canvas.hill(rng.uniform(78, 128), rng.uniform(72, 90), "#d9974b")
     canvas.hill(rng.uniform(0, 50), rng.uniform(88, 100), "#ecb568")
     return canvas.done()
@@ -110,7 +111,7 @@ def _sunset(rng: Random) -> Image.Image:
     edges = [24, 48, 70]
     for edge, colour in zip(edges, ("#c9527f", "#e9745b", "#f6a860"), strict=True):
         canvas.band(edge + rng.uniform(-5, 5), SIZE, colour)
-    canvas.disc(rng.uniform(16, 112), rng.uniform(30, 44), 13, "#fff0b8")
+    canvas.disc(rng.uniform(16, 42), rng.uniform(30, 42), 13, "#fff0b8")
     canvas.hill(rng.uniform(0, 128), rng.uniform(88, 100), "#4a2f66")
     return canvas.done()
 
