@@ -1,9 +1,9 @@
 """The fifteen backgrounds of the `mini` data set: eight plain colours and seven drawn scenes.
 
 No two pictures of a background are alike: hue, brightness and the places of hills, clouds, stars and bubbles are drawn
-from a random number generator. The sun of a scene, its moon or its cloud keeps to one corner, up to 34 pixels aside: free
-to be anywhere, a small model draws it twice. Coordinates are in pixels of the 128 x 128 picture; drawing happens four times as large
-and is reduced after.
+from a random number generator. The sun of a scene, its moon or its cloud keeps to one corner, up to 34 pixels aside:
+free to be anywhere, a small model draws it twice. Coordinates are in pixels of the 128 x 128 picture; drawing happens
+four times as large and is reduced after.
 """
 
 from __future__ import annotations
