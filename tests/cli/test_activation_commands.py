@@ -19,10 +19,10 @@ def test_statistics_are_collected_as_the_documents_say(calibration, capsys, fail
     out, main = tmp_path / "activations", collect_layer_activations.main
     argv = ["--calib-dir", str(calibration), "--num-images", "2", "--stride", "5", "--output-dir", str(out)]
     main([*argv, "--dry-run"])
-    assert "would replay 2 pictures x 2 steps and observe 29 inputs of 45 layers" in capsys.readouterr().out
+    assert "would replay 2 pictures x 2 steps and observe 37 inputs of 57 layers" in capsys.readouterr().out
     assert not out.exists()
     main(argv)
-    assert "2 pictures x 2 steps, 45 layers" in capsys.readouterr().out
+    assert "2 pictures x 2 steps, 57 layers" in capsys.readouterr().out
     index = json.loads((out / "timestep_stats" / "step_5_index.json").read_text())
     entry = next(iter(index["layers"].values()))
     assert entry["tensor_absmax"] >= entry["hist_p999"] >= entry["hist_p99"] >= entry["hist_p50"] > 0

@@ -34,18 +34,18 @@ def test_command_of_the_documents(capsys, fails, calibration, tmp_path):
     argv = ["--calib-dir", calibration, "--output-dir", folder, "--num-images", 5, "--stride", 5]
     run(*argv, "--force")
     out = capsys.readouterr().out
-    assert out.startswith("10 samples x 4 blocks (10 new), 2.8 MB, ") and out.endswith(f"{folder}\n")
+    assert out.startswith("10 samples x 5 blocks (10 new), 3.5 MB, ") and out.endswith(f"{folder}\n")
     assert sorted(os.listdir(folder)) == ["metadata.json", "samples"]
     assert "0004_005.npz" in os.listdir(folder / "samples")
     cache = read_block_cache(folder)
     assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["storage_dtype"] == "float16"
-    assert cache.state(4, [3])["image"].shape == (1, 64, 192)
+    assert cache.state(5, [3])["image"].shape == (1, 64, 192)
     with np.load(folder / "samples" / "0002_005.npz") as sample:
-        assert sample["mm3__text_out"].shape == (2, 8, 192)
+        assert sample["mm3__text_out"].shape == (2, 12, 192)
     assert "earlier run; use --resume" in fails(cache_adaround_data.main, *argv)
     run(*argv, "--resume", "--json")
     facts = json.loads(capsys.readouterr().out)
-    assert facts["cached"] == 0 and facts["samples"] == 10 and facts["blocks"] == 4
+    assert facts["cached"] == 0 and facts["samples"] == 10 and facts["blocks"] == 5
     (folder / "mine.txt").write_text("")
     run(*argv, "--force")
     assert "(10 new)" in capsys.readouterr().out and (folder / "mine.txt").exists()
@@ -71,9 +71,9 @@ def test_dry_run_tells_passes_memory_time_and_disk_as_they_will_be(capsys, calib
     ]
     run(*argv, "--dry-run")
     out = capsys.readouterr().out
-    assert "samples to cache: 10, 5 pictures x 2 steps; 6 forward passes of 4 rows serve all 4 blocks" in out
-    assert "denoising:" in out and "memory: 1.1 MB of streams at once" in out
-    assert "disk: 5.5 MB as float32 in" in out and " are free" in out and not folder.exists()
+    assert "samples to cache: 10, 5 pictures x 2 steps; 6 forward passes of 4 rows serve all 5 blocks" in out
+    assert "denoising:" in out and "memory: 1.4 MB of streams at once" in out
+    assert "disk: 7.0 MB as float32 in" in out and " are free" in out and not folder.exists()
     run(*argv, "--dry-run", "--json")
     told = json.loads(capsys.readouterr().out)
     assert told["passes"] == 6 and told["free_bytes"] > 0
@@ -89,7 +89,7 @@ def test_a_disk_that_is_too_small_is_refused_beforehand(fails, calibration, tmp_
     argv = ["--calib-dir", calibration, "--output-dir", tmp_path / "cache"]
     for more in ([], ["--dry-run"]):
         err = fails(cache_adaround_data.main, *argv, *more, prints=True)
-        assert "got 2.0 MB free; expected at least 2.8 MB; take fewer pictures or a greater stride" in err
+        assert "got 2.0 MB free; expected at least 3.5 MB; take fewer pictures or a greater stride" in err
     assert os.listdir(tmp_path) == []
 
 
@@ -142,7 +142,7 @@ def test_killed_at_a_random_moment_it_resumes_to_identical_files(calibration, un
 
 @pytest.fixture(scope="module", params=[16, 8])
 def rounded(request, calibration, tmp_path_factory):
-    """A float32 cache, and two of the four blocks rounded to four bits, with and without input grids."""
+    """A float32 cache, and two of the five blocks rounded to four bits, with and without input grids."""
     folder = tmp_path_factory.mktemp("quantized")
     few = ["--num-images", 2, "--stride", 5, "--storage-dtype", "float32"]
     run("--calib-dir", calibration, "--output-dir", folder / "cache", *few)
@@ -159,7 +159,7 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, fails, calibra
     run(*argv, "--dry-run")
     assert "samples to cache: 4, 2 pictures x 2 steps; 4 forward passes" in capsys.readouterr().out
     run(*argv)
-    assert "4 samples x 4 blocks (4 new)" in capsys.readouterr().out
+    assert "4 samples x 5 blocks (4 new)" in capsys.readouterr().out
     assert len(os.listdir(folder / "cache" / "samples_quantized")) == 4
     network = load("mini").network()
     layers = dict(network.named_modules())
@@ -180,7 +180,7 @@ def test_quantized_stream_is_what_finished_blocks_pass_on(capsys, fails, calibra
     run(*argv, "--force")
     after = files.read_npz(folder / "cache" / "samples_quantized" / "0000_005.npz")
     assert all(np.array_equal(before[key], after[key]) for key in before)
-    assert read_block_cache(folder / "cache").state(4)["image"].shape == (8, 64, 192)
+    assert read_block_cache(folder / "cache").state(5)["image"].shape == (8, 64, 192)
     block_file(folder / "out", 1).rename(folder / "mm1.npz")
     assert "source.1: got" in fails(cache_adaround_data.main, *argv, "--resume")
     (folder / "mm1.npz").rename(block_file(folder / "out", 1))

@@ -60,9 +60,9 @@ def refused(main, capsys, *args) -> str:
 def test_export_writes_what_the_checkpoint_holds(run, grids, tmp_path, capsys):
     out = tmp_path / "mini-w4a8"
     told = called(export, capsys, "--adaround-output", run, *grids, "--out", out, "--dry-run")
-    assert told.startswith("would write at most ") and "45 layers at 4." in told and not out.exists()
+    assert told.startswith("would write at most ") and "57 layers at 4." in told and not out.exists()
     facts = json.loads(called(export, capsys, "--adaround-output", run, *grids, "--out", out, "--json"))
-    assert facts["layers"] == 45 and facts["timesteps"] == 4 and 4 < facts["bits_per_weight"] < 4.5
+    assert facts["layers"] == 57 and facts["timesteps"] == 4 and 4 < facts["bits_per_weight"] < 4.5
     assert 0.85 * float(told.split()[4]) < facts["bytes"] / 1e6 < float(told.split()[4])
     assert facts["bytes"] == sum(path.stat().st_size for path in out.iterdir())
     assert set(facts["files"]) == {"model.safetensors", "activations.npz", "config.json"}
@@ -78,7 +78,7 @@ def test_export_refuses_to_overwrite(run, tmp_path, capsys):
     line = called(
         export, capsys, "--adaround-output", run, "--out", tmp_path, "--scales", "float16", "--force"
     )
-    assert line.startswith("mini: 45 layers at 4.") and line.rstrip().endswith(str(tmp_path))
+    assert line.startswith("mini: 57 layers at 4.") and line.rstrip().endswith(str(tmp_path))
     assert (
         mx.load(str(tmp_path / "model.safetensors"))[
             "multimodal_transformer_blocks.0.image_transformer_block.mlp.fc1.scales"
@@ -144,7 +144,7 @@ def test_compare_and_statistics_are_of_the_pictures_that_are_written(run, grids,
         assert entry["max_abs"] == pytest.approx(np.abs(here - there).max(), rel=1e-4)
     assert "use --force" in refused(load_and_draw, capsys, *common)
     printed = called(load_and_draw, capsys, *common, "--diff-stats", "--force")
-    assert "V2: weights and activations: PSNR" in printed and "weights of 45 layers: off by" in printed
+    assert "V2: weights and activations: PSNR" in printed and "weights of 57 layers: off by" in printed
 
 
 def test_a_folder_needs_no_float_model_for_its_pictures(run, grids, tmp_path, capsys, monkeypatch):

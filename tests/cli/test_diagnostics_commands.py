@@ -30,7 +30,7 @@ def test_profile_and_visualize_as_the_documents_say(capsys, fails, tmp_path, poi
     stats, plots = tmp_path / "activation_stats_postgelu.npz", tmp_path / "activation_plots"
     profile = ["--calibration-file", str(points), "--output", str(stats)]
     profile_postgelu.main([*profile, "--num_samples", "6"])
-    assert "6 of 8 points, 7 layers x 2 timesteps" in capsys.readouterr().out
+    assert "6 of 8 points, 9 layers x 2 timesteps" in capsys.readouterr().out
     assert "use --resume, --force" in fails(profile_postgelu.main, *profile)
     profile_postgelu.main([*profile, "--num_samples", "6", "--resume"])
     assert "nothing to do: 6 of 8 points" in capsys.readouterr().out
@@ -40,14 +40,14 @@ def test_profile_and_visualize_as_the_documents_say(capsys, fails, tmp_path, poi
     out = capsys.readouterr().out
     assert (
         out.startswith("layer")
-        and "mm_03_img" in out
-        and "asymmetry: 7 of 7 layers, 7 of them strongly" in out
+        and "mm_04_img" in out
+        and "asymmetry: 9 of 9 layers, 9 of them strongly" in out
     )
     assert "18 figures, verdict.json, summary.md" in out
     for name in ("range_vs_timestep_all", "histogram_mm_00_img", "channel_ranges_mm_02_txt", "heatmap_mean"):
         assert read_image(plots / f"{name}.png")[0].std() > 5
     found = read_json(plots / "verdict.json")
-    assert found["kind"] == "ditq.activation_verdict" and len(found["layers"]) == 7
+    assert found["kind"] == "ditq.activation_verdict" and len(found["layers"]) == 9
     assert "| mm_00_txt |" in (plots / "summary.md").read_text()
     assert "use --force" in fails(visualize_postgelu.main, "--stats-file", stats, "--output-dir", plots)
 
@@ -80,7 +80,7 @@ def test_dry_runs_write_nothing(capsys, tmp_path, points, stats):
     folder.mkdir()
     argv = ["--calibration-file", str(points), "--num-samples", "8", "--inputs", "all", "--dry-run"]
     profile_postgelu.main([*argv, "--output", str(folder / "stats.npz")])
-    assert "would run 8 of 8 points and observe 60 layers x 2 timesteps" in capsys.readouterr().out
+    assert "would run 8 of 8 points and observe 74 layers x 2 timesteps" in capsys.readouterr().out
     visualize_postgelu.main(["--stats-file", str(stats), "--output-dir", str(folder / "plots"), "--dry-run"])
     assert "6 figures for each of 4 layers" in capsys.readouterr().out
     assert os.listdir(folder) == []

@@ -76,7 +76,7 @@ def test_prompts_file_and_the_baselines_spelling(capsys, tmp_path):
 def test_dry_run_writes_nothing(capsys, tmp_path):
     out = succeeds(capsys, "a fox", "--out", tmp_path / "out", "--dry-run")
     assert "pictures to draw: 1 of 128x128 with mini, 28 steps, 4 at once" in out
-    assert "5.2 M parameters" in out and not (tmp_path / "out").exists()
+    assert "6.5 M parameters" in out and not (tmp_path / "out").exists()
 
 
 def test_an_earlier_run_is_refused_resumed_or_replaced(capsys, fails, tmp_path):
@@ -122,9 +122,9 @@ def test_an_empty_prompt_file_is_explained(fails, tmp_path):
 
 
 def test_unknown_words_are_a_warning_line(capsys, tmp_path):
-    main(["a purple fox", "--out", str(tmp_path), *FAST])
+    main(["a striped fox", "--out", str(tmp_path), *FAST])
     err = capsys.readouterr().err
-    assert "warning: mini does not know 'purple' in 'a purple fox'" in err and "UnknownWords" not in err
+    assert "warning: mini does not know 'striped' in 'a striped fox'" in err and "UnknownWords" not in err
 
 
 def test_output_below_a_file_is_explained(fails, tmp_path):

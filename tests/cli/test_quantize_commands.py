@@ -23,7 +23,7 @@ from tests.house.checker import ROOT
 
 def test_script_writes_a_checkpoint_with_activation_grids(quantized):
     parts = checkpoint.load(quantized)
-    assert len(parts.weights) == 45 and parts.activations is not None
+    assert len(parts.weights) == 57 and parts.activations is not None
     assert {weight.spec.bits for weight in parts.weights.values()} == {4}
     assert set(parts.activations.grids) == set(parts.weights)
     report = read_json(quantized / "report.json")
@@ -106,7 +106,7 @@ with lock(sys.argv[1]):
     [
         ([], "--recipe: got none; expected a .json file, or one of"),
         (["--recipe", "w1a1"], "--recipe: got w1a1"),
-        (["--recipe", "w4a8-gptq", "--blocks", "9"], "--blocks: got 9; expected from 1 to 4"),
+        (["--recipe", "w4a8-gptq", "--blocks", "9"], "--blocks: got 9; expected from 1 to 5"),
         (["--recipe", "w4a8-gptq", "--num-images", "99"], "--num-images: got 99; expected at most 6"),
         (["--recipe", "w4a8-gptq", "--model", "sd3-medium"], "got calibration data of mini"),
         (["--recipe", "w4a8-gptq", "--calib", "nowhere"], "nowhere"),

@@ -19,8 +19,8 @@ def test_some_are_picked_from_the_whole_list():
     some = evaluation_prompts("mini", 8)
     assert len(some) == 8 and set(some) <= set(every) and some != every[:8]
     assert evaluation_prompts("mini", len(every)) == every
-    with pytest.raises(UserError, match="from 1 to 35"):
-        evaluation_prompts("mini", 36)
+    with pytest.raises(UserError, match="from 1 to 64"):
+        evaluation_prompts("mini", 65)
 
 
 def test_more_prompts_begin_with_the_default_ones():

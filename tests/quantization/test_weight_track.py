@@ -51,11 +51,11 @@ def test_a_run_is_complete_and_true_to_its_config(cache, tmp_path):
         load("mini").network(), cache, track, tmp_path, on_iteration=lambda *args: told.append(args[:2])
     )
     assert read_json(tmp_path / "config.json") == config
-    assert told == [(block, i) for block in range(4) for i in range(1, 7)]
-    assert config["blocks"] == 4 and [told["block"] for told in config["per_block"]] == [0, 1, 2, 3]
+    assert told == [(block, i) for block in range(5) for i in range(1, 7)]
+    assert config["blocks"] == 5 and [told["block"] for told in config["per_block"]] == [0, 1, 2, 3, 4]
     for number, report in enumerate(config["per_block"]):
         weights, activations, meta = read_block(tmp_path, number, 8)
-        assert len(weights) == (12 if number < 3 else 9)
+        assert len(weights) == (12 if number < 4 else 9)
         assert set(activations) == set(weights)
         assert report["error"] <= report["error_rounding"]
         assert meta["report"]["error"] == report["error"]
@@ -91,7 +91,7 @@ def test_resuming_with_other_settings_names_the_field(cache, tmp_path):
     with pytest.raises(UserError, match="recipe"):
         quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(3), blocks=(0,)), tmp_path, resume=True)
     with pytest.raises(UserError, match="--blocks"):
-        quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(3), blocks=(4,)), tmp_path / "none")
+        quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(3), blocks=(5,)), tmp_path / "none")
     with pytest.raises(UserError, match="--bits-a"):
         WeightTrack(RTN(), Spec(4), activation_bits=12)
 
@@ -118,7 +118,7 @@ def test_killed_runs_resume_to_the_same_bits(cache, tmp_path):
     subprocess.run(
         [*command, "--output-dir", str(broken), "--resume"], cwd=ROOT, check=True, capture_output=True
     )
-    for number in range(4):
+    for number in range(5):
         assert block_file(whole, number).read_bytes() == block_file(broken, number).read_bytes()
     one, other = (read_json(folder / "config.json") for folder in (whole, broken))
     for config in (one, other):

@@ -34,7 +34,7 @@ def test_parts_are_loaded_when_first_used_and_kept():
 
 def test_conditioning_is_one_row_per_prompt():
     conditioning = load("mini").encode(["a fox in the snow", "a car", ""])
-    assert conditioning.tokens.shape == (3, 8, 128) and conditioning.pooled.shape == (3, 128)
+    assert conditioning.tokens.shape == (3, 12, 128) and conditioning.pooled.shape == (3, 128)
     assert mx.abs(conditioning.pooled[2]).max().item() == 0
     assert len(conditioning[:2]) == 2
 
@@ -96,7 +96,7 @@ def test_a_vocabulary_that_is_none_is_told(tmp_path, words, told):
 def test_minis_folder_may_be_given(tmp_path):
     (tmp_path / "mini.safetensors").write_bytes(WEIGHTS.read_bytes())
     (tmp_path / ".DS_Store").write_bytes(b"")
-    assert load("mini", tmp_path).encode(["a fox"]).tokens.shape == (1, 8, 128)
+    assert load("mini", tmp_path).encode(["a fox"]).tokens.shape == (1, 12, 128)
     with pytest.raises(UserError, match="nowhere: got no such file"):
         load("mini", tmp_path / "nowhere").network()
 
