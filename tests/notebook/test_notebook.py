@@ -60,7 +60,7 @@ def test_data_without_a_folder_goes_with_its_object(model):
 
 
 def test_a_quantized_model_says_how_small_it_is(small):
-    assert small.label == "W4A8" and len(small.checkpoint.weights) == 45
+    assert small.label == "W4A8" and len(small.checkpoint.weights) == 57
     assert "recipe: w4a8-gptq" in repr(small) and "4.13" in repr(small)
     assert "<table>" in small._repr_html_()
 

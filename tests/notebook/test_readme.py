@@ -26,5 +26,5 @@ def test_the_lines_of_the_readme_work(tmp_path, monkeypatch):
     assert [line.split("  ")[0] for line in table] == [
         "variant", "float", "w4a8-gptq, W4A8", "float, other seeds",
     ]  # fmt: skip
-    assert len(read_folder(tmp_path / "mini-gptq").weights) == 45
+    assert len(read_folder(tmp_path / "mini-gptq").weights) == 57
     assert ditq.open_checkpoint("mini-gptq").label == "W4A8"
