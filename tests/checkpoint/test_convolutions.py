@@ -132,7 +132,7 @@ def test_weights_only_equal_dequantized_weights(toy, backend):
 @pytest.mark.parametrize("spec", [Spec(4), Spec(5, False, 32), Spec(8)], ids=str)
 def test_folders_give_back_every_code(tmp_path, toy, spec):
     parts = parts_of(toy.network(), spec)
-    write_folder(tmp_path, toy.network(), parts)
+    write_folder(tmp_path, toy.network(), parts, mx.float32)
     same(parts, read_folder(tmp_path))
     assert outline_of_folder(tmp_path) == outline(parts)
     stored = mx.load(str(tmp_path / "model.safetensors"))

@@ -22,7 +22,7 @@ def weights(rows=3, columns=128, seed=0) -> np.ndarray:
 
 
 def loop(w: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
-    """Min-max codes and values, element by element in float64."""
+    """Min-max codes and values, element by element in float64, with scales of float16."""
     codes, values = np.zeros(w.shape, int), np.zeros(w.shape)
     size = spec.group_size or w.shape[1]
     for row in range(w.shape[0]):
@@ -30,9 +30,9 @@ def loop(w: np.ndarray, spec: Spec) -> tuple[np.ndarray, np.ndarray]:
             group = w[row, start : start + size].astype(np.float64)
             low, high = min(group.min(), 0), max(group.max(), 0)
             if spec.symmetric:
-                scale, zero = max(low / spec.qmin, high / spec.qmax), 0
+                scale, zero = float(np.float16(max(low / spec.qmin, high / spec.qmax))), 0
             else:
-                scale = (high - low) / spec.qmax
+                scale = float(np.float16((high - low) / spec.qmax))
                 zero = np.rint(-low / scale)
             for i, value in enumerate(group):
                 code = min(max(np.rint(value / scale) + zero, spec.qmin), spec.qmax)
@@ -58,8 +58,9 @@ def test_errors_stay_within_half_a_step(spec):
     w = mx.array(weights(seed=1))
     codes, scale, zero = affine.round_to_nearest(w, spec)
     error = np.abs(np.array(affine.dequantize(codes, scale, zero) - w)).reshape(*scale.shape, -1)
-    # a rounded zero point moves an asymmetric range by up to half a step
-    assert (error <= np.array(scale)[..., None] * (0.5 if spec.symmetric else 1.0) * 1.0001).all()
+    # a rounded zero point moves an asymmetric range by up to half a step, and a rounded scale its ends by a 2048th
+    steps = 0.5 if spec.symmetric else 1.0 + 2**spec.bits / 2048
+    assert (error <= np.array(scale)[..., None] * steps * 1.0001).all()
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -86,6 +87,17 @@ def test_searched_range_is_the_best_of_its_candidates(spec):
     ]
     assert np.allclose(best, np.min(tried, axis=0), rtol=1e-5)
     assert (best <= tried[0] * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("library", [np.array, mx.array], ids=["NumPy", "MLX"])
+def test_scales_are_those_of_float16_where_it_is_precise(library):
+    steps = np.geomspace(1e-9, 1e9, 300).astype(np.float32)
+    found = np.array(affine.storable(library(steps)))
+    half = np.clip(steps, 1e-8, 6e4).astype(np.float16).astype(np.float32)
+    precise = (steps >= 2.0**-16) & (steps <= 2.0**15)
+    assert found.dtype == np.float32 and 100 < precise.sum() < 200
+    assert np.array_equal(found, np.where(precise, half, steps))
+    assert np.abs(found / steps - 1).max() < 1 / 500
 
 
 def test_rows_of_zeros_stay_zero():

@@ -60,9 +60,18 @@ def test_groups_of_a_convolution_divide_its_input_channels():
         weight.check("conv", channels=16)
 
 
-@pytest.mark.parametrize(("spec", "bits"), [(Spec(4), 4 + 32 / 64), (Spec(4, False, 32), 4 + 2 * 36 / 64)])
-def test_bits_per_weight_count_scales_and_zero_points(spec, bits):
-    assert rounded(spec).bits_per_weight == bits
+@pytest.mark.parametrize(
+    ("spec", "bits"), [(Spec(4), 4 + 32 / 64), (Spec(4, False, 32), 4 + 32 / 32), (Spec(7), 8 + 32 / 64)]
+)
+def test_bits_per_weight_count_scales_and_biases_as_they_are_stored(spec, bits):
+    weight = rounded(spec)
+    assert weight.is_half and weight.bits_per_weight == bits
+
+
+def test_scales_that_float16_would_move_take_32_bits():
+    weight = rounded(Spec(4))
+    other = replace(weight, scale=weight.scale * 1.001)
+    assert not other.is_half and other.bits_per_weight == 4 + 64 / 64
 
 
 @pytest.mark.parametrize(

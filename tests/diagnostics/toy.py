@@ -87,6 +87,7 @@ class Toy:
     defaults = Defaults(size=8, steps=4, guidance=3.0, shift=1.0, schedule="uniform")
     geometry = Geometry(latent_channels=4, factor=1, unit=2, largest=16, text_tokens=5, text_dim=6)
     prediction, noise = "velocity", "rectified-flow"
+    dtype = mx.float32
 
     def encode(self, prompts):
         rows = [np.random.default_rng(len(p)).standard_normal((5, 6)).astype(np.float32) for p in prompts]

@@ -34,6 +34,7 @@ class Toy:
         latent_channels=4, factor=4, unit=2, largest=16, text_tokens=5, text_dim=8, pooled_dim=16
     )
     prediction, noise = "velocity", "rectified-flow"
+    dtype = mx.float32
 
     def __init__(self):
         mx.random.seed(0)

@@ -144,6 +144,7 @@ class Toy:
     geometry = Geometry(latent_channels=4, factor=4, unit=1, largest=16, text_tokens=5, text_dim=WIDTH)
     prediction = "epsilon"
     noise = "ddpm-linear"
+    dtype = mx.float32
 
     def __init__(self, path=None, dtype=None, text_encoders="all"):
         self._network = None

@@ -24,6 +24,7 @@ class Small:
         latent_channels=16, factor=8, unit=2, largest=48, text_tokens=7, text_dim=40, pooled_dim=48
     )
     prediction, noise = "velocity", "rectified-flow"
+    dtype = mx.float32
 
     def __init__(self):
         self.loads = []

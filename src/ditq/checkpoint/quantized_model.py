@@ -38,7 +38,7 @@ class QuantizedModel:
         self.backend: Backend | None = backend
         self.name, self.defaults, self.geometry = model.name, model.defaults, model.geometry
         self.prediction: Prediction = model.prediction
-        self.noise = model.noise
+        self.noise, self.dtype = model.noise, model.dtype
         self._network: Network | None = None
 
     def encode(self, prompts: list[str]) -> Conditioning:
@@ -81,4 +81,4 @@ class FolderModel(QuantizedModel):
         self.folder = folder
 
     def _made(self) -> Network:
-        return read_model(self.folder, self.activations, self.backend)
+        return read_model(self.folder, self.activations, self.backend, self.dtype)

@@ -7,6 +7,7 @@ from ditq import capture
 from ditq.checkpoint.checkpoint import QuantizedCheckpoint
 from ditq.checkpoint.mlx_folder.companions import read_smoothing, read_table
 from ditq.checkpoint.mlx_folder.description import layouts_of, network_of, read_config
+from ditq.core import packing
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,9 @@ def outline_of_folder(folder: Path) -> Outline:
     modules = capture.layers(network_of(config, folder))  # lazy: nothing is allocated
     sizes = []
     for path, layout in layouts_of(config, folder).items():
-        rows, columns = capture.matrix(modules[path]).shape if path in modules else (0, 0)
-        scales = layout.spec.groups(columns, path) * rows
-        bits = layout.bits * rows * columns + scales * (32 if layout.symmetric else 32 + layout.bits)
-        sizes.append((rows * columns, bits / max(rows * columns, 1)))
+        size = capture.matrix(modules[path]).size if path in modules else 0
+        scale_bits = 16 if layout.scales == "float16" else 32
+        sizes.append((size, packing.bits_per_weight(layout.bits, layout.stored_group, scale_bits)))
     grids = config.get("activation_quantization") or {"timesteps": []}
     return Outline(config["model"], len(sizes), _mean(sizes), len(grids["timesteps"]))
 

@@ -5,8 +5,9 @@ import json
 import time
 
 from ditq import checkpoint
-from ditq.checkpoint import QuantizedCheckpoint, check_writable, outline, write_folder
-from ditq.checkpoint.mlx_folder.folder import SCALES
+from ditq.checkpoint import check_writable, outline, write_folder
+from ditq.checkpoint.mlx_folder.size import folder_bytes
+from ditq.checkpoint.mlx_folder.stored import SCALES
 from ditq.cli import values
 from ditq.cli.flags import (
     DTYPES,
@@ -20,11 +21,8 @@ from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
 from ditq.cli.run import run
-from ditq.core.activation_grid import GridRows
 from ditq.core.errors import UserError
 from ditq.core.files import lock
-from ditq.models import TextToImage
-from ditq.models.cost import parameter_count
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,11 +37,11 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_argument(
         "--scales",
         choices=list(SCALES),
-        default="float32",
-        help="dtype of the stored scales; float16 halves them and moves values by up to a hundredth of a step at "
-        "4 bits, a tenth at 8 (default: float32)",
+        help="dtype of the stored scales (default: for each layer float16 where that moves none of its values, as in "
+        "all that this version quantizes, else float32); in layers of earlier versions float16 moves values by up to a "
+        "hundredth of a step at 4 bits, a tenth at 8",
     )
-    add_model_flags(flags)
+    add_model_flags(flags, "of what is not quantized, in the file (default: float16)")
     add_run_flags(flags, resume=False)
     args = flags.parse_args(argv)
     run(lambda: export(args), args)
@@ -58,15 +56,16 @@ def export(args: argparse.Namespace) -> None:
         )
     parts = checkpoint.load(args.adaround_output, args.quant_config)
     model = model_from(args, parts.model)
-    check_writable(model.skeleton(), parts, SCALES[args.scales])
+    dtype = DTYPES[args.dtype or "float16"]
+    _, layouts = check_writable(model.skeleton(), parts, dtype, args.scales)
     if args.dry_run:
-        size = forecast(args, parts, model)
-        facts = {"bytes": round(size), "layers": len(parts.weights), "output": str(args.out)}
-        tell(args, facts, f"would write at most {size / 1e6:,.1f} MB: {outline(parts)}: {args.out}")
+        size = folder_bytes(model.skeleton(), parts, layouts, dtype)
+        facts = {"bytes": size, "layers": len(parts.weights), "output": str(args.out)}
+        tell(args, facts, f"would write {size / 1e6:,.2f} MB: {outline(parts)}: {args.out}")
         return
     started = time.perf_counter()
     with lock(args.out):
-        files = write_folder(args.out, model.network(), parts, SCALES[args.scales])
+        files = write_folder(args.out, model.network(), parts, dtype, args.scales)
     size, seconds = sum(file.stat().st_size for file in files), time.perf_counter() - started
     if args.json:
         facts = {
@@ -80,7 +79,7 @@ def export(args: argparse.Namespace) -> None:
         }
         say(json.dumps(facts))
         return
-    say(f"{outline(parts)}, {size / 1e6:,.1f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
+    say(f"{outline(parts)}, {size / 1e6:,.2f} MB in {len(files)} files, {seconds:.1f} s: {args.out}")
 
 
 def add_source_flags(flags: argparse.ArgumentParser) -> None:
@@ -102,24 +101,11 @@ def add_source_flags(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_flags(flags: argparse.ArgumentParser) -> None:
+def add_model_flags(
+    flags: argparse.ArgumentParser, dtype: str = "of what is not quantized (default: the model's choice)"
+) -> None:
     """--model-path, --dtype, --text-encoders; the model itself is named by the checkpoint."""
     group = flags.add_argument_group("model (named by the checkpoint)")
     add_model_path(group)
-    add_dtype(group, "of what is not quantized (default: the model's choice)")
+    add_dtype(group, dtype)
     add_text_encoders(group)
-
-
-def forecast(args: argparse.Namespace, parts: QuantizedCheckpoint, model: TextToImage) -> float:
-    """Bytes of the folder: codes with a scale and a bias per group of 32, the rest in --dtype or 32 bits."""
-    codes = sum(weight.codes.size for weight in parts.weights.values())
-    bits = sum(weight.codes.size * (weight.spec.bits + 2) for weight in parts.weights.values())
-    table = parts.activations
-    rows = [] if table is None else [grid.at(table.timesteps) for grid in table.grids.values()]
-    grids = sum(_grid_bytes(own) for own in rows)
-    rest = DTYPES[args.dtype or "float32"].size * (parameter_count(model.skeleton()) - codes)
-    return bits / 8 + grids + rest
-
-
-def _grid_bytes(rows: GridRows) -> int:
-    return sum(part.nbytes for part in (rows.scale, rows.qmin, rows.qmax, rows.shift) if part is not None)

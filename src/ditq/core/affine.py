@@ -17,10 +17,15 @@ Matrix = Float[mx.array, "rows columns"]
 Codes = Integer[mx.array, "rows columns"]
 Bools = Bool[mx.array, "rows columns"]
 Scales = Float[mx.array, "rows groups"]
+FINE, COARSE = 2.0**-16, 2.0**15
+"""The scales that float16 holds to a thousandth or better, as a checkpoint has them."""
 
 
 def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
-    """Scales and zero points of the least grid that holds every value of w, float32; zero points are whole numbers."""
+    """Scales and zero points of the least grid that holds every value of w, float32; zero points are whole numbers.
+
+    Scales are `storable`, so that the greatest value may lie a two-thousandth beyond the last code.
+    """
     return grid_between(*_extremes(w.astype(mx.float32), spec), spec)
 
 
@@ -50,16 +55,21 @@ def mse_range(
 
 
 def grid_between(low: Array, high: Array, spec: Spec) -> tuple[Array, Array]:
-    """Scales and zero points of the grid from low to high, which zero lies between; MLX or NumPy."""
+    """Scales, `storable` ones, and zero points of the grid from low to high, which zero lies between; MLX or NumPy."""
     library: Any = mx if isinstance(low, mx.array) else np
-    if spec.symmetric:
-        # Negative codes reach one step further than positive ones.
-        scale = library.maximum(low / spec.qmin, high / spec.qmax)
-        zero = library.zeros_like(scale)
-    else:
-        scale = (high - low) / spec.qmax
-        zero = library.round(-low / library.where(scale > 0, scale, 1.0))
-    return library.where(scale > 0, scale, 1.0), zero
+    # Negative codes reach one step further than positive ones.
+    step = library.maximum(low / spec.qmin, high / spec.qmax) if spec.symmetric else (high - low) / spec.qmax
+    scale = library.where(step > 0, storable(step), 1.0)
+    return scale, library.zeros_like(scale) if spec.symmetric else library.round(-low / scale)
+
+
+def storable(scale: Array) -> Array:
+    """Scales rounded to what float16 holds, in their own dtype, so that codes are found for the scales that are stored;
+    those that float16 holds badly, below `FINE` or above `COARSE`, stay as they are. MLX or NumPy.
+    """
+    library: Any = mx if isinstance(scale, mx.array) else np
+    within = library.clip(scale, FINE, COARSE)
+    return library.where(within == scale, within.astype(library.float16).astype(scale.dtype), scale)
 
 
 def code_dtype(spec: Spec, library: Any = mx) -> Any:

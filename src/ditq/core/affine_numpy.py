@@ -7,7 +7,7 @@ layer's time. Matrices are meant to be a few rows of a weight, so that they stay
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ditq.core.affine import grid_between
+from ditq.core.affine import grid_between, storable
 from ditq.core.spec import Spec
 
 Values = Float[np.ndarray, "..."]
@@ -25,7 +25,7 @@ ENOUGH = 1.04
 
 
 def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
-    """Scales and zero points of the least grid that holds every value of w; zero points are whole numbers."""
+    """Scales and zero points of the least grid that holds every value of w: `affine.minmax_range` in NumPy."""
     return grid_between(*_extremes(w, spec), spec)
 
 
@@ -39,8 +39,9 @@ def searched_range(
     """
     scale, zero = minmax_range(w, spec)
     if len(shrinks) == 1:
-        return scale * shrinks, zero
-    return scale * shrinks[np.argmin(_errors_of(shrinks, w, scale, zero, spec, importance), axis=0)], zero
+        return storable(scale * shrinks), zero
+    best = np.argmin(_errors_of(shrinks, w, scale, zero, spec, importance), axis=0)
+    return storable(scale * shrinks[best]), zero
 
 
 def sufficient_shrinks(w: Matrix, spec: Spec, importance: Importance | None = None) -> Shrinks:

@@ -59,6 +59,11 @@ def is_storable(spec: Spec, columns: int) -> bool:
     return True
 
 
+def bits_per_weight(bits: int, group: int, scale_bits: int) -> float:
+    """Bits of a code with its part of the scale and the bias of its group."""
+    return bits + 2 * scale_bits / group
+
+
 def pack(
     codes: Codes, scale: Scales, zero: Scales, spec: Spec, name: str = "layer"
 ) -> tuple[Words, StoredScales, StoredScales]:

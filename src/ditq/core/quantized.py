@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float, Integer
 
-from ditq.core import affine, numbers
+from ditq.core import affine, numbers, packing
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 
@@ -43,10 +43,22 @@ class QuantizedWeight:
         return (by_channel / self.smooth).reshape(self.shape)
 
     @property
+    def is_half(self) -> bool:
+        """Whether float16 holds the scales as they are, and their products with the zero points at all."""
+        offsets = (self.spec.qmin - self.zero) * self.scale
+        fits = mx.abs(offsets).max() <= affine.COARSE if offsets.size else True
+        return bool(mx.array_equal(self.scale.astype(mx.float16).astype(mx.float32), self.scale) and fits)
+
+    @property
     def bits_per_weight(self) -> float:
-        """Bits of the codes, with a float32 scale (and, on an asymmetric grid, a zero point of `bits`) per group."""
-        overhead = 32 if self.spec.symmetric else 32 + self.spec.bits
-        return self.spec.bits + overhead * self.scale.size / self.codes.size
+        """Bits of a code with its part of the scales and biases beside it, as a checkpoint folder packs them.
+
+        Of codes that MLX does not pack: a byte each, and float32 scales, as npz files hold them.
+        """
+        if not packing.is_storable(self.spec, self.shape[1]):
+            return 8 + 32 * self.scale.size / self.codes.size
+        group = packing.storage_group(self.spec, self.shape[1])
+        return packing.bits_per_weight(self.spec.bits, group, 16 if self.is_half else 32)
 
     def check(self, name: str, channels: int | None = None) -> None:
         """Raises UserError, with the layer's `name`, when a part is out of its grid, misshapen or senseless.

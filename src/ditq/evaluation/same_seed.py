@@ -82,7 +82,7 @@ class Encoded:
         self._conditioning: Conditioning | None = None
         self.name, self.defaults, self.geometry = model.name, model.defaults, model.geometry
         self.prediction: Prediction = model.prediction
-        self.noise = model.noise
+        self.noise, self.dtype = model.noise, model.dtype
         self.network, self.skeleton, self.decode = model.network, model.skeleton, model.decode
 
     def encode(self, prompts: list[str]) -> Conditioning:

@@ -213,6 +213,8 @@ class TextToImage(Protocol):
     prediction: Prediction
     noise: str
     """Its noise process, a name of `ditq.sampling.schedules.PROCESSES`."""
+    dtype: mx.Dtype
+    """The dtype that its network computes in."""
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The conditioning of the prompts; the text encoders are loaded for this call and freed after it."""

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten
 from ditq.activations import ActivationTable
 from ditq.checkpoint import (
     QuantizedCheckpoint,
+    check_writable,
     injected,
     outline,
     outline_of_folder,
@@ -20,6 +21,7 @@ from ditq.checkpoint import (
     write_folder,
 )
 from ditq.checkpoint.mlx_folder import folder, shards
+from ditq.checkpoint.mlx_folder.size import folder_bytes
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
@@ -52,14 +54,58 @@ def test_everything_comes_back_bit_for_bit(tmp_path, network, spec):
 
 
 @pytest.mark.parametrize("spec", [Spec(4), Spec(8, False), Spec(3, False, 32)], ids=str)
-def test_codes_survive_half_precision_scales(tmp_path, network, spec):
-    scales = mx.float16
-    before = checkpoint(network, spec, activations=False)
-    write_folder(tmp_path, network, before, scales)
-    after = read_folder(tmp_path)
+def test_scales_of_earlier_versions_take_32_bits_or_move(tmp_path, network, spec):
+    now = checkpoint(network, spec, activations=False)
+    weights = {path: replace(weight, scale=weight.scale * 1.0001) for path, weight in now.weights.items()}
+    before = replace(now, weights=weights)
+    write_folder(tmp_path / "whole", network, before)
+    same(before, read_folder(tmp_path / "whole"))
+    write_folder(tmp_path / "half", network, before, scales="float16")
+    after = read_folder(tmp_path / "half")
     same(before, after, ("codes", "zero"))
     for path, weight in before.weights.items():
-        assert mx.array_equal(after.weights[path].scale, weight.scale.astype(scales).astype(mx.float32))
+        assert mx.array_equal(after.weights[path].scale, weight.scale.astype(mx.float16).astype(mx.float32))
+
+
+@pytest.mark.parametrize("scales", [None, "float16", "float32"])
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.float32])
+def test_parameters_and_scales_are_stored_as_asked(tmp_path, network, dtype, scales):
+    parts = checkpoint(network, Spec(4, True, 32))
+    write_folder(tmp_path, network, parts, dtype, scales)
+    stored = mx.load(str(tmp_path / "model.safetensors"))
+    assert stored[f"{FC2}.weight"].dtype == mx.uint32
+    assert {stored[f"{path}.{part}"].dtype for path in parts.weights for part in ("scales", "biases")} == {
+        mx.float32 if scales == "float32" else mx.float16
+    }
+    packed = {f"{path}.{part}" for path in parts.weights for part in ("weight", "scales", "biases")}
+    before = dict(tree_flatten(network.parameters()))
+    for name, array in stored.items():
+        if name not in packed:
+            assert mx.array_equal(array, before[name].astype(dtype)), name
+    same(parts, read_folder(tmp_path))
+
+
+def test_parameters_beyond_float16_are_refused_and_stored_as_bfloat16(tmp_path):
+    large = model()
+    large.final_layer.linear.bias = large.final_layer.linear.bias + 1e5
+    with pytest.raises(UserError, match="final_layer.linear.bias: got values beyond float16; .*--dtype"):
+        write_folder(tmp_path / "out", large, checkpoint(large))
+    assert not (tmp_path / "out").exists()
+    write_folder(tmp_path / "out", large, checkpoint(large), mx.bfloat16)
+    read_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("activations", [False, True])
+@pytest.mark.parametrize("spec", [Spec(4), Spec(3, False, 32), Spec(8)], ids=str)
+@pytest.mark.parametrize("dtype", [mx.float16, mx.float32])
+def test_the_size_is_known_before_anything_is_written(tmp_path, network, spec, dtype, activations, smooth):
+    parts = checkpoint(network, spec, smooth, activations)
+    _, layouts = check_writable(network, parts, dtype)
+    told = folder_bytes(network, parts, layouts, dtype)
+    files = write_folder(tmp_path, network, parts, dtype)
+    size = sum(file.stat().st_size for file in files)
+    assert abs(told - size) < 0.002 * size
 
 
 def mixed(network: MMDiT) -> QuantizedCheckpoint:
@@ -89,7 +135,7 @@ def test_code_that_is_not_ours_computes_the_same_w4a16(tmp_path, network, kind, 
         parts = mixed(network)
     else:
         parts = checkpoint(network, Spec(4, True, None if kind == "per channel" else 32), smooth)
-    write_folder(tmp_path, network, parts, shard=200_000)
+    write_folder(tmp_path, network, parts, mx.float32, "float32", shard=200_000)
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     theirs = stock(tmp_path)
     assert sum(isinstance(m, nn.QuantizedLinear) for _, m in theirs.named_modules()) == len(parts.weights)
@@ -104,7 +150,7 @@ def test_code_that_is_not_ours_computes_the_same_w4a16(tmp_path, network, kind, 
 def test_the_folder_alone_computes_what_injection_does(tmp_path, network, smooth):
     parts = checkpoint(network, Spec(4), smooth)
     before = dict(tree_flatten(network.parameters()))
-    write_folder(tmp_path, network, parts)
+    write_folder(tmp_path, network, parts, mx.float32)
     assert all(mx.array_equal(before[key], value) for key, value in tree_flatten(network.parameters()))
     with injected(network, read_folder(tmp_path)):
         wanted = velocities(network)
@@ -119,7 +165,8 @@ def test_a_16_bit_model_stays_one(tmp_path):
     half.set_dtype(mx.float16)
     parts = checkpoint(half, Spec(4), smooth=True)
     write_folder(tmp_path, half, parts)
-    for alone in (read_model(tmp_path), read_model(tmp_path, False), read_model(tmp_path, False, "packed")):
+    for options in ((), (False,), (False, "packed")):
+        alone = read_model(tmp_path, *options, dtype=mx.float16)
         assert alone.dtype == mx.float16
         inputs = alone.prepare(Conditioning(mx.zeros((1, 7, 40)), mx.ones((1, 48))), mx.array([500.0]))
         clock = clock_of(alone)
@@ -178,4 +225,4 @@ def test_the_outline_is_known_without_the_codes(tmp_path, network, spec, activat
     (tmp_path / "model.safetensors").unlink()
     assert outline_of_folder(tmp_path) == outline(parts)
     if spec.group_size == 32:
-        assert outline(parts).bits_per_weight == 3 + (32 + 3) / 32  # a scale and a zero point in 32 columns
+        assert outline(parts).bits_per_weight == 3 + 2 * 16 / 32  # a scale and a bias in 32 columns

@@ -24,7 +24,7 @@ BIAS = "final_layer.linear.bias"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder, network = tmp_path_factory.mktemp("whole"), model()
-    write_folder(folder, network, checkpoint(network, smooth=True))
+    write_folder(folder, network, checkpoint(network, smooth=True), mx.float32, "float32")
     return folder
 
 
@@ -194,8 +194,16 @@ def test_smoothing_factors(written, change, message):
         (lambda c: c["weight_quantization"].update(layers=[]), r"layers: got \[\]; expected an object"),
         (lambda c: c.update(meta=3), "meta: got 3"),
         (lambda c: c["weight_quantization"].update(scales="int8"), "scales: got 'int8'"),
+        (lambda c: c["weight_quantization"]["layers"][FC1].update(scales="int8"), "scales: got 'int8'"),
         (
-            lambda c: c["weight_quantization"].update(scales="float16"),
+            lambda c: c["weight_quantization"]["layers"][FC1].update(scales="float16"),
+            "scales: got float32; expected float16, as",
+        ),
+        (
+            lambda c: [
+                c["weight_quantization"].update(scales="float16"),
+                c["weight_quantization"]["layers"][FC1].pop("scales"),
+            ],
             "scales: got float32; expected float16, as",
         ),
     ],

@@ -6,8 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
-import mlx.core as mx
-
 import ditq
 from ditq.checkpoint.checkpoint import ModelName, QuantizedCheckpoint
 from ditq.checkpoint.mlx_folder.stored import Layout
@@ -22,6 +20,7 @@ SMOOTHING, GRIDS = "smoothing.npz", "activations.npz"
 """The files beside config.json; it names them, and no others are read."""
 Bits = Literal[2, 3, 4, 5, 6, 8]
 Group = Literal[32, 64, 128]
+ScalesDtype = Literal["float16", "float32"]
 
 
 class Packed(TypedDict):
@@ -44,16 +43,22 @@ class Own(TypedDict):
     per_channel: bool
 
 
+class OwnEntry(Own, total=False):
+    """The same with what earlier versions said of all layers at once, if at all."""
+
+    scales: ScalesDtype
+
+
 class Weights(TypedDict):
     """Our own facts of the weights; folders of earlier versions do not say which layers are smoothed."""
 
-    layers: dict[str, Own]
+    layers: dict[str, OwnEntry]
 
 
 class WeightsEntry(Weights, total=False):
-    """The same with smoothing factors."""
+    """The same with smoothing factors, and with the scales' dtype where an earlier version told it."""
 
-    scales: Literal["float32", "float16"]
+    scales: ScalesDtype
     smoothing: Literal["smoothing.npz"] | None
     smoothed: Annotated[list[str], FILLED]
 
@@ -120,8 +125,8 @@ def description(
     network: Network,
     checkpoint: QuantizedCheckpoint,
     layouts: Mapping[str, Layout],
-    scales: mx.Dtype,
     smoothed: Sequence[str],
+    origin: Origin,
 ) -> dict[str, Any]:
     """What config.json says of the float `network` with the checkpoint's layers in it; `smoothed` ones have factors."""
     usual = Counter((layout.stored_group, layout.bits) for layout in layouts.values()).most_common(1)
@@ -140,15 +145,18 @@ def description(
         "model_config": asdict(network.config),
         "quantization": quantization,
         "weight_quantization": {
-            "scales": str(scales).rpartition(".")[2],
             "smoothing": SMOOTHING if smoothed else None,
             **({"smoothed": smoothed} if smoothed else {}),
             "layers": {
-                path: {"symmetric": layout.symmetric, "per_channel": layout.per_channel}
+                path: {
+                    "symmetric": layout.symmetric,
+                    "per_channel": layout.per_channel,
+                    "scales": layout.scales,
+                }
                 for path, layout in layouts.items()
             },
         },
-        "made_from": asdict(Origin.of(network)),
+        "made_from": asdict(origin),
         "meta": checkpoint.meta,
     }
     table = checkpoint.activations
@@ -181,5 +189,8 @@ def layouts_of(config: Mapping[str, Any], folder: Path) -> dict[str, Layout]:
             raise UserError(
                 f"{folder / 'config.json'}: quantization: {path}", got=repr(entry), expected=expected
             )
-        layouts[path] = Layout(entry["bits"], entry["group_size"], own["symmetric"], own["per_channel"])
+        scales = own.get("scales", config["weight_quantization"].get("scales"))
+        layouts[path] = Layout(
+            entry["bits"], entry["group_size"], own["symmetric"], own["per_channel"], scales
+        )
     return layouts

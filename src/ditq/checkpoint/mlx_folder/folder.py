@@ -37,22 +37,22 @@ from ditq.checkpoint.mlx_folder.digests import arrays_digest, check_weights, fil
 from ditq.checkpoint.mlx_folder.shards import INDEX, SINGLE, written_shards
 from ditq.checkpoint.mlx_folder.stored import (
     PARTS,
+    SCALES,
     Layout,
     check_stored,
     restored,
     stored,
     table_arrays,
 )
+from ditq.checkpoint.origin import Origin
 from ditq.core import numbers
 from ditq.core.errors import UserError
 from ditq.core.files import remove, remove_leftovers, write_json, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.models import Network
-from ditq.models.loading import load_weights_into, read_weights
+from ditq.models.loading import dtype_name, load_weights_into, read_weights
 from ditq.nn import Backend
 
-SCALES = {"float32": mx.float32, "float16": mx.float16}
-"""What scales can be stored as."""
 SHARD = 5 << 30
 """Bytes of a file at most, as MLX's tools cut theirs."""
 
@@ -61,26 +61,27 @@ def write_folder(
     folder: Path,
     network: Network,
     checkpoint: QuantizedCheckpoint,
-    scales: mx.Dtype = mx.float32,
+    dtype: mx.Dtype = mx.float16,
+    scales: str | None = None,
     shard: int = SHARD,
 ) -> list[Path]:
     """Writes the float `network` with the checkpoint's layers in it, and returns the files.
 
-    `scales` is the dtype of the stored scales, float32 or float16. Smoothing factors are folded into adaLN rows, so
-    that a reader that knows nothing of them is right. Raises UserError, naming the layer, before anything is written,
-    for what does not fit, what cannot be stored and what cannot be folded.
+    `dtype` is that of the stored parameters that are not quantized; `scales` that of the stored scales, a key of
+    `SCALES`: None lets each layer have float16 where that changes none of its values. Smoothing factors are folded into
+    adaLN rows, so that a reader that knows nothing of them is right. Raises UserError, naming the layer, before
+    anything is written, for what does not fit, what cannot be stored and what cannot be folded.
     """
-    arrays, layouts = check_writable(network, checkpoint, scales)
+    arrays, layouts = check_writable(network, checkpoint, dtype, scales)
     if checkpoint.made_from is not None:
         checkpoint.made_from.check(network, "checkpoint", checkpoint.model)
-    _check_floats(arrays, "the network")
-    table, files = checkpoint.activations, []
-    grids = None if table is None else table_arrays(table)
+    _check_stored(arrays, dtype)
+    grids = None if checkpoint.activations is None else table_arrays(checkpoint.activations)
     for path, weight in checkpoint.weights.items():
-        arrays |= stored(weight, path, scales)
+        arrays |= stored(weight, path, layouts[path])
     remove(folder / "config.json")
     remove_leftovers(folder)
-    files += written_shards(folder, arrays, shard)
+    files = written_shards(folder, arrays, shard)
     digests = {file.name: file_digest(file) for file in files}
     smooth = {path: np.array(w.smooth) for path, w in checkpoint.weights.items() if w.smooth is not None}
     for name, content in ((GRIDS, grids), (SMOOTHING, smooth)):
@@ -89,30 +90,32 @@ def write_folder(
             write_npz(folder / name, content)
             files.append(folder / name)
             digests[name] = arrays_digest(content)
-    config = description(network, checkpoint, layouts, scales, list(smooth))
+    config = description(network, checkpoint, layouts, list(smooth), Origin.of(network))
     write_json(folder / "config.json", {**config, "files": digests})
     return [*files, folder / "config.json"]
 
 
 def check_writable(
-    network: Network, checkpoint: QuantizedCheckpoint, scales: mx.Dtype = mx.float32
+    network: Network,
+    checkpoint: QuantizedCheckpoint,
+    dtype: mx.Dtype = mx.float16,
+    scales: str | None = None,
 ) -> tuple[dict[str, mx.array], dict[str, Layout]]:
     """The parameters that `write_folder` stores beside the packed layers, factors folded in, and the layers' layouts.
 
     Nothing of the network is evaluated: a skeleton serves to ask, before anything is loaded, for what `write_folder`
     would refuse of the checkpoint.
     """
-    if scales not in SCALES.values():
-        expected = f"{' or '.join(SCALES)}: bfloat16 would move codes by most of a step"
-        raise UserError("scales", got=scales, expected=expected)
     modules = quantizable(network, network.anatomy)
     check_fits(modules, checkpoint.weights)
-    layouts = {path: Layout.of(weight, path) for path, weight in checkpoint.weights.items()}
+    layouts = {path: Layout.of(weight, path, scales) for path, weight in checkpoint.weights.items()}
     table = checkpoint.activations
     if table is not None:
         _check_table(table, checkpoint.weights, modules)
         table_arrays(table)
-    return folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy), layouts
+    parameters = folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy)
+    kept = {name: array for name, array in parameters.items() if name.removesuffix(".weight") not in layouts}
+    return {name: array.astype(dtype) for name, array in kept.items()}, layouts
 
 
 def read_folder(folder: Path) -> QuantizedCheckpoint:
@@ -128,9 +131,14 @@ def read_folder(folder: Path) -> QuantizedCheckpoint:
     return QuantizedCheckpoint(config["model"], weights, table, config.get("meta", {}), made_from)
 
 
-def read_model(folder: Path, activations: bool = True, backend: Backend | None = None) -> Network:
-    """The quantized network of a folder by itself: the float model is not needed. Errors as in `read_folder`."""
-    config, network, stored_weights = _read(folder)
+def read_model(
+    folder: Path, activations: bool = True, backend: Backend | None = None, dtype: mx.Dtype = mx.float32
+) -> Network:
+    """The quantized network of a folder by itself, computing in `dtype`: the float model is not needed.
+
+    Errors as in `read_folder`.
+    """
+    config, network, stored_weights = _read(folder, dtype)
     table = read_table(folder, config, {})
     read_smoothing(folder, config)
     make = LayerMaker(config["model"], table, activations, backend, network.anatomy)
@@ -153,8 +161,12 @@ def _check_table(
             check_grid(path, table.grids[path], weight, table.timesteps, capture.channels(modules[path]))
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, QuantizedWeight]]]:
+def _read(
+    folder: Path, dtype: mx.Dtype | None = None
+) -> tuple[dict[str, Any], Network, Iterator[tuple[str, QuantizedWeight]]]:
     """The configuration, the network with its float parameters, and the quantized layers, without their factors.
+
+    `dtype` is the parameters'; None leaves them as they are stored.
 
     Where the quantized layers belong, the network has float ones of zeros. Each layer is unpacked when its turn comes;
     that all are there, and of the right shapes, is known before.
@@ -175,12 +187,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], Network, Iterator[tuple[str, Qu
             )
         packed[path] = {part: arrays.pop(f"{path}.{part}") for part in PARTS}
         check_stored(packed[path], f"{folder}: {path}", layout, capture.matrix(modules[path]).shape)
-        told, found = config["weight_quantization"].get("scales"), packed[path]["scales"].dtype
+        told, found = layout.scales, packed[path]["scales"].dtype
         if told is not None and found != SCALES[told]:
             expected = f"{told}, as config.json's weight_quantization says"
             raise UserError(f"{folder}: {path}.scales", got=str(found).rpartition(".")[2], expected=expected)
     shapes = {f"{path}.weight": modules[path].weight.shape for path in layouts}
-    load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder))
+    load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder), dtype)
     _check_floats(arrays, str(folder))
     network.load_weights(list(_zeros(shapes, network.dtype).items()), strict=False)
     whole = ((path, restored(packed.pop(path), f"{folder}: {path}", layouts[path])) for path in layouts)
@@ -213,6 +225,22 @@ def _layouts(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.ar
 
 def _check_floats(arrays: Mapping[str, mx.array], source: str) -> None:
     """Raises UserError, naming the parameter, for one so large that its product with another overflows."""
+    for name in _too_large(arrays):
+        numbers.check_numbers(arrays[name].astype(mx.float32), f"{source}: {name}")
+
+
+def _check_stored(arrays: Mapping[str, mx.array], dtype: mx.Dtype) -> None:
+    """Raises UserError, naming the parameter, for one that the dtype it is to be stored in does not reach."""
+    for name in _too_large(arrays):
+        raise UserError(
+            f"the network: {name}",
+            got=f"values beyond {dtype_name(dtype)}",
+            remedy="store what is not quantized as bfloat16 or float32 (export_checkpoint --dtype)",
+        )
+
+
+def _too_large(arrays: Mapping[str, mx.array]) -> Iterator[str]:
     for name, array in arrays.items():
-        if mx.issubdtype(array.dtype, mx.floating) and not (mx.abs(array).max() <= numbers.LARGEST).item():
-            numbers.check_numbers(array.astype(mx.float32), f"{source}: {name}")
+        # float16 has no such limit to compare with
+        if mx.issubdtype(array.dtype, mx.floating) and not float(mx.abs(array).max()) <= numbers.LARGEST:
+            yield name

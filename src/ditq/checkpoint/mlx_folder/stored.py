@@ -16,6 +16,8 @@ from ditq.core.spec import Spec
 
 Arrays = dict[str, mx.array]
 PARTS = ("weight", "scales", "biases")
+SCALES = {"float16": mx.float16, "float32": mx.float32}
+"""What scales can be stored as."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,25 @@ class Layout:
     symmetric: bool
     per_channel: bool
     """All stored scales of a row are one and the same."""
+    scales: str | None
+    """A key of `SCALES`; None: a folder of an earlier version, which does not say."""
 
     @classmethod
-    def of(cls, weight: QuantizedWeight, path: str) -> "Layout":
-        """The layout of a weight. Raises UserError, with the layer's path, for what MLX cannot store."""
-        group = packing.storage_group(weight.spec, weight.shape[1], path)
-        return cls(weight.spec.bits, group, weight.spec.symmetric, weight.spec.group_size is None)
+    def of(cls, weight: QuantizedWeight, path: str, scales: str | None = None) -> "Layout":
+        """The layout of a weight. Raises UserError, with the layer's path, for what MLX cannot store.
+
+        Without `scales` these take 16 bits where that changes none of the weight's values, else 32. Other readers than
+        ours take asymmetric grids from biases alone, which float16 rounds: by a 250th of a step at 4 bits, a 16th at 8.
+        """
+        return cls.on(
+            weight.spec, weight.shape[1], path, scales or ("float16" if weight.is_half else "float32")
+        )
+
+    @classmethod
+    def on(cls, spec: Spec, columns: int, path: str, scales: str = "float16") -> "Layout":
+        """The layout of a matrix with so many columns that is yet to be quantized. Errors as in `of`."""
+        group = packing.storage_group(spec, columns, path)
+        return cls(spec.bits, group, spec.symmetric, spec.group_size is None, scales)
 
     @property
     def spec(self) -> Spec:
@@ -41,11 +56,18 @@ class Layout:
         return Spec(self.bits, self.symmetric, None if self.per_channel else self.stored_group)
 
 
-def stored(weight: QuantizedWeight, path: str, scales: mx.Dtype) -> Arrays:
+def shapes(layout: Layout, rows: int, columns: int) -> dict[str, tuple[tuple[int, int], mx.Dtype]]:
+    """Shape and dtype of each of a layer's `PARTS`."""
+    steps = (rows, columns // layout.stored_group), SCALES[layout.scales or "float32"]
+    return {"weight": ((rows, columns * layout.bits // 32), mx.uint32), "scales": steps, "biases": steps}
+
+
+def stored(weight: QuantizedWeight, path: str, layout: Layout) -> Arrays:
     """`weight`, `scales` and `biases` under the layer's path, as MLX's `nn.QuantizedLinear` names them.
 
-    Scales are rounded to the dtype `scales` first, so that biases, and with them the codes' zero points, fit them.
+    Scales are rounded to their dtype first, so that biases, and with them the codes' zero points, fit them.
     """
+    scales = SCALES[layout.scales or "float32"]
     rounded = weight.scale.astype(scales).astype(mx.float32)
     words, steps, biases = packing.pack(weight.codes, rounded, weight.zero, weight.spec, path)
     arrays = (words, steps.astype(scales), biases.astype(scales))
@@ -58,14 +80,7 @@ def stored(weight: QuantizedWeight, path: str, scales: mx.Dtype) -> Arrays:
 
 def check_stored(arrays: Mapping[str, mx.array], path: str, layout: Layout, shape: tuple[int, ...]) -> None:
     """Raises UserError, naming the layer, unless its `PARTS` are those of a float layer of `shape`; reads no data."""
-    rows, columns = shape
-    groups = columns // layout.stored_group
-    wanted = {
-        "weight": (rows, columns * layout.bits // 32),
-        "scales": (rows, groups),
-        "biases": (rows, groups),
-    }
-    for part, expected in wanted.items():
+    for part, (expected, _) in shapes(layout, *shape).items():
         if arrays[part].shape != expected:
             raise UserError(
                 f"{path}.{part}",
