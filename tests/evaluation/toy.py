@@ -72,7 +72,7 @@ def shrunk(model, factor, opened=None):
         with capture.swapped(encoded.network(), {LAYER: other}):
             yield encoded
 
-    return Variant(f"times {factor}", opening, f"times {factor}", size_of(model, {}))
+    return Variant(f"times {factor}", opening, f"times {factor}", size_of(model))
 
 
 def run(model, folder, variants=(), **kwargs) -> EvalReport:

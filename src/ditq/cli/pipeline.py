@@ -256,8 +256,8 @@ class Pipeline:
 
         Each is made when it is drawn with, so that one at a time is in memory.
         """
-        size, alone = size_on(self.model, self.spec), f"W{self.spec.bits}A16"
-        table = read_quant_config(self.quant_config)
+        table, alone = read_quant_config(self.quant_config), f"W{self.spec.bits}A16"
+        size, whole = size_on(self.model, self.spec), size_on(self.model, self.spec, table)
         grids = plan.digest(read_text(self.quant_config))
         learned = plan.digest(read_text(self.adaround / "plan.json"), grids)
         return [
@@ -270,9 +270,9 @@ class Pipeline:
                 f"{self.label} rounding",
                 partial(rounded, self.model, self.spec, table),
                 f"rounding, {grids}",
-                size,
+                whole,
             ),
-            lazy_variant(f"{self.label} AdaRound", self.quantized, learned, size),
+            lazy_variant(f"{self.label} AdaRound", self.quantized, learned, whole),
         ]
 
     def verdict(self, report: EvalReport) -> str:

@@ -225,7 +225,7 @@ def _report(
     size: int,
     seconds: float,
 ) -> None:
-    bits = size_of(model, made.weights).bits_per_weight
+    bits = size_of(model, made).bits_per_weight
     before, after = made.meta["block_error_rounding"], made.meta["block_error"]
     fallbacks = len(made.meta["fallbacks"])
     if args.json:

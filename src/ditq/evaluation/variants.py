@@ -3,19 +3,22 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from ditq import capture
+from ditq.activations import ActivationTable
 from ditq.checkpoint import QuantizedCheckpoint, QuantizedModel
-from ditq.core import plan
+from ditq.checkpoint.mlx_folder.size import folder_bytes, weights_bytes
+from ditq.checkpoint.mlx_folder.stored import Layout
+from ditq.core import packing, plan
 from ditq.core.activation_grid import TimestepGrid
+from ditq.core.affine import code_dtype
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.base import TextToImage
-from ditq.models.cost import parameter_count
 
 Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
 FLOAT = "float"
@@ -28,7 +31,7 @@ class Size:
     """What a network's weights take."""
 
     bytes: int
-    """All of them: quantized layers as their codes, scales and zero points, the rest in 16 bits."""
+    """Of the files: of the checkpoint's folder, or of the float weights in 16 bits."""
     bits_per_weight: float
     """Of the quantized layers; 16 where there are none."""
 
@@ -59,14 +62,14 @@ def slug_of(name: str) -> str:
 
 def float_variant(model: TextToImage, name: str = FLOAT) -> Variant:
     """The model as it is: the reference of a comparison."""
-    return Variant(name, nullcontext, "float", size_of(model, {}))
+    return Variant(name, nullcontext, "float", size_of(model))
 
 
 def quantized_variant(
     name: str, model: TextToImage, checkpoint: QuantizedCheckpoint, activations: bool = True
 ) -> Variant:
     """The model with a checkpoint in it, with quantized activations or with its weights alone."""
-    size = size_of(model, checkpoint.weights)
+    size = size_of(model, checkpoint if activations else replace(checkpoint, activations=None))
     return lazy_variant(name, lambda: checkpoint, fingerprint_of(checkpoint), size, activations)
 
 
@@ -90,16 +93,17 @@ def lazy_variant(
     return Variant(name, opened, own, size)
 
 
-def size_on(model: TextToImage, spec: Spec) -> Size:
+def size_on(model: TextToImage, spec: Spec, table: ActivationTable | None = None) -> Size:
     """The size of the network with every layer of its blocks on this grid; nothing is quantized."""
     network, weights = model.skeleton(), {}
     modules = network.anatomy.modules(network)
     for path in network.anatomy.paths("block"):
         rows, columns = capture.matrix(modules[path]).shape
         groups = spec.groups(columns, path, capture.channels(modules[path]))
-        scales = mx.zeros((rows, groups))  # lazy and never computed, like the network's weights
-        weights[path] = QuantizedWeight(mx.zeros((rows, columns), mx.int8), scales, scales, spec)
-    return size_of(model, weights)
+        scale = mx.broadcast_to(mx.ones((1,)), (rows, groups))  # takes no memory, like the network's weights
+        codes = mx.broadcast_to(mx.zeros((1,), code_dtype(spec)), (rows, columns))
+        weights[path] = QuantizedWeight(codes, scale, scale - 1, spec)
+    return size_of(model, QuantizedCheckpoint(model.name, weights, table))
 
 
 def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
@@ -119,12 +123,29 @@ def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
     return plan.digest(*parts)
 
 
-def size_of(model: TextToImage, weights: dict[str, QuantizedWeight]) -> Size:
-    """The size of the network with these layers on their grids."""
+def size_of(model: TextToImage, checkpoint: QuantizedCheckpoint | None = None) -> Size:
+    """The size of the float network in 16 bits, or of a checkpoint's folder, without the model's other parts.
+
+    Layers that no folder can hold (7 bits) count as npz files hold them: a byte a code, and float32 scales.
+    """
+    network = model.skeleton()
+    if checkpoint is None:
+        return Size(weights_bytes(network, {}), 16.0)
+    weights = checkpoint.weights
+    layouts = {
+        path: Layout.of(weight, path)
+        for path, weight in weights.items()
+        if packing.is_storable(weight.spec, weight.shape[1])
+    }
     codes = sum(weight.codes.size for weight in weights.values())
     bits = sum(weight.codes.size * weight.bits_per_weight for weight in weights.values())
-    rest = 16 * (parameter_count(model.skeleton()) - codes)
-    return Size(round((bits + rest) / 8), bits / codes if codes else 16.0)
+    apart = sum(
+        weight.codes.size * (weight.bits_per_weight - 16)
+        for path, weight in weights.items()
+        if path not in layouts
+    )
+    files = folder_bytes(network, checkpoint, layouts)
+    return Size(round(files + apart / 8), bits / codes if codes else 16.0)
 
 
 def _bytes(*arrays: mx.array | None) -> list[bytes]:

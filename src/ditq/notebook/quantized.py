@@ -62,7 +62,7 @@ class QuantizedModel(Model):
         return f"W{'/'.join(map(str, weights))}A{'/'.join(map(str, inputs))}"
 
     def _facts(self) -> list[tuple[str, str]]:
-        size, whole = (size_of(self.float_model, some) for some in (self.checkpoint.weights, {}))
+        size, whole = (size_of(self.float_model, some) for some in (self.checkpoint, None))
         meta = self.checkpoint.meta
         facts = [
             ("model", self.name),

@@ -34,7 +34,6 @@ def folder_bytes(
     the facts are asked, and of its weights which have smoothing factors. Cut into shards, the weights take a few
     kilobytes more.
     """
-    arrays = stored_shapes(network, layouts, dtype)
     table = None if checkpoint.activations is None else table_arrays(checkpoint.activations)
     factors = {
         path: weight.smooth for path, weight in checkpoint.weights.items() if weight.smooth is not None
@@ -45,10 +44,21 @@ def folder_bytes(
     companions = [content for content in (table, smooth) if content]
     config["files"] = {f"{SINGLE}{number}": _DIGEST for number in range(1 + len(companions))}
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return _safetensors_bytes(arrays) + sum(map(_npz_bytes, companions)) + len(text.encode())
+    return weights_bytes(network, layouts, dtype) + sum(map(_npz_bytes, companions)) + len(text.encode())
 
 
-def stored_shapes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dtype) -> Shapes:
+def weights_bytes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dtype = mx.float16) -> int:
+    """Bytes of model.safetensors alone."""
+    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    place = 0
+    for name, (shape, stored) in _stored_shapes(network, layouts, dtype).items():
+        end = place + prod(shape) * stored.size
+        header[name] = {"dtype": _NAMES[stored], "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    return 8 + len(json.dumps(header, separators=(",", ":"))) + place
+
+
+def _stored_shapes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dtype) -> Shapes:
     """Shape and dtype of each array of model.safetensors."""
     arrays: Shapes = {}
     parameters: dict[str, mx.array] = dict(tree_flatten(network.parameters()))
@@ -61,16 +71,6 @@ def stored_shapes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dty
         else:
             arrays[name] = (array.shape, dtype)
     return arrays
-
-
-def _safetensors_bytes(arrays: Shapes) -> int:
-    header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-    place = 0
-    for name, (shape, dtype) in arrays.items():
-        end = place + prod(shape) * dtype.size
-        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [place, end]}
-        place = end
-    return 8 + len(json.dumps(header, separators=(",", ":"))) + place
 
 
 def _npz_bytes(arrays: Mapping[str, np.ndarray]) -> int:
