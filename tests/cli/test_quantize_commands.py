@@ -37,9 +37,12 @@ def test_runs_refuse_resume_and_force(capsys, fails, calibration, tmp_path):
     quantize.main([*argv, "--dry-run"])
     told = capsys.readouterr().out
     assert "12 by rtn" in told and "calibration: 8 rows" in told and not out.exists()
+    quantize.main([*argv, "--dry-run", "--json"])
+    foretold = json.loads(capsys.readouterr().out)
     quantize.main([*argv, "--json"])
     first = json.loads(capsys.readouterr().out)
-    assert first["layers"] == 12 and first["bits_per_weight"] == pytest.approx(8.13, abs=0.01)
+    assert first["layers"] == 12 and first["bits_per_weight"] == pytest.approx(8.42, abs=0.01)
+    assert first["bytes"] == pytest.approx(foretold["checkpoint_bytes"], rel=0.02)
     assert "earlier run" in fails(quantize.main, *argv)
     quantize.main([*argv, "--resume", "--json"])
     again = json.loads(capsys.readouterr().out)
@@ -47,7 +50,7 @@ def test_runs_refuse_resume_and_force(capsys, fails, calibration, tmp_path):
     other = ["--recipe", "w4a8-rtn", *argv[2:]]
     assert "recipe: got" in fails(quantize.main, *other, "--resume")
     quantize.main([*other, "--force"])
-    assert "w4a8-rtn: 12 layers at 4.1" in capsys.readouterr().out
+    assert "w4a8-rtn: 12 layers at 4.4" in capsys.readouterr().out
 
 
 def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_path):

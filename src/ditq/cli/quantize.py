@@ -131,7 +131,8 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     amounts = _amounts(args, images)
     activation_method(recipe)
     check_storable(model.skeleton(), recipe)
-    told = forecast(model, recipe, cache_meta(model, images, amounts.cache))
+    steps = len(range(0, len(images.sigmas), amounts.inputs.stride)) if recipe.activations else 0
+    told = forecast(model, recipe, cache_meta(model, images, amounts.cache), steps)
     refuse_begun(args.out / WORK / "plan.json", args, args.out)
     there = bytes_in(args.out) if args.resume or args.force else 0
     needed = told.cache + told.codes + told.checkpoint - there

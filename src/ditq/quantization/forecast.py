@@ -6,9 +6,16 @@ from math import prod
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ditq import capture
+from ditq.activations import ActivationTable
 from ditq.calibration.block_caching import sample_bytes
+from ditq.checkpoint import QuantizedCheckpoint
+from ditq.checkpoint.mlx_folder.size import folder_bytes
+from ditq.checkpoint.mlx_folder.stored import Layout
+from ditq.core import packing
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
 from ditq.models.base import Network, TextToImage
@@ -33,6 +40,7 @@ class Forecast:
     codes: int
     """Of the npz files that a run keeps of its blocks."""
     checkpoint: int
+    """Of its folder's files."""
     seconds: float
 
     @property
@@ -48,8 +56,11 @@ class Forecast:
         }
 
 
-def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any]) -> Forecast:
-    """The forecast for a model of this shape with a block cache that `meta` describes; no weights are loaded."""
+def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_steps: int = 0) -> Forecast:
+    """The forecast for a model of this shape with a block cache that `meta` describes; no weights are loaded.
+
+    `grid_steps` are the steps at which the activations get grids; 0: they stay as they are.
+    """
     network = model.skeleton()
     todo = assigned(network, recipe)
     layers = network.anatomy.modules(network)
@@ -70,7 +81,7 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any]) -> For
         memory=round(4 * 4 * rows * state + max((cost.memory for cost in costs), default=0.0)),
         cache=len(meta["samples"]) * sample_bytes(meta),
         codes=sum(_codes(layers[path], specs[path]) for path in specs),
-        checkpoint=sum(_stored(layer, specs.get(path)) for path, layer in layers.items()),
+        checkpoint=_folder(model, network, specs, grid_steps),
         seconds=total.flops / matmul_rate() + total.seconds,
     )
 
@@ -105,7 +116,16 @@ def _codes(layer: capture.Layer, spec: Spec) -> int:
     return out * columns + 4 * out * columns // (spec.group_size or columns)
 
 
-def _stored(layer: capture.Layer, spec: Spec | None) -> int:
-    """Bytes of a layer in a checkpoint: packed with its scales, or in 16 bits."""
-    bits = 16.0 if spec is None else spec.bits + 64 / (spec.group_size or 128)
-    return round(capture.matrix(layer).size * bits / 8)
+def _folder(model: TextToImage, network: Network, specs: Mapping[str, Spec], grid_steps: int) -> int:
+    """Bytes of the checkpoint's folder; layers that MLX cannot pack, which no folder holds, count as in 16 bits."""
+    layers, layouts = network.anatomy.modules(network), {}
+    for path, spec in specs.items():
+        columns = capture.matrix(layers[path]).shape[1]
+        if packing.is_storable(spec, columns):
+            layouts[path] = Layout.on(spec, columns, path)
+    table = None
+    if grid_steps:
+        steps, ones = np.linspace(1000, 1, grid_steps), mx.ones((grid_steps,))
+        grid = TimestepGrid(steps, GridRows(ones, -8 * ones, 7 * ones))
+        table = ActivationTable(steps, dict.fromkeys(network.anatomy.paths("block"), grid))
+    return folder_bytes(network, QuantizedCheckpoint(model.name, {}, table), layouts)
