@@ -70,6 +70,22 @@ def velocities(network, compiled=False, set_row=None) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("spec", [Spec(4), Spec(4, True, 32), Spec(8, False), Spec(3, False, 32)], ids=str)
+def test_no_picture_depends_on_its_batch(spec, smooth):
+    network, sigmas = model(), SIGMAS[:3]
+    prompted, negative = conditioning(4, 3), conditioning(1, 4)
+    inject(network, checkpoint(network, spec, smooth))
+
+    def drawn(rows: slice) -> np.ndarray:
+        denoise = Denoiser(network).run(prompted[rows], negative, sigmas, 4.0)
+        return np.stack([np.array(denoise(noise([5, 6, 7, 8][rows], 8, 8, 16), step)) for step in (0, 1)])
+
+    whole = drawn(slice(0, 4))
+    for rows in (slice(0, 1), slice(2, 3), slice(1, 4)):
+        assert np.array_equal(drawn(rows), whole[:, rows])
+
+
 def close(got, wanted) -> bool:
     """Equal but for single inputs on the edge of two codes, which float32 may put on either side.
 

@@ -17,6 +17,9 @@ from ditq.cli import (
     quantize_qronos,
 )
 from ditq.core.files import read_image, read_json
+from ditq.models import load
+from ditq.sampling.generate import generate as generate_pictures
+from ditq.sampling.generate import settings_for
 from tests.cli.conftest import QUICK
 from tests.house.checker import ROOT
 
@@ -29,6 +32,14 @@ def test_script_writes_a_checkpoint_with_activation_grids(quantized):
     report = read_json(quantized / "report.json")
     assert {line["method"] for line in report["layers"].values()} == {"gptq"}
     assert not (quantized / "work" / "cache").exists() and parts.meta["recipe"] == "w4a8-gptq"
+
+
+def test_no_picture_of_a_quantized_folder_depends_on_its_batch(quantized):
+    model = checkpoint.FolderModel(load("mini"), quantized)
+    settings = settings_for(model, steps=4)
+    prompts, seeds = ["a fox in the snow", "a red car at sunset", "a large owl at night"], [1, 2, 3]
+    alone, together = ([*generate_pictures(model, prompts, seeds, settings, size)] for size in (1, 3))
+    assert np.array_equal(alone, together)
 
 
 def test_runs_refuse_resume_and_force(capsys, fails, calibration, tmp_path):

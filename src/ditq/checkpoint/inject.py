@@ -22,6 +22,7 @@ from ditq.nn import (
     StepClock,
     WeightOnlyConv2d,
     WeightOnlyLinear,
+    alone,
     usual_backend,
 )
 
@@ -63,9 +64,10 @@ def quantized_layers(
     """The modules that replace the network's layers, by path; biases are the network's own.
 
     With `activations` they compute on integer codes of both, by one clock; layers outside the blocks (embedders,
-    modulation), whose inputs have no grids, compute as without. Without, activations stay as they are: on a GPU, or
-    with the backend "packed", the weights are MLX's packed words; otherwise float layers of the dequantized weights,
-    which a CPU multiplies fastest. `anatomy` is that of a module which has none of its own; see `anatomy_of`.
+    modulation), whose inputs have no grids, compute as without. All layers that stay float are replaced then by ones
+    that compute each picture alone, so that no picture depends on its batch. Without, activations stay as they are: on
+    a GPU, or with the backend "packed", the weights are MLX's packed words; otherwise float layers of the dequantized
+    weights, which a CPU multiplies fastest. `anatomy` is that of a module which has none of its own; see `anatomy_of`.
 
     Raises UserError, naming the layer, for what does not fit `network` or is senseless, for a checkpoint that was made
     from other weights than the network's, and for smoothing of the inputs that differs from the weights'. Grids of
@@ -77,7 +79,8 @@ def quantized_layers(
     if checkpoint.made_from is not None and isinstance(network, Network):
         checkpoint.made_from.check(network, "checkpoint", checkpoint.model)
     make = LayerMaker(checkpoint.model, checkpoint.activations, activations, backend, anatomy)
-    return {path: make(path, weight, modules[path]) for path, weight in checkpoint.weights.items()}
+    made = {path: make(path, weight, modules[path]) for path, weight in checkpoint.weights.items()}
+    return {**made, **make.others(network, made)}
 
 
 def anatomy_of(network: nn.Module, model: str) -> Anatomy:
@@ -137,7 +140,8 @@ class LayerMaker:
             return _weight_only(weight, layer, self._backend, path)
         grid = self._table.grids.get(path)
         if grid is None and self._anatomy.site(path).phase != "block":
-            return _weight_only(weight, layer, self._backend, path)
+            made = _weight_only(weight, layer, self._backend, path)
+            return alone(made) if isinstance(made, capture.Layer) else made
         if grid is None:
             raise UserError(
                 path,
@@ -148,6 +152,13 @@ class LayerMaker:
         if isinstance(layer, nn.Conv2d):
             return QuantizedConv2d(weight, layer, grid, self._clock, self._backend)
         return QuantizedLinear(weight, layer.get("bias"), grid, self._clock, self._backend)
+
+    def others(self, network: nn.Module, made: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """What replaces the network's float layers beside those that were `made`: with activations each picture is
+        computed alone, without them nothing is replaced."""
+        if self._table is None:
+            return {}
+        return {path: alone(layer) for path, layer in capture.layers(network).items() if path not in made}
 
 
 def check_fits(modules: Mapping[str, capture.Layer], weights: Mapping[str, QuantizedWeight]) -> None:

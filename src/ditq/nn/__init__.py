@@ -1,6 +1,7 @@
 """Layers that compute on quantization grids."""
 
 from ditq.nn.clock import StepClock, clock_of
+from ditq.nn.each_alone import alone
 from ditq.nn.quantized_conv import QuantizedConv2d
 from ditq.nn.quantized_layer import Backend, usual_backend
 from ditq.nn.quantized_linear import QuantizedLinear
@@ -13,6 +14,7 @@ __all__ = [
     "StepClock",
     "WeightOnlyConv2d",
     "WeightOnlyLinear",
+    "alone",
     "clock_of",
     "usual_backend",
 ]

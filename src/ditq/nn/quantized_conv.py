@@ -8,6 +8,7 @@ from ditq import capture
 from ditq.core.activation_grid import ActivationGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.nn.clock import StepClock
+from ditq.nn.each_alone import each_alone
 from ditq.nn.quantized_layer import Backend, QuantizedLayer, usual_backend
 
 
@@ -57,6 +58,12 @@ class QuantizedConv2d(QuantizedLayer):
         self, x: Float[mx.array, "batch height width channels"]
     ) -> Float[mx.array, "batch rows columns out"]:
         """The layer's output at the clock's step, in the dtype of x."""
+        # with a scale per group sums are no whole numbers
+        return self._output(x) if self.multiplier is not None else each_alone(self._output, x)
+
+    def _output(
+        self, x: Float[mx.array, "batch height width channels"]
+    ) -> Float[mx.array, "batch rows columns out"]:
         codes, scale, added = self.encoded(x)
         y = mx.conv2d(codes, self.matrix().reshape(self.kernel), self.stride, self.padding) * scale
         if self._offsets:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from ditq.core.activation_grid import ActivationGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.nn.clock import StepClock
+from ditq.nn.each_alone import each_alone
 from ditq.nn.quantized_layer import Backend, QuantizedLayer, usual_backend
 
 
@@ -36,6 +37,11 @@ class QuantizedLinear(QuantizedLayer):
 
     def __call__(self, x: Float[mx.array, "*rows in"]) -> Float[mx.array, "*rows out"]:
         """The layer's output at the clock's step, in the dtype of x."""
+        if self.multiplier is None and self.backend == "codes":
+            return each_alone(self._output, x)  # with a scale per group sums are no whole numbers
+        return self._output(x)
+
+    def _output(self, x: Float[mx.array, "*rows in"]) -> Float[mx.array, "*rows out"]:
         codes, scale, biases = self.encoded(x.reshape(-1, x.shape[-1]))
         y = self._product(codes) * scale
         if self._offsets:

@@ -148,7 +148,7 @@ def read_model(
         mx.eval(
             layers[path].parameters()
         )  # now, so that one layer's codes lie unpacked in memory and not all
-    capture.replace(network, layers)
+    capture.replace(network, {**layers, **make.others(network, layers)})
     return network
 
 
