@@ -2,7 +2,7 @@
 
     python benchmarks/mini_results.py --work demo/mini_results --out docs/results/mini.md
 
-Calibrates, learns the rounding, and draws 35 prompts with every variant: about 20 minutes on two quiet cores. Finished
+Calibrates, learns the rounding, and draws 64 prompts with every variant: about 40 minutes on two quiet cores. Finished
 parts are kept in --work; run it again to go on. The pictures and the figure go beside --out.
 """
 
@@ -56,7 +56,7 @@ BITS = {"A8": Fixed(8), "A6": Fixed(6), "A4": Fixed(4), "tiers": ByTier(), "budg
 """How the bits of activations are chosen, by the name in the table."""
 LEARNED = {"W4": Spec(4), "W4 g64": Spec(4, group_size=64), "W3": Spec(3)}
 """Grids on which rounding is learned."""
-EVERY = 5
+EVERY = 9
 """Of the prompts: those whose pictures are shown."""
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--work", type=Path, default=Path("demo/mini_results"), help="finished parts")
     flags.add_argument("--out", type=Path, default=Path("docs/results/mini.md"), help="the page to write")
-    flags.add_argument("--prompts", type=int, help="fewer than all 35")
+    flags.add_argument("--prompts", type=int, help="fewer than all 64")
     flags.add_argument(
         "--iters", type=int, default=400, help="AdaRound's iterations per block (default: 400)"
     )

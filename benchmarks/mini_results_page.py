@@ -3,6 +3,7 @@
 import textwrap
 from dataclasses import asdict
 from itertools import product
+from math import comb
 
 from ditq.cli.amounts import Amounts
 from ditq.evaluation import EvalReport, comparison_sentence, floor_sentence, markdown, rows, size_sentence
@@ -111,18 +112,28 @@ def _static(report: EvalReport) -> list[str]:
     for bits, kind in product(GRIDS, ("", f", {TIMED}")):
         timed, static = f"W4 {bits} AdaRound{kind}", f"W4 {bits} AdaRound, {STATIC}"
         errors = [report.variant(name).spread("latent_error").median for name in (timed, static)]
-        smaller_on = report.gain(timed, static, "latent_error").wins
+        gain, latent = report.gain(timed, static), report.gain(timed, static, "latent_error")
         told.append(
-            f"{_against(report, timed, static)} Latent error {errors[0]:.1f} % against {errors[1]:.1f} % (medians), "
-            f"smaller on {smaller_on}."
+            f"{timed} against {static}: {gain.spread.median:+.2f} dB (median of the differences; quartiles "
+            f"{gain.spread.low:+.2f} and {gain.spread.high:+.2f}), nearer to the float pictures on {gain.wins} of "
+            f"{gain.pictures}; latent error {errors[0]:.2f} % against {errors[1]:.2f} % (medians), smaller on "
+            f"{latent.wins}. {_sign_test(latent.wins, latent.pictures)}"
         )
     note = (
-        "The inputs of `mini`'s layers hardly drift along the trajectory ([PHASE2.md](../PHASE2.md)), so a good static "
-        "grid is a strong baseline. An input has grids per timestep only where they save a tenth of its error on the "
-        "calibration data; with all timed, every input has them. These results say little about a model whose inputs "
-        "drift."
+        "An input has grids per timestep only where they save a tenth of its error on the calibration data; with all "
+        "timed, every input has them. How far the inputs drift: [mini.md](../mini.md#what-its-layers-receive)."
     )
     return [*told, note]
+
+
+def _sign_test(wins: int, pictures: int) -> str:
+    """Who wins by latent error, and how likely so uneven a count would be if neither did (two-sided sign test)."""
+    most = max(wins, pictures - wins)
+    chance = min(1.0, 2 * sum(comb(pictures, k) for k in range(most, pictures + 1)) / 2**pictures)
+    if chance > 0.05:
+        return f"No winner: equals would come as far apart as this with a probability of {chance:.2f}."
+    winner = "Grids per timestep win" if wins > pictures - wins else "The static grids win"
+    return f"{winner}: equals would come as far apart as this with a probability of {chance:.2g}."
 
 
 def _bits(report: EvalReport, average_bits: dict[str, float]) -> list[str]:
@@ -136,7 +147,7 @@ def _groups(report: EvalReport) -> list[str]:
 
 
 def _sizes(report: EvalReport) -> list[str]:
-    note = "`mini`'s adaptive layer norms, a third of its weights, and its embeddings stay in 16 bits."
+    note = "The adaptive layer norms, a third of `mini`'s weights, and the embedders stay in 16 bits in these variants."
     return [size_sentence(report, name) for name in ("W4 A8 AdaRound", "W4 g64 A8 AdaRound")] + [note]
 
 

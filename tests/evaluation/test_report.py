@@ -154,7 +154,7 @@ def test_no_figure_in_db_describes_identical_pictures(report):
 
 def test_sentences_of_sizes_and_of_the_floor(report):
     assert size_sentence(report, "W4") == (
-        "W4: 4.13 bits per quantized weight; all weights of the network take 1.00 MB, 25% of the 4.00 MB of 16 bits."
+        "W4: 4.13 bits per quantized weight; the files take 1.00 MB, 25% of the 4.00 MB of 16 bits."
     )
     assert "is 23.0 dB away from its own pictures (quartiles 21.5 and 24.5)" in floor_sentence(report)
     assert "latent error, % of the float model itself" in floor_sentence(report, "latent_error")

@@ -36,11 +36,11 @@ def comparison_sentence(
 
 
 def size_sentence(report: EvalReport, name: str) -> str:
-    """How much less memory the variant's weights take than the reference's in 16 bits."""
+    """How many bytes the variant's files take, and what part that is of the reference's weights in 16 bits."""
     size, whole = report.variant(name).size, report.reference.size
     return (
-        f"{name}: {size.bits_per_weight:.2f} bits per quantized weight; all weights of the network take "
-        f"{size.bytes / 1e6:.2f} MB, {size.bytes / whole.bytes:.0%} of the {whole.bytes / 1e6:.2f} MB of 16 bits."
+        f"{name}: {size.bits_per_weight:.2f} bits per quantized weight; the files take {size.bytes / 1e6:.2f} MB, "
+        f"{size.bytes / whole.bytes:.0%} of the {whole.bytes / 1e6:.2f} MB of 16 bits."
     )
 
 

@@ -135,8 +135,8 @@ def generate(
     """One picture per (prompt, seed), in order, each handed out when its batch is decoded.
 
     A picture depends on its prompt, seed and settings alone; without quantized activations up to the rounding of the
-    matrix products of another batch size. `on_step()` is called after each denoise step of each batch. All prompts are encoded before the
-    network is loaded. Raises DitqError when the latents overflow.
+    matrix products of another batch size. `on_step()` is called after each denoise step of each batch. All prompts are
+    encoded before the network is loaded. Raises DitqError when the latents overflow.
     """
     for latents in denoised(model, prompts, seeds, settings, batch_size, on_step):
         yield from model.decode(latents)
