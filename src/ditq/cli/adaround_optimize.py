@@ -6,8 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import BlockCache, read_block_cache
 from ditq.cli import values
@@ -25,7 +23,7 @@ from ditq.cli.flags import (
 from ditq.cli.given import model_from
 from ditq.cli.output import say
 from ditq.cli.parsing import parser, without_effect
-from ditq.cli.progress import watched
+from ditq.cli.progress import Bars
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.files import lock, read_text, remove, write_figure
@@ -139,24 +137,21 @@ def with_bars(
     args: argparse.Namespace, model: TextToImage, cache: BlockCache, track: WeightTrack
 ) -> dict[str, Any]:
     """Runs the track with a bar per block that shows its loss; returns the configuration."""
-    bars: dict[int, tqdm] = {}
+    with Bars() as bars:
 
-    def on_iteration(block: int, iteration: int, loss: float) -> None:
-        if block not in bars:
-            bars[block] = tqdm(total=args.iters, desc=f"block {block}", unit="it", disable=not watched())
-        bars[block].update()
-        bars[block].set_postfix_str(f"loss {loss:.3f} of rounding's", refresh=False)
+        def on_iteration(block: int, iteration: int, loss: float) -> None:
+            bars.advance(f"block {block}", 1, args.iters)
+            bars.note(f"loss {loss:.3f} of rounding's")
 
-    def on_block(block: int, told: dict[str, Any]) -> None:
-        if block in bars:
-            bars[block].set_postfix_str(_ratio(told))
-            bars[block].close()
-
-    try:
-        return quantize_weights(model.network(), cache, track, args.out, args.resume, on_iteration, on_block)
-    finally:
-        for bar in bars.values():
-            bar.close()
+        return quantize_weights(
+            model.network(),
+            cache,
+            track,
+            args.out,
+            args.resume,
+            on_iteration,
+            lambda block, told: bars.note(_ratio(told)),
+        )
 
 
 def track_from(args: argparse.Namespace) -> WeightTrack:
