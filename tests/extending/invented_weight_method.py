@@ -23,7 +23,7 @@ class PowersOfTwo:
     def quantize(self, problem, on_iteration=silent):
         """The block's layers."""
         weights = {path: self._layer(problem.weight(path), spec) for path, spec in problem.specs.items()}
-        inputs, (_, held_out) = inputs_of(problem), held_out_rows(problem.rows, problem.seed)
+        inputs, (_, held_out) = inputs_of(problem), held_out_rows(problem)
         error = block_error(problem, weights, inputs, held_out, stream_powers(problem))
         report = {"error_rounding": error, "error": error, "kept_rounding": False, "losses": []}
         return BlockResult(weights, static_grids(inputs, weights), report)

@@ -173,7 +173,7 @@ def test_a_block_improves_and_its_report_is_true(family, number):
     result = AdaRound(iterations=40, batch_size=8).quantize(problem)
     report = result.report
     assert not report["kept_rounding"] and report["error"] < 0.9 * report["error_rounding"]
-    rows = held_out_rows(problem.rows, problem.seed)[1]
+    rows = held_out_rows(problem)[1]
     again = block_error(
         problem, result.weights, inputs_of_result(problem, result), rows, stream_powers(problem)
     )

@@ -117,6 +117,7 @@ def quantize_network(
             activation_bits=activation_bits,
             table=None if calibration.table is None else calibration.table.grids,
             seed=seed + number,
+            pictures=np.repeat([image for image, _ in cache.samples], cache.rows_per_sample),
         )
         result = _solved(problem, todo, folder, number, on_iteration, calibration.table)
         if result is not None:

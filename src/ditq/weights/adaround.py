@@ -80,7 +80,7 @@ class AdaRound:
         roundings = {path: rounding for path, (rounding, _) in begun.items()}
         parts = {path: part for path, (_, part) in begun.items()}
         rounded, inputs = hardened(problem, roundings, parts), inputs_of(problem)
-        used, held_out = held_out_rows(problem.rows, problem.seed)
+        used, held_out = held_out_rows(problem)
         powers = stream_powers(problem)
         before, unit = (
             finite(

@@ -17,7 +17,7 @@ from ditq.core import affine
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.state import SomeRows, row_batches, run_block, take_rows
-from ditq.weights.block_error import ENOUGH, HELD_OUT, block_error, held_out_rows, stream_powers
+from ditq.weights.block_error import HELD_OUT, block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
 from ditq.weights.columns.gptq import GPTQ
 from ditq.weights.columns.hessian import Moments
@@ -152,7 +152,7 @@ def _gather(
     streams: InputsUsed,
 ) -> None:
     """Gives the moments of each input all rows of the streams; layers `done` are quantized in the quantized model."""
-    for rows, held_out in parts_of(problem.rows):
+    for rows, held_out in parts_of(problem):
         x = quantized = Received()
         if streams != "quantized":
             x = float_inputs(problem, list(moments), rows)
@@ -165,16 +165,16 @@ def _gather(
             gathered.add(one, other, held_out)
 
 
-def parts_of(rows: int) -> Iterator[tuple[SomeRows, bool | None]]:
+def parts_of(problem: BlockProblem) -> Iterator[tuple[SomeRows, bool | None]]:
     """The calibration's rows in batches, and whether a batch is held out to judge the results.
 
-    The last eighth is held out: rows come picture by picture, and tokens of a picture that is in H would not reveal
-    overfitting. With few rows, some tokens of each are held out instead (None).
+    With few rows, where no picture is held out, some tokens of each are instead (None).
     """
-    last = rows - rows // HELD_OUT if rows >= ENOUGH else rows
-    for some in row_batches(np.arange(last)):
-        yield some, None if last == rows else False
-    for some in row_batches(np.arange(last, rows)):
+    used, held_out = held_out_rows(problem)
+    whole = len(used) == problem.rows
+    for some in row_batches(used):
+        yield some, None if whole else False
+    for some in row_batches(held_out[:0] if whole else held_out):
         yield some, True
 
 
@@ -247,7 +247,7 @@ def judged(problem: BlockProblem, inputs: InputGrids, weights: Weights) -> dict[
         )
         for path, weight in weights.items()
     }
-    _, rows = held_out_rows(problem.rows, problem.seed)
+    _, rows = held_out_rows(problem)
     powers = stream_powers(problem)
     before, after = (
         finite(block_error(problem, own, inputs, rows, powers), problem.path, "a block error")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 
 from ditq import capture
 from ditq.core.activation_grid import ActivationGrid, TimestepGrid
@@ -35,8 +35,8 @@ def silent(iteration: int, loss: float) -> None:
 class BlockProblem:
     """One float block, what it receives in the float and in the quantized model, and what it should return.
 
-    Rows are calibration samples: one picture at one timestep. Only the layers named in `specs` are quantized. A
-    convolution is quantized as its unfolded matrix (`ditq.capture.matrix`).
+    Rows are calibration samples: one picture at one timestep, with its prompt or with the negative one. Only the layers
+    named in `specs` are quantized. A convolution is quantized as its unfolded matrix (`ditq.capture.matrix`).
     """
 
     block: BlockModule
@@ -59,6 +59,8 @@ class BlockProblem:
     table: Mapping[str, ActivationGrid] | None = None
     """Given grids of the layers' inputs, by layer path, in place of learned ones."""
     seed: int = 0
+    pictures: Int64[np.ndarray, "rows"] | None = None
+    """Which calibration picture each row is of; None: each of its own."""
     float_block: BlockModule | None = None
     """The block as `inputs` went through it, where another method has put layers of `block` on their grids before."""
 

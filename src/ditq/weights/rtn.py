@@ -38,7 +38,7 @@ class RTN:
             for path, spec in problem.specs.items()
         }
         inputs = inputs_of(problem)
-        _, held_out = held_out_rows(problem.rows, problem.seed)
+        _, held_out = held_out_rows(problem)
         error = block_error(problem, weights, inputs, held_out, stream_powers(problem))
         finite(error, problem.path, "an error of round-to-nearest")
         report = {"error_rounding": error, "error": error, "kept_rounding": True, "losses": []}
