@@ -1,4 +1,4 @@
-"""The prompt lists of the package: 20 and 44 for calibration, 64 to evaluate, without a combination in common."""
+"""The prompt lists of the package: 64 for calibration and 64 to evaluate, without a combination in common."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from pathlib import Path
 from mini import data, words
 from mini.gate import held_out_pictures
 
-EVALUATED, CALIBRATED, FIRST = 64, 64, 20
+EVALUATED, CALIBRATED = 64, 64
 _HEADS = {
     "calibration/prompt_lists/mini.txt": (
-        "Twenty prompts in the words that mini knows: every background, all sizes and positions, twenty of its objects."
-    ),
-    "calibration/prompt_lists/mini_more.txt": (
-        "More prompts for mini, after the first twenty: every object, no combination held out from training."
+        "64 prompts in the words that mini knows: every object, background, size, position and colour, all of trained "
+        "combinations."
     ),
     "evaluation/prompt_lists/mini.txt": (
         "64 prompts of combinations of object and background that mini's transformer was never trained on."
@@ -44,7 +42,7 @@ def write_prompts(package: Path) -> dict[str, int]:
     """Writes the lists into the package's folder; the number of prompts by file."""
     calibration = [words.caption(item) for item in calibration_pictures()]
     evaluation = [words.caption(item) for item in held_out_pictures(EVALUATED)]
-    lists = dict(zip(_HEADS, (calibration[:FIRST], calibration[FIRST:], evaluation), strict=True))
+    lists = dict(zip(_HEADS, (calibration, evaluation), strict=True))
     for name, prompts in lists.items():
         (package / name).write_text("\n".join([f"# {_HEADS[name]}", *prompts]) + "\n")
     return {name: len(prompts) for name, prompts in lists.items()}

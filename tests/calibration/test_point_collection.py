@@ -210,7 +210,7 @@ def test_image_folder_resumes_to_identical_files(tmp_path):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["mini", "sd3-medium"])
-def test_there_are_twenty_distinct_default_prompts(name):
+@pytest.mark.parametrize(("name", "count"), [("mini", 64), ("sd3-medium", 20)])
+def test_default_prompts_are_distinct(name, count):
     prompts = default_prompts(name)
-    assert len(prompts) == len(set(prompts)) == 20
+    assert len(prompts) == len(set(prompts)) == count

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ditq.calibration import default_prompts, varied_prompts
+from ditq.calibration import default_prompts
 from ditq.core.errors import UserError
 from ditq.evaluation import evaluation_prompts
 
@@ -11,7 +11,7 @@ from ditq.evaluation import evaluation_prompts
 def test_prompts_are_many_distinct_and_not_those_of_calibration(model):
     prompts = evaluation_prompts(model)
     assert len(set(prompts)) == len(prompts) >= 32
-    assert not set(prompts) & set(varied_prompts(model))
+    assert not set(prompts) & set(default_prompts(model))
 
 
 def test_some_are_picked_from_the_whole_list():
@@ -21,8 +21,3 @@ def test_some_are_picked_from_the_whole_list():
     assert evaluation_prompts("mini", len(every)) == every
     with pytest.raises(UserError, match="from 1 to 64"):
         evaluation_prompts("mini", 65)
-
-
-def test_more_prompts_begin_with_the_default_ones():
-    prompts = varied_prompts("mini")
-    assert prompts[:20] == default_prompts("mini") and len(set(prompts)) == 64

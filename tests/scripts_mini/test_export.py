@@ -71,10 +71,10 @@ def test_evaluation_prompts_are_combinations_that_neither_training_nor_calibrati
 
 
 def test_shipped_prompt_lists_are_the_scripts_own(tmp_path):
-    from ditq.calibration import varied_prompts
+    from ditq.calibration import default_prompts
     from ditq.evaluation import evaluation_prompts
 
     calibration = [words.caption(item) for item in prompts.calibration_pictures()]
-    assert varied_prompts("mini") == calibration
+    assert default_prompts("mini") == calibration
     assert evaluation_prompts("mini") == [words.caption(one) for one in gate.held_out_pictures(64)]
     assert len(set(calibration)) == 64

@@ -15,7 +15,7 @@ from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images
 from ditq.calibration.manifest import read_manifest
 from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
-from ditq.calibration.prompts import default_prompts, prompt_lines, varied_prompts
+from ditq.calibration.prompts import default_prompts, prompt_lines
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
 
 __all__ = [
@@ -45,5 +45,4 @@ __all__ = [
     "replay",
     "replay_inputs",
     "selected_steps",
-    "varied_prompts",
 ]

@@ -8,14 +8,8 @@ _FOLDER = Path(__file__).with_name("prompt_lists")
 
 
 def default_prompts(model_name: str) -> list[str]:
-    """Twenty prompts for the model called `model_name`: varied scenes, or what `mini` knows of the world."""
+    """Twenty prompts of varied scenes; for `mini` 64 in the words that it knows."""
     return prompt_lines(_FOLDER / ("mini.txt" if model_name == "mini" else "sd3.txt"))
-
-
-def varied_prompts(model_name: str) -> list[str]:
-    """The default prompts and, for `mini`, 44 more, so that weights are not fitted to twenty pictures."""
-    more = prompt_lines(_FOLDER / "mini_more.txt") if model_name == "mini" else []
-    return default_prompts(model_name) + more
 
 
 def prompt_lines(path: str | Path) -> list[str]:

@@ -26,7 +26,7 @@ from ditq.calibration import (
     collect_images,
     read_block_cache,
     read_images,
-    varied_prompts,
+    default_prompts,
 )
 from ditq.calibration.block_caching import cache_meta
 from ditq.calibration.drawn_by import NAME, check_weights, read_drawn_by
@@ -157,7 +157,7 @@ class Pipeline:
     def generate(self) -> str:
         """Step 1: whole trajectories."""
         recipe = ImageRecipe(self.amounts.images, self.seed, self.amounts.batch_size)
-        prompts = varied_prompts(self.model.name)
+        prompts = default_prompts(self.model.name)
         held = begun(self.calibration, "manifest.json")
         with held, Progress(recipe.num_images * self.settings.steps, "step", "calibration") as bar:
             collect_images(self.model, prompts, recipe, self.settings, self.calibration, True, bar.advance)

@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from ditq.calibration import ImageRecipe, ImageSet, collect_images, read_images, varied_prompts
+from ditq.calibration import ImageRecipe, ImageSet, collect_images, read_images, default_prompts
 from ditq.cli.amounts import amounts_for
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image
@@ -90,7 +90,7 @@ def calibrate(
         amounts.batch_size if batch_size is None else batch_size,
     )
     where = Path(mkdtemp(prefix="ditq-") if folder is None else folder)
-    given = listed(prompts) if prompts is not None else varied_prompts(inner.name)
+    given = listed(prompts) if prompts is not None else default_prompts(inner.name)
     with Progress(recipe.num_images * settings.steps, "step", "calibration") as bar:
         collect_images(inner, given, recipe, settings, where, True, bar.advance)
     return CalibrationData(read_images(where), temporary=folder is None)
