@@ -24,9 +24,9 @@ from ditq.calibration import (
     ImageRecipe,
     cache_blocks,
     collect_images,
+    default_prompts,
     read_block_cache,
     read_images,
-    default_prompts,
 )
 from ditq.calibration.block_caching import cache_meta
 from ditq.calibration.drawn_by import NAME, check_weights, read_drawn_by

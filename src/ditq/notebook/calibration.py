@@ -8,7 +8,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from ditq.calibration import ImageRecipe, ImageSet, collect_images, read_images, default_prompts
+from ditq.calibration import ImageRecipe, ImageSet, collect_images, default_prompts, read_images
 from ditq.cli.amounts import amounts_for
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image
