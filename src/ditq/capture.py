@@ -85,6 +85,13 @@ def with_weight(layer: Layer, weight: Float[mx.array, "out columns"]) -> Layer:
     return made
 
 
+def with_bias(layer: Layer, bias: Float[mx.array, "out"]) -> Layer:
+    """A float layer like this one, with this bias in the dtype of its weight."""
+    made = copy.copy(layer)
+    made.bias = bias.astype(layer.weight.dtype)
+    return made
+
+
 @contextmanager
 def traced(model: nn.Module, paths: Sequence[str], observe: Observe) -> Iterator[nn.Module]:
     """`model` whose layers at `paths` show each input to `observe(path, x)` first; on leaving they stop.

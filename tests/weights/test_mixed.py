@@ -45,7 +45,9 @@ def test_each_method_gets_its_layers_and_sees_the_rounded_ones():
             np.testing.assert_array_equal(np.array(weight.codes), np.array(plain[path].codes))
         elif path.endswith(("k_proj", "v_proj")):
             assert differ[path] == 0  # their input is the block's
-        elif path.endswith("image_transformer_block.attn.o_proj"):  # the text's rows are too few to be sure of a solver
+        elif path.endswith(
+            "image_transformer_block.attn.o_proj"
+        ):  # the text's rows are too few to be sure of a solver
             assert differ[path] > 0.01  # the attention has seen rounded queries
     assert result.report["error"] < result.report["error_rounding"]
     assert set(result.report["methods"]) == {"rtn", "qronos"}

@@ -135,7 +135,12 @@ class LayerMaker:
         self._anatomy = anatomy
 
     def __call__(self, path: str, weight: QuantizedWeight, layer: capture.Layer) -> nn.Module:
-        """The layer in the place of `layer`, whose bias it takes. Raises UserError for a grid that does not fit."""
+        """The layer in the place of `layer`, whose bias it takes where the weight has none of its own.
+
+        Raises UserError for a grid that does not fit.
+        """
+        if weight.bias is not None:
+            layer = capture.with_bias(layer, weight.bias)
         if self._table is None:
             return _weight_only(weight, layer, self._backend, path)
         grid = self._table.grids.get(path)

@@ -44,6 +44,7 @@ from ditq.quantization.preparation import (
     calibrated,
     calibration_amounts,
 )
+from ditq.quantization.tuning import tuning_of
 
 WORK = "work"
 """What a run keeps beside the checkpoint: its plan, the activations' grids, the finished blocks."""
@@ -130,6 +131,7 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
         recipe = blocks_alone(recipe, anatomy.blocks, anatomy.first_blocks(args.blocks))
     amounts = _amounts(args, images)
     activation_method(recipe)
+    tuning_of(recipe.tuning, f"recipe {recipe.name}")
     check_storable(model.skeleton(), recipe)
     steps = len(range(0, len(images.sigmas), amounts.inputs.stride)) if recipe.activations else 0
     told = forecast(model, recipe, cache_meta(model, images, amounts.cache), steps)
@@ -178,6 +180,7 @@ def _quantized(
     amounts: CalibrationAmounts,
 ) -> QuantizedCheckpoint:
     """Calibrates and quantizes under a bar for each part."""
+    tuning = tuning_of(recipe.tuning, f"recipe {recipe.name}")
     with Bars() as bars:
         calibration = calibrated(model, images, recipe, amounts, args.out / WORK, bars.advance)
         return quantize(
@@ -189,6 +192,7 @@ def _quantized(
             args.seed,
             on_iteration=lambda block, iteration, loss: bars.note(f"block {block}, {iteration}"),
             on_block=lambda block, report: bars.advance("blocks", 1, calibration.cache.blocks),
+            on_tuning=lambda step, loss: bars.advance("tuning", 1, tuning.steps if tuning else 0),
         )
 
 

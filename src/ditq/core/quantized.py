@@ -25,6 +25,8 @@ class QuantizedWeight:
     smooth: Float[mx.array, "in"] | None = None
     """Factors of the input channels: the weight was multiplied by them before it was put on the grid, so that the
     layer's input is to be divided by them (SmoothQuant, arXiv 2211.10438)."""
+    bias: Float[mx.array, "out"] | None = None
+    """The layer's bias in place of the float layer's; None: that one stays."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,6 +86,10 @@ class QuantizedWeight:
                 expected = f"({columns if channels is None else channels},)"
                 raise UserError(f"{name}: shape of smooth", got=self.smooth.shape, expected=expected)
             numbers.check_positive(self.smooth, f"{name}: smooth", "factors")
+        if self.bias is not None:
+            if self.bias.shape != (rows,):
+                raise UserError(f"{name}: shape of bias", got=self.bias.shape, expected=f"({rows},)")
+            numbers.check_numbers(self.bias, f"{name}: bias")
         if self.codes.size:
             codes = np.array(self.codes)
             least, greatest = codes.min(), codes.max()

@@ -5,7 +5,8 @@
                 {"paths": ["*.mlp.fc2"], "method": "gptq", "bits": 6, "group_size": 64},
                 {"paths": ["*"], "method": "gptq", "bits": 4, "group_size": 64}],
      "methods": {"gptq": {"act_order": true}},
-     "activations": {"bits": 8}}
+     "activations": {"bits": 8},
+     "tuning": {"steps": 300}}
 
 The first line of `layers` that matches a layer decides over it: a glob of `paths` matches its path, or one of `roles`
 is its role in the model's anatomy. Roles are the same in all families, so that one recipe serves them all. Every layer
@@ -76,6 +77,8 @@ class Recipe:
     activations: dict[str, Any] | None = None
     """None: activations stay as they are."""
     about: str = ""
+    tuning: dict[str, Any] | None = None
+    """Of a last pass over scales and biases, `ditq.quantization.tuning`; None: there is none."""
 
     def assign(self, layers: Iterable[Layer]) -> dict[str, Rule]:
         """The rule of each layer, by path. Raises UserError for a layer that no rule matches."""
@@ -145,6 +148,7 @@ class Recipe:
             "layers": layers,
             "methods": self.methods,
             "activations": self.activations,
+            **({"tuning": self.tuning} if self.tuning is not None else {}),
         }
 
 
@@ -228,6 +232,7 @@ class _Content:
     about: str = ""
     methods: dict[str, dict[str, Any]] | None = None
     activations: dict[str, Any] | None = None
+    tuning: dict[str, Any] | None = None
 
 
 def recipe_from(content: Any, name: str, source: str) -> Recipe:
@@ -236,7 +241,7 @@ def recipe_from(content: Any, name: str, source: str) -> Recipe:
         raise UserError(source, got="another file", expected=f"kind {KIND!r}, version {VERSION}")
     found = checked(content, _Content, source)
     rules = tuple(_rule(f"{source}: layers[{i}]", line) for i, line in enumerate(found.layers))
-    return Recipe(name, rules, found.methods or {}, found.activations, found.about)
+    return Recipe(name, rules, found.methods or {}, found.activations, found.about, found.tuning)
 
 
 def _rule(where: str, content: Any) -> Rule:

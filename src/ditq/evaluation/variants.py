@@ -110,7 +110,7 @@ def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
     """Sixteen digits that stand for every code, scale and grid of a checkpoint."""
     parts: list[str | bytes] = [checkpoint.model]
     for path, weight in sorted(checkpoint.weights.items()):
-        parts += [path, *_bytes(weight.codes, weight.scale, weight.zero, weight.smooth)]
+        parts += [path, *_bytes(weight.codes, weight.scale, weight.zero, weight.smooth, weight.bias)]
     table = checkpoint.activations
     if table is not None:
         parts.append(table.timesteps.tobytes())

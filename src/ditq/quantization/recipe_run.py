@@ -1,5 +1,6 @@
 """A model quantized as a recipe says: the run's folder, and the checkpoint that comes out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import ditq
@@ -13,6 +14,7 @@ from ditq.quantization.assignment import assigned
 from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
 from ditq.quantization.report import report_of, summary_of
 from ditq.quantization.run_plan import begin_run
+from ditq.quantization.tuning import OnStep, Tuner, tuning_of
 
 KIND, VERSION = "ditq.recipe_run", 1
 CONTENTS = ("plan.json", "weights", "report.json")
@@ -28,6 +30,7 @@ def quantize(
     seed: int = 0,
     on_iteration: OnIteration = lambda block, iteration, loss: None,
     on_block: OnBlock = lambda block, report: None,
+    on_tuning: OnStep = lambda step, loss: None,
 ) -> QuantizedCheckpoint:
     """The model's quantized checkpoint; `folder` keeps every finished part, and report.json a line per layer.
 
@@ -37,7 +40,8 @@ def quantize(
     network = model.network()
     calibration.cache.check_model(network)
     todo = assigned(network, recipe)
-    if todo.phase("prepare", "begin") and calibration.images is None:
+    tuning = tuning_of(recipe.tuning, f"recipe {recipe.name}")
+    if (tuning or todo.phase("prepare", "begin")) and calibration.images is None:
         raise UserError(
             f"recipe {recipe.name}", got="no recorded pictures", expected="those of the block cache"
         )
@@ -47,13 +51,20 @@ def quantize(
     found = quantize_network(
         network, todo, calibration, folder, seed, on_iteration=on_iteration, on_block=on_block
     )
-    report = report_of(network, todo.rules, found)
+    told = {}
+    if tuning is not None and calibration.images is not None:
+        chosen = list(dict.fromkeys(image for image, _ in calibration.cache.samples))
+        tuner = Tuner(network, found.weights, calibration.table, calibration.images, chosen, tuning, seed)
+        tuned, told["tuning"] = tuner.run(folder / "weights" / "tuning.npz", on_tuning)
+        found = replace(found, weights=tuned)
+    report = {**report_of(network, todo.rules, found), **told}
     write_json(folder / "report.json", report)
     meta = {
         "recipe": recipe.name,
         "about": recipe.about,
         "producer": f"ditq {ditq.__version__}",
         **summary_of(report),
+        **told,
     }
     ordered = {path: found.weights[path] for path in todo.rules}
     return QuantizedCheckpoint(model.name, ordered, calibration.table, meta, Origin.of(network))

@@ -1,6 +1,6 @@
 """A quantized block, computed, and how far it is from its float self."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -28,13 +28,17 @@ def held_out_rows(
     """
     rows = np.arange(problem.rows)
     of = rows if problem.pictures is None else problem.pictures
-    pictures = list(dict.fromkeys(of.tolist()))
-    if problem.rows < ENOUGH or len(pictures) < SOME:
+    held_out = np.isin(of, held_out_pictures(of.tolist()))
+    if problem.rows < ENOUGH or not held_out.any():
         return rows, rows
-    count = max(1, len(pictures) // HELD_OUT)
-    last = [(i + 1) * len(pictures) // count - 1 for i in range(count)]
-    held_out = np.isin(of, [pictures[place] for place in last])
     return rows[~held_out], rows[held_out]
+
+
+def held_out_pictures(pictures: Iterable[int]) -> list[int]:
+    """Every eighth of these pictures, at least one; of fewer than `SOME` none."""
+    distinct = list(dict.fromkeys(pictures))
+    count = max(1, len(distinct) // HELD_OUT) if len(distinct) >= SOME else 0
+    return [distinct[(i + 1) * len(distinct) // count - 1] for i in range(count)]
 
 
 def quantized_output(

@@ -1,7 +1,7 @@
 """A block computed with other weights and with its layers' inputs on grids, as a pure function."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -51,15 +51,16 @@ class GridLayer:
     quantize: Quantize | None = None
 
 
-class _Layer(nn.Module):
+class LayerOnGrid(nn.Module):
     """Stands in the place of `original`."""
 
-    def __init__(self, original: capture.Layer, layer: GridLayer, quantize: Quantize | None):
+    def __init__(self, original: capture.Layer, layer: GridLayer):
         super().__init__()
-        self._original, self._layer, self._quantize = original, layer, quantize
+        self._original, self._layer = original, layer
 
     def __call__(self, x: Float[mx.array, "*rows channels"]) -> Float[mx.array, "*positions out"]:
-        x = x if self._quantize is None else self._quantize(x)
+        """What the original would return with this matrix, bias and grid."""
+        x = x if self._layer.quantize is None else self._layer.quantize(x)
         return capture.apply(self._original, self._layer.weight, self._layer.bias, x)
 
 
@@ -76,7 +77,7 @@ def run_on_grids(
             once[layer.quantize] = _once(layer.quantize)
     originals = capture.layers(block)
     modules = {
-        path: _Layer(originals[path], layer, once[layer.quantize] if layer.quantize is not None else None)
+        path: LayerOnGrid(originals[path], replace(layer, quantize=layer.quantize and once[layer.quantize]))
         for path, layer in layers.items()
     }
     with capture.swapped(block, modules):

@@ -47,6 +47,8 @@ class OwnEntry(Own, total=False):
     """The same with what earlier versions said of all layers at once, if at all."""
 
     scales: ScalesDtype
+    bias: Literal["quantized"]
+    """Present where the stored bias is not the float layer's."""
 
 
 class Weights(TypedDict):
@@ -136,6 +138,7 @@ def description(
         quantization[path] = {"group_size": layout.stored_group, "bits": layout.bits, "mode": "affine"}
     others = [path for path, module in network.named_modules() if hasattr(module, "to_quantized")]
     quantization |= {path: False for path in reversed(others) if path not in layouts}
+    biased = {path for path, weight in checkpoint.weights.items() if weight.bias is not None}
     config = {
         "kind": KIND,
         "version": VERSION,
@@ -152,6 +155,7 @@ def description(
                     "symmetric": layout.symmetric,
                     "per_channel": layout.per_channel,
                     "scales": layout.scales,
+                    **({"bias": "quantized"} if path in biased else {}),
                 }
                 for path, layout in layouts.items()
             },

@@ -114,6 +114,8 @@ def check_writable(
         _check_table(table, checkpoint.weights, modules)
         table_arrays(table)
     parameters = folded(dict(tree_flatten(network.parameters())), checkpoint.weights, network.anatomy)
+    biases = {f"{path}.bias": weight.bias for path, weight in checkpoint.weights.items()}
+    parameters |= {name: bias for name, bias in biases.items() if bias is not None}
     kept = {name: array for name, array in parameters.items() if name.removesuffix(".weight") not in layouts}
     return {name: array.astype(dtype) for name, array in kept.items()}, layouts
 
@@ -191,12 +193,30 @@ def _read(
         if told is not None and found != SCALES[told]:
             expected = f"{told}, as config.json's weight_quantization says"
             raise UserError(f"{folder}: {path}.scales", got=str(found).rpartition(".")[2], expected=expected)
+    biases = _own_biases(folder, config, arrays)
     shapes = {f"{path}.weight": modules[path].weight.shape for path in layouts}
     load_weights_into(network, {**arrays, **_zeros(shapes, mx.float32)}, str(folder), dtype)
     _check_floats(arrays, str(folder))
     network.load_weights(list(_zeros(shapes, network.dtype).items()), strict=False)
-    whole = ((path, restored(packed.pop(path), f"{folder}: {path}", layouts[path])) for path in layouts)
+    whole = (
+        (
+            path,
+            replace(restored(packed.pop(path), f"{folder}: {path}", layouts[path]), bias=biases.get(path)),
+        )
+        for path in layouts
+    )
     return config, network, whole
+
+
+def _own_biases(
+    folder: Path, config: Mapping[str, Any], arrays: Mapping[str, mx.array]
+) -> dict[str, mx.array]:
+    """The biases that were quantized with their layers, float32, by path."""
+    own = [path for path, entry in config["weight_quantization"]["layers"].items() if "bias" in entry]
+    for path in own:
+        if f"{path}.bias" not in arrays:
+            raise UserError(f"{folder}: {path}", got="no bias", expected="the one that config.json names")
+    return {path: arrays[f"{path}.bias"].astype(mx.float32) for path in own}
 
 
 def _zeros(shapes: Mapping[str, tuple[int, ...]], dtype: mx.Dtype) -> dict[str, mx.array]:

@@ -4,6 +4,7 @@
 {path}__scale       (out, groups) float32, steps; groups is 1 per channel
 {path}__zero        (out, groups) float32, on asymmetric grids alone
 {path}__smooth      (in,) float32, where the weight was smoothed
+{path}__bias        (out,) float32, where it is not the float layer's
 {path}__a_scale     float32, the step of the layer's input: () where one was learned with the weights; (timesteps,)
                     where they were quantized for the grids of a quant_config.json, whose steps these are
 {path}__a_shift     float32, the centre of that grid
@@ -34,7 +35,7 @@ KIND, VERSION = "ditq.quantized_block", 1
 MIDDLE = 500.0
 """The timestep of grids that hold at all timesteps; nothing depends on it."""
 
-PARTS = ("weight_int", "scale", "zero", "smooth", "a_scale", "a_shift")
+PARTS = ("weight_int", "scale", "zero", "smooth", "bias", "a_scale", "a_shift")
 
 
 class _Meta(TypedDict):
@@ -87,6 +88,8 @@ def write_layers(
             arrays[f"{layer}__zero"] = np.array(weight.zero, np.float32)
         if weight.smooth is not None:
             arrays[f"{layer}__smooth"] = np.array(weight.smooth, np.float32)
+        if weight.bias is not None:
+            arrays[f"{layer}__bias"] = np.array(weight.bias, np.float32)
     for layer, grid in activations.items():
         scale, shift = step_and_centre(layer, grid)
         grid.rows.check(f"{layer}: activation")
@@ -200,13 +203,14 @@ def _weight(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec: Spec
         )
     _check_arrays(path, layer, arrays, spec)
     scale = mx.array(arrays[f"{layer}__scale"])
-    smooth = arrays.get(f"{layer}__smooth")
+    smooth, bias = (arrays.get(f"{layer}__{part}") for part in ("smooth", "bias"))
     weight = QuantizedWeight(
         codes=mx.array(arrays[f"{layer}__weight_int"]),
         scale=scale,
         zero=mx.zeros_like(scale) if spec.symmetric else mx.array(arrays[f"{layer}__zero"]),
         spec=spec,
         smooth=None if smooth is None else mx.array(smooth),
+        bias=None if bias is None else mx.array(bias),
     )
     weight.check(f"{path}: {layer}")
     return replace(weight, codes=weight.codes.astype(affine.code_dtype(spec)))
@@ -221,7 +225,7 @@ def _check_arrays(path: Path, layer: str, arrays: Mapping[str, np.ndarray], spec
         )
     rows, columns = codes.shape
     grid = rows, spec.groups(columns, f"{path}: {layer}")
-    shapes = {"weight_int": codes.shape, "scale": grid, "zero": grid}
+    shapes = {"weight_int": codes.shape, "scale": grid, "zero": grid, "bias": (rows,)}
     for part in PARTS:
         array = arrays.get(f"{layer}__{part}")
         if array is None:
