@@ -14,6 +14,7 @@ from ditq.core.recipe import plain_recipe, read_recipe, recipe_from
 from ditq.core.spec import Spec
 from ditq.evaluation import fingerprint_of
 from ditq.quantization import quantize
+from ditq.quantization.forecast import forecast
 from ditq.quantization.tuning import Tuner, Tuning, tuning_of
 from tests.checkpoint.small import same
 from tests.quantization.test_driver import given  # noqa: F401  a fixture
@@ -104,6 +105,13 @@ def test_a_state_of_something_else_is_refused(given, tuned, tmp_path):  # noqa: 
     write_npz(tmp_path / "tuning.npz", {"step": np.array(1)})
     with pytest.raises(UserError, match="tuning.npz: learned/.*: got nothing; .*remove the file"):
         tuner.run(tmp_path / "tuning.npz")
+
+
+def test_a_forecast_counts_the_last_pass(given):  # noqa: F811
+    model, calibration = given
+    plain, more = (forecast(model, recipe, calibration.cache.meta) for recipe in (THREE_BITS, TUNED))
+    layers = model.kept.anatomy.modules(model.kept).values()
+    assert more.seconds > 2 * plain.seconds and more.memory >= 8 * sum(layer.weight.size for layer in layers)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ditq.core.spec import Spec
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import layer_inputs, matmul_rate
 from ditq.quantization.assignment import Assigned, assigned
+from ditq.quantization.tuning import tuning_cost, tuning_of
 from ditq.weights.cost import Cost, Work, block_work
 
 
@@ -70,6 +71,9 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_s
     works = _works(model, network, todo, rows, block_flops, height, width)
     costs = [method.cost(work) for path, work in works.items() if (method := todo.method(path))]
     # every block runs once to fill the cache and once to hand on
+    if tuning := tuning_of(recipe.tuning, f"recipe {recipe.name}"):
+        row = network.step_flops(1, height, width, model.geometry.text_tokens)
+        costs.append(tuning_cost(tuning, meta, row, sum(capture.matrix(one).size for one in layers.values())))
     total = sum(costs, Cost(2 * meta["blocks"] * block_flops))
     state = max(sum(prod(shape) for shape in new.values()) for new in meta["states"])
     specs = {path: rule.spec for path, rule in todo.rules.items() if rule.spec is not None}

@@ -26,6 +26,7 @@ from ditq.core.files import read_npz, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.schema import at_least, checked
 from ditq.models.base import Conditioning, Network
+from ditq.weights import Cost
 from ditq.weights.block_error import held_out_pictures
 from ditq.weights.quantized_block import GridLayer, InputGrid, LayerOnGrid
 
@@ -49,6 +50,19 @@ class Tuning:
     """In each step: with guidance, twice as many rows."""
     rate: float = 1e-3
     """Of Adam, falling to 0 along a cosine."""
+
+
+def tuning_cost(method: Tuning, meta: Mapping[str, Any], flops: float, weights: int) -> Cost:
+    """What a run takes with a block cache that `meta` describes, in a network of so many `weights`; `flops` are those of
+    one row through it.
+
+    A step runs the float network, and the quantized one with its gradients; a judgement runs both. The gradients hold
+    every matrix in float32, twice.
+    """
+    pictures = list(dict.fromkeys(image for image, _ in meta["samples"]))
+    judged = (CHECKS + 2) * JUDGED_STEPS * len(held_out_pictures(pictures) or pictures)
+    learned = method.steps * min(method.pictures, len(pictures))
+    return Cost(meta["rows_per_sample"] * flops * (4 * learned + 2 * judged), memory=8.0 * weights)
 
 
 def tuning_of(content: Mapping[str, Any] | None, where: str) -> Tuning | None:
