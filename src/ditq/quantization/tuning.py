@@ -53,9 +53,9 @@ class Tuning:
 
 
 def tuning_cost(method: Tuning, meta: Mapping[str, Any], flops: float, weights: int) -> Cost:
-    """What a run takes with a block cache that `meta` describes, in a network of so many `weights`; `flops` are those of
-    one row through it.
+    """What a run takes with a block cache that `meta` describes, in a network of so many `weights`.
 
+    `flops` are those of one row through the network.
     A step runs the float network, and the quantized one with its gradients; a judgement runs both. The gradients hold
     every matrix in float32, twice.
     """
