@@ -31,7 +31,11 @@ def test_script_writes_a_checkpoint_with_activation_grids(quantized):
     assert set(parts.activations.grids) == set(parts.weights)
     report = read_json(quantized / "report.json")
     assert {line["method"] for line in report["layers"].values()} == {"gptq"}
-    assert not (quantized / "work" / "cache").exists() and parts.meta["recipe"] == "w4a8-gptq"
+    assert parts.meta["recipe"] == "w4a8-gptq"
+    assert sorted(path.name for path in quantized.iterdir()) == [
+        "activations.npz", "config.json", "model.safetensors", "report.json", "work",
+    ]  # fmt: skip
+    assert [path.name for path in (quantized / "work").iterdir()] == ["plan.json"]
 
 
 def test_no_picture_of_a_quantized_folder_depends_on_its_batch(quantized):

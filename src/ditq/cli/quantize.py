@@ -3,13 +3,14 @@
 import argparse
 import json
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ditq.calibration import ImageSet, read_images
 from ditq.calibration.block_caching import cache_meta
-from ditq.checkpoint import QuantizedCheckpoint, write_folder
+from ditq.checkpoint import QuantizedCheckpoint, read_folder, write_folder
 from ditq.cli import values
 from ditq.cli.flags import (
     add_calibration,
@@ -38,6 +39,7 @@ from ditq.models import TextToImage
 from ditq.models.digest import weights_digest
 from ditq.quantization import Forecast, check_storable, forecast, quantize
 from ditq.quantization.preparation import (
+    ACTIVATIONS,
     CACHE,
     CalibrationAmounts,
     activation_method,
@@ -47,15 +49,9 @@ from ditq.quantization.preparation import (
 from ditq.quantization.tuning import tuning_of
 
 WORK = "work"
-"""What a run keeps beside the checkpoint: its plan, the activations' grids, the finished blocks."""
-CONTENTS = (
-    "config.json",
-    "activations.npz",
-    "smoothing.npz",
-    "report.json",
-    "model.safetensors.index.json",
-    WORK,
-)
+"""What a run keeps beside the checkpoint: its plan and, until it is done, the grids and the finished blocks."""
+CHECKPOINT = ("config.json", "activations.npz", "smoothing.npz", "model.safetensors.index.json")
+CONTENTS = (*CHECKPOINT, "report.json", WORK)
 """What the folder holds besides model*.safetensors: what a forced run removes."""
 
 
@@ -100,7 +96,9 @@ def add_quantize_flags(
     )
     add_numbers(group, {"--seed": (0, "of learned rounding")})
     group.add_argument(
-        "--keep-cache", action="store_true", help="keep the cache of block inputs when all is done"
+        "--keep-work",
+        action="store_true",
+        help="keep work/ whole when all is done: block inputs, activation statistics, codes as npz files",
     )
     group = flags.add_argument_group("model")
     add_model_choice(group, model, f"default: {model}")
@@ -162,14 +160,28 @@ def _carry_out(
     asked[plan.WEIGHTS] = weights_digest(model.network())
     plan.begin(work / "plan.json", {**asked, "amounts": amounts.as_json()}, args.resume, threads=True)
     started = time.perf_counter()
-    made = _quantized(args, model, images, recipe, amounts)
-    files = write_folder(args.out, model.network(), made)
-    write_json(args.out / "report.json", read_json(work / "quantized" / "report.json"))
-    if not args.keep_cache:
-        remove(work / CACHE)
-    _report(
-        args, model, recipe, made, sum(file.stat().st_size for file in files), time.perf_counter() - started
-    )
+    made = _finished(args)
+    if made is None:
+        remove(args.out / "config.json")
+        made = _quantized(args, model, images, recipe, amounts)
+        write_json(args.out / "report.json", read_json(work / "quantized" / "report.json"))
+        write_folder(args.out, model.network(), made)
+    if not args.keep_work:
+        remove(work / CACHE, work / ACTIVATIONS, work / "quantized")
+    files = [*args.out.glob("model*.safetensors"), *(args.out / name for name in CHECKPOINT)]
+    size = sum(file.stat().st_size for file in files if file.exists())
+    _report(args, model, recipe, made, size, time.perf_counter() - started)
+
+
+def _finished(args: argparse.Namespace) -> QuantizedCheckpoint | None:
+    """What an earlier run of the same plan has finished; None: there is something to do."""
+    if not (args.out / "config.json").exists():
+        return None
+    try:
+        return read_folder(args.out)
+    except UserError as error:
+        warnings.warn(f"{error}; the checkpoint is made again", stacklevel=2)
+        return None
 
 
 def _quantized(
