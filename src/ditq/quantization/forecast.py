@@ -85,7 +85,7 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_s
         memory=round(4 * 4 * rows * state + max((cost.memory for cost in costs), default=0.0)),
         cache=len(meta["samples"]) * sample_bytes(meta),
         codes=sum(_codes(layers[path], specs[path]) for path in specs),
-        checkpoint=_folder(model, network, specs, grid_steps),
+        checkpoint=folder_of(model, network, specs, grid_steps),
         seconds=total.flops / matmul_rate() + total.seconds,
     )
 
@@ -120,7 +120,7 @@ def _codes(layer: capture.Layer, spec: Spec) -> int:
     return out * columns + 4 * out * columns // (spec.group_size or columns)
 
 
-def _folder(model: TextToImage, network: Network, specs: Mapping[str, Spec], grid_steps: int) -> int:
+def folder_of(model: TextToImage, network: Network, specs: Mapping[str, Spec], grid_steps: int) -> int:
     """Bytes of the checkpoint's folder; layers that MLX cannot pack, which no folder holds, count as in 16 bits."""
     layers, layouts = network.anatomy.modules(network), {}
     for path, spec in specs.items():
