@@ -26,7 +26,7 @@ def test_the_smallest_preset_takes_less_than_three_tenths(model):
 
 
 def test_a_share_is_that_of_the_weights_bits():
-    """By hand, for SD3 Medium at 4 bits: packed codes with a float16 scale and bias in each group, the rest as float16."""
+    """By hand, for SD3 Medium: packed codes with a float16 scale and bias in each group, the rest as float16."""
     network, recipe = load("sd3-medium").skeleton(), read_recipe("w4a8-small")
     layers, rules = network.anatomy.modules(network), assigned(network, recipe).rules
     codes = {path: capture.matrix(layers[path]).shape for path in rules}
