@@ -29,7 +29,7 @@ def test_a_network_is_made_from_the_fields_as_json_holds_them():
         ("hidden_size_override", [192], "hidden_size_override: got [192]"),
         ("layer_norm_eps", float("nan"), "layer_norm_eps: got NaN"),
         ("use_qk_norm", 1, "use_qk_norm: got 1; expected true or false"),
-        ("dual_attention_blocks", [4], "dual_attention_blocks: got (4,); expected numbers of blocks, 0 to 3"),
+        ("dual_attention_blocks", [5], "dual_attention_blocks: got (5,); expected numbers of blocks, 0 to 4"),
         ("dual_attention_blocks", 4, "dual_attention_blocks: got 4; expected a list of whole numbers"),
         ("frequency_embed_dim", 255, "frequency_embed_dim: got 255; expected an even number"),
         ("novel", 1, "got the unknown key 'novel'"),

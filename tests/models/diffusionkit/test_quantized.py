@@ -98,7 +98,7 @@ def test_an_exported_folder_loads_into_a_stock_transformer_without_ditq(tmp_path
     weights = {k: mx.zeros_like(v) if "k_proj.bias" in k else v for k, v in _mapped(config).items()}
     ours = loaded(config, weights)
     parts = checkpoint(ours, Spec(4), smooth=True)
-    write_folder(tmp_path, ours, parts)
+    write_folder(tmp_path, ours, parts, mx.float32)
     told = json.loads((tmp_path / "config.json").read_text())["quantization"]
     stock = DK.mmdit.MMDiT(kit_config(config, low_memory_mode=False))
     nn.quantize(stock, class_predicate=lambda path, module: told.get(path, False))

@@ -1,6 +1,5 @@
 """What a checkpoint folder takes on disk, told before anything is quantized or written."""
 
-import io
 import json
 from collections.abc import Mapping
 from math import prod
@@ -15,6 +14,7 @@ from ditq.checkpoint.mlx_folder.description import description
 from ditq.checkpoint.mlx_folder.shards import SINGLE
 from ditq.checkpoint.mlx_folder.stored import Layout, shapes, table_arrays
 from ditq.checkpoint.origin import Origin
+from ditq.core.files import npz_bytes
 from ditq.models import Network
 
 Shapes = dict[str, tuple[tuple[int, ...], mx.Dtype]]
@@ -44,7 +44,7 @@ def folder_bytes(
     companions = [content for content in (table, smooth) if content]
     config["files"] = {f"{SINGLE}{number}": _DIGEST for number in range(1 + len(companions))}
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return weights_bytes(network, layouts, dtype) + sum(map(_npz_bytes, companions)) + len(text.encode())
+    return weights_bytes(network, layouts, dtype) + sum(map(npz_bytes, companions)) + len(text.encode())
 
 
 def weights_bytes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dtype = mx.float16) -> int:
@@ -71,9 +71,3 @@ def _stored_shapes(network: Network, layouts: Mapping[str, Layout], dtype: mx.Dt
         else:
             arrays[name] = (array.shape, dtype)
     return arrays
-
-
-def _npz_bytes(arrays: Mapping[str, np.ndarray]) -> int:
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    return file.tell()

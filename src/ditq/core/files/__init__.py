@@ -24,6 +24,7 @@ from ditq.core.files.safetensors import read_safetensors, read_safetensors_heade
 from ditq.core.files.text import parsed, read_json, read_text
 from ditq.core.files.writing import (
     Figure,
+    npz_bytes,
     replacing,
     write_figure,
     write_json,
@@ -42,6 +43,7 @@ __all__ = [
     "listed",
     "lock",
     "name_fault",
+    "npz_bytes",
     "parsed",
     "read_image",
     "read_json",

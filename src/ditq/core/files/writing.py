@@ -1,5 +1,6 @@
 """Files written whole or not at all: to a temporary name beside the target, which is renamed when it is complete."""
 
+import io
 import json
 import math
 import os
@@ -71,6 +72,13 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes named arrays as an uncompressed npz, atomically."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> int:
+    """How many bytes `write_npz` would write."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.tell()
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
