@@ -135,7 +135,7 @@ def description(
     group, bits = usual[0][0] if usual else (64, 4)
     quantization: dict[str, Any] = {"group_size": group, "bits": bits, "mode": "affine"}
     for path, layout in layouts.items():
-        quantization[path] = {"group_size": layout.stored_group, "bits": layout.bits, "mode": "affine"}
+        quantization[path] = {"group_size": layout.stored_group, "bits": layout.bits}
     others = [path for path, module in network.named_modules() if hasattr(module, "to_quantized")]
     quantization |= {path: False for path in reversed(others) if path not in layouts}
     biased = {path for path, weight in checkpoint.weights.items() if weight.bias is not None}
