@@ -185,12 +185,12 @@ def plain_recipe(
 
 
 def blocks_alone(recipe: Recipe, blocks: Sequence[str], kept: Sequence[str]) -> Recipe:
-    """The recipe for the blocks `kept` of all `blocks`, by their paths; the others stay as they are."""
+    """The recipe for the blocks `kept` of all `blocks`, by their paths; all other layers stay as they are."""
     others = tuple(f"{path}.*" for path in blocks if path not in kept)
     if not others:
         return recipe
     why = f"only {len(kept)} of {len(blocks)} blocks are asked for"
-    rule = Rule(others, FLOAT, None, why, restricts=True)
+    rule = Rule(others, FLOAT, None, why, ("embedder", "head"), restricts=True)
     return replace(recipe, rules=(rule, *recipe.rules))
 
 
