@@ -40,7 +40,7 @@ from ditq.sampling.generate import settings_for
 
 ROLES = {"adaLN": "modulation", "embedders": "embedder", "head": "head"}
 """Roles that are rounded alone, the rest float, by the name in the table."""
-BITS = (8, 6, 4, 3)
+BITS = (8, 6, 4)
 BASELINE = "w4a8-rtn"
 ABOUT = """\
 Written by `python benchmarks/presets.py`. {prompts} prompts, none of them a combination of object and background that

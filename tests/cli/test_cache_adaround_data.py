@@ -41,7 +41,7 @@ def test_command_of_the_documents(capsys, fails, calibration, tmp_path):
     assert len(cache) == 20 and cache.meta["model"] == "mini" and cache.meta["storage_dtype"] == "float16"
     assert cache.state(5, [3])["image"].shape == (1, 64, 192)
     with np.load(folder / "samples" / "0002_005.npz") as sample:
-        assert sample["mm3__text_out"].shape == (2, 12, 192)
+        assert sample["mm4__text_out"].shape == (2, 12, 192)
     assert "earlier run; use --resume" in fails(cache_adaround_data.main, *argv)
     run(*argv, "--resume", "--json")
     facts = json.loads(capsys.readouterr().out)

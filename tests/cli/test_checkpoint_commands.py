@@ -60,10 +60,10 @@ def refused(main, capsys, *args) -> str:
 def test_export_writes_what_the_checkpoint_holds(run, grids, tmp_path, capsys):
     out = tmp_path / "mini-w4a8"
     told = called(export, capsys, "--adaround-output", run, *grids, "--out", out, "--dry-run")
-    assert told.startswith("would write at most ") and "57 layers at 4." in told and not out.exists()
+    assert told.startswith("would write ") and "57 layers at 4." in told and not out.exists()
     facts = json.loads(called(export, capsys, "--adaround-output", run, *grids, "--out", out, "--json"))
     assert facts["layers"] == 57 and facts["timesteps"] == 4 and 4 < facts["bits_per_weight"] < 4.5
-    assert 0.85 * float(told.split()[4]) < facts["bytes"] / 1e6 < float(told.split()[4])
+    assert facts["bytes"] / 1e6 == pytest.approx(float(told.split()[2]), rel=0.002)
     assert facts["bytes"] == sum(path.stat().st_size for path in out.iterdir())
     assert set(facts["files"]) == {"model.safetensors", "activations.npz", "config.json"}
     wanted, found = checkpoints.load(run, tmp_path / "grids.json"), read_folder(out)

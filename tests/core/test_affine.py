@@ -83,7 +83,7 @@ def test_searched_range_is_the_best_of_its_candidates(spec):
     best = error(*affine.mse_range(mx.array(w), spec, candidates=9, least=0.2))
     low, high = affine._extremes(mx.array(w), spec)
     tried = [
-        error(*affine.grid_between(low * float(f), high * float(f), spec)) for f in np.linspace(1, 0.2, 9)
+        error(*affine.weight_grid(low * float(f), high * float(f), spec)) for f in np.linspace(1, 0.2, 9)
     ]
     assert np.allclose(best, np.min(tried, axis=0), rtol=1e-5)
     assert (best <= tried[0] * (1 + 1e-6)).all()

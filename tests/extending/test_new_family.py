@@ -131,7 +131,8 @@ def test_injected_layers_compute_what_the_folder_alone_computes(toy, folders):
         clock_of(one).follow(np.array([700.0]))
         clock_of(one).set(0)
         outputs.append(np.array(one(x, **inputs.at(0))))
-    assert np.array_equal(*outputs)
+    # what stays float is stored in 16 bits
+    assert np.abs(outputs[0] - outputs[1]).mean() < 0.005 * np.abs(outputs[0]).mean()
     plain = np.array(
         toy.network()(x, **toy.network().prepare(toy.encode(["one", "two"]), mx.array([700.0])).at(0))
     )

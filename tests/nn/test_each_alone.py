@@ -26,6 +26,15 @@ def test_no_picture_depends_on_its_batch(name):
         assert np.array_equal(np.array(made(x[rows])), whole[rows])
 
 
+def test_pictures_may_lie_on_the_second_axis():
+    layer, x = nn.Linear(192, 1152), mx.random.normal((28, 8, 192), key=mx.random.key(1))
+    made = alone(layer, axis=1)
+    whole = np.array(made(x))
+    assert np.allclose(whole, np.array(layer(x)), atol=1e-5)
+    for rows in (slice(0, 1), slice(3, 5)):
+        assert np.array_equal(np.array(made(x[:, rows])), whole[:, rows])
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_layer_keeps_its_kind_and_shares_its_parameters(name):
     layer, _ = LAYERS[name]

@@ -146,7 +146,7 @@ class LayerMaker:
         grid = self._table.grids.get(path)
         if grid is None and self._anatomy.site(path).phase != "block":
             made = _weight_only(weight, layer, self._backend, path)
-            return alone(made) if isinstance(made, capture.Layer) else made
+            return alone(made, self._pictures(path)) if isinstance(made, capture.Layer) else made
         if grid is None:
             raise UserError(
                 path,
@@ -163,7 +163,13 @@ class LayerMaker:
         computed alone, without them nothing is replaced."""
         if self._table is None:
             return {}
-        return {path: alone(layer) for path, layer in capture.layers(network).items() if path not in made}
+        layers = capture.layers(network).items()
+        return {path: alone(layer, self._pictures(path)) for path, layer in layers if path not in made}
+
+    def _pictures(self, path: str) -> int:
+        """The axis of the pictures in a layer's input: what is prepared for a whole run is (steps, prompts, ...)."""
+        site = self._anatomy.sites.get(path)
+        return int(site is not None and site.phase == "prepare" and site.rows != "tokens")
 
 
 def check_fits(modules: Mapping[str, capture.Layer], weights: Mapping[str, QuantizedWeight]) -> None:

@@ -26,7 +26,7 @@ def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
 
     Scales are `storable`, so that the greatest value may lie a two-thousandth beyond the last code.
     """
-    return grid_between(*_extremes(w.astype(mx.float32), spec), spec)
+    return weight_grid(*_extremes(w.astype(mx.float32), spec), spec)
 
 
 def mse_range(
@@ -42,10 +42,10 @@ def mse_range(
     """
     w = w.astype(mx.float32)
     low, high = _extremes(w, spec)
-    best = grid_between(low, high, spec)
+    best = weight_grid(low, high, spec)
     least_error = _group_errors(w, *best, spec)
     for shrink in np.linspace(1.0, least, candidates)[1:]:
-        scale, zero = grid_between(low * float(shrink), high * float(shrink), spec)
+        scale, zero = weight_grid(low * float(shrink), high * float(shrink), spec)
         error = _group_errors(w, scale, zero, spec)
         better = error < least_error
         best = mx.where(better, scale, best[0]), mx.where(better, zero, best[1])
@@ -55,11 +55,18 @@ def mse_range(
 
 
 def grid_between(low: Array, high: Array, spec: Spec) -> tuple[Array, Array]:
-    """Scales, `storable` ones, and zero points of the grid from low to high, which zero lies between; MLX or NumPy."""
+    """Scales and zero points of the grid from low to high, which zero lies between; MLX or NumPy."""
     library: Any = mx if isinstance(low, mx.array) else np
     # Negative codes reach one step further than positive ones.
     step = library.maximum(low / spec.qmin, high / spec.qmax) if spec.symmetric else (high - low) / spec.qmax
-    scale = library.where(step > 0, storable(step), 1.0)
+    scale = library.where(step > 0, step, 1.0)
+    return scale, library.zeros_like(scale) if spec.symmetric else library.round(-low / scale)
+
+
+def weight_grid(low: Array, high: Array, spec: Spec) -> tuple[Array, Array]:
+    """The same with `storable` scales, to which the zero points belong."""
+    library: Any = mx if isinstance(low, mx.array) else np
+    scale = storable(grid_between(low, high, spec)[0])
     return scale, library.zeros_like(scale) if spec.symmetric else library.round(-low / scale)
 
 

@@ -7,7 +7,7 @@ layer's time. Matrices are meant to be a few rows of a weight, so that they stay
 import numpy as np
 from jaxtyping import Float, Float32
 
-from ditq.core.affine import grid_between, storable
+from ditq.core.affine import storable, weight_grid
 from ditq.core.spec import Spec
 
 Values = Float[np.ndarray, "..."]
@@ -26,7 +26,7 @@ ENOUGH = 1.04
 
 def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:
     """Scales and zero points of the least grid that holds every value of w: `affine.minmax_range` in NumPy."""
-    return grid_between(*_extremes(w, spec), spec)
+    return weight_grid(*_extremes(w, spec), spec)
 
 
 def searched_range(

@@ -1,10 +1,9 @@
 """How many levels of an activation grid each tenth of a layer's values receives: what asymmetry costs, as numbers."""
 
-import mlx.core as mx
 import numpy as np
 from jaxtyping import Float64
 
-from ditq.core.affine import minmax_range
+from ditq.core.affine import grid_between
 from ditq.core.spec import Spec
 from ditq.diagnostics.channels import ChannelStatistics, PerChannel
 from ditq.diagnostics.histogram import quantiles
@@ -44,5 +43,5 @@ def levels_per_tenth(statistics: ChannelStatistics, bits: int = 8) -> dict[str, 
 
 
 def _step(values: PerChannel, spec: Spec) -> float:
-    scale, _ = minmax_range(mx.array(values[None].astype(np.float32)), spec)
-    return float(np.array(scale)[0, 0])
+    low, high = (np.array([end], np.float32) for end in (min(values.min(), 0.0), max(values.max(), 0.0)))
+    return float(grid_between(low, high, spec)[0][0])

@@ -15,19 +15,24 @@ from jaxtyping import Float
 from ditq import capture
 
 
-def each_alone(compute: Callable[[mx.array], mx.array], x: Float[mx.array, "batch *rest"]) -> mx.array:
-    """compute(x), one entry of the first axis after the other; rows alone (2 axes) are computed together."""
-    if x.ndim < 3 or len(x) == 1:
+def each_alone(
+    compute: Callable[[mx.array], mx.array], x: Float[mx.array, "*batch channels"], axis: int = 0
+) -> Float[mx.array, "*results"]:
+    """compute(x), one entry of an axis after the other; rows alone (2 axes) are computed together."""
+    if x.ndim < 3 or x.shape[axis] == 1:
         return compute(x)
-    return mx.concatenate([compute(x[i : i + 1]) for i in range(len(x))])
+    return mx.concatenate([compute(one) for one in mx.split(x, x.shape[axis], axis)], axis)
 
 
 class LinearEachAlone(nn.Linear):
     """A float linear layer that multiplies each picture's rows in a product of their own."""
 
+    axis = 0
+    """That of the pictures in its input."""
+
     def __call__(self, x: Float[mx.array, "*rows in"]) -> Float[mx.array, "*rows out"]:
         """The layer's output."""
-        return each_alone(super().__call__, x)
+        return each_alone(super().__call__, x, self.axis)
 
 
 class Conv2dEachAlone(nn.Conv2d):
@@ -40,9 +45,15 @@ class Conv2dEachAlone(nn.Conv2d):
         return each_alone(super().__call__, x)
 
 
-def alone(layer: capture.Layer) -> capture.Layer:
-    """The layer with the same parameters, which are shared, computing each picture alone."""
+def alone(layer: capture.Layer, axis: int = 0) -> capture.Layer:
+    """The layer with the same parameters, which are shared, computing each picture alone.
+
+    `axis` is that of the pictures in its input; of a convolution always the first.
+    """
     made = copy.copy(layer)
-    kind = Conv2dEachAlone if isinstance(layer, nn.Conv2d) else LinearEachAlone
-    object.__setattr__(made, "__class__", kind)
+    if isinstance(layer, nn.Conv2d):
+        object.__setattr__(made, "__class__", Conv2dEachAlone)
+    else:
+        object.__setattr__(made, "__class__", LinearEachAlone)
+        made.axis = axis
     return made

@@ -80,9 +80,8 @@ class MMDiT(Network):
         `timesteps` are 1000 * sigma. Each adaLN layer runs once, over all pairs. For SD3 Medium in 16 bit, 50 steps
         and 2 prompts take 88 MB.
         """
-        # prompts on the first axis, where layers that compute each picture alone expect them
-        condition = self.condition(_pooled(conditioning)[:, None], timesteps[None])
-        modulation = mx.concatenate(list(self._modulations(condition).values()), axis=-1).swapaxes(0, 1)
+        condition = self.condition(_pooled(conditioning)[None], timesteps[:, None])
+        modulation = mx.concatenate(list(self._modulations(condition).values()), axis=-1)
         return RunInputs({"text": conditioning.tokens.astype(self.dtype)}, {"modulation": modulation})
 
     def given(
