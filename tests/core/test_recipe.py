@@ -92,11 +92,13 @@ def test_an_unknown_preset_names_the_known_ones():
 
 
 @pytest.mark.parametrize("name", ["w4a8-adaround", "w4a8-gptq", "w4a8-qronos", "w4a8-rtn", "w8a8"])
-def test_plain_presets_are_plain_recipes(name):
+def test_plain_presets_treat_the_blocks_as_plain_recipes_do(name):
     preset = read_recipe(name)
     bits, method = (8, "rtn") if name == "w8a8" else (4, name.partition("-")[2])
-    fields = {"search": True} if method == "rtn" else None
-    assert preset == plain_recipe(name, method, Spec(bits), fields, {"bits": 8}, preset.about)
+    plain = plain_recipe(name, method, Spec(bits), None, {"bits": 8})
+    assert preset.rules[-1] == plain.rules[-1] and preset.activations == plain.activations
+    assert {role for rule in preset.rules[:-1] for role in rule.roles} == {"modulation", "embedder", "head"}
+    assert {rule.method for rule in preset.rules[:-1]} == {"rtn"} and preset.methods == {"rtn": {"search": True}}
 
 
 def test_a_role_decides_in_any_family():

@@ -60,8 +60,8 @@ def test_data_without_a_folder_goes_with_its_object(model):
 
 
 def test_a_quantized_model_says_how_small_it_is(small):
-    assert small.label == "W4A8" and len(small.checkpoint.weights) == 57
-    assert "recipe: w4a8-gptq" in repr(small) and "4.42" in repr(small)
+    assert small.label == "W4/6/8A8" and len(small.checkpoint.weights) == 74
+    assert "recipe: w4a8-gptq" in repr(small) and "35% of 16 bits" in repr(small)
     assert "<table>" in small._repr_html_()
 
 
@@ -75,7 +75,7 @@ def test_it_goes_on_where_it_stopped(model, data, tmp_path):
     first = ditq.quantize(model, "w4-group64", data, work=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "quantized" / "weights").iterdir()}
     again = ditq.quantize(model, "w4-group64", data, work=tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 6
+    assert {path: path.stat().st_mtime_ns for path in before} == before and len(before) == 7
     for path, weight in first.checkpoint.weights.items():
         assert mx.array_equal(weight.codes, again.checkpoint.weights[path].codes)
 
@@ -86,11 +86,11 @@ def test_a_saved_model_comes_back_and_draws_the_same_picture(small, tmp_path):
         small.save(folder)
     small.save(folder, force=True)
     again = ditq.open_checkpoint(folder)
-    assert again.label == "W4A8" and again.name == "mini"
+    assert again.label == "W4/6/8A8" and again.name == "mini"
     pictures = [np.asarray(one.generate("a fox in the snow", steps=4)) for one in (small, again)]
     assert np.array_equal(*pictures) and pictures[0].shape == (128, 128, 3)
     alone = ditq.open_checkpoint(folder, activations=False)
-    assert alone.label == "W4A16"
+    assert alone.label == "W4/6/8A16"
 
 
 def test_one_prompt_is_a_picture_and_several_are_pictures(model, tmp_path):
@@ -112,7 +112,7 @@ def test_a_comparison_is_a_table_and_pictures(model, small):
     found = ditq.compare(model, small, small, count=2, steps=4)
     lines = repr(found).splitlines()
     assert len(lines) == 5 and lines[1].startswith("float") and "identical" in lines[1]
-    assert lines[2].startswith("w4a8-gptq, W4A8 ") and lines[3].startswith("w4a8-gptq, W4A8 (2)")
+    assert lines[2].startswith("w4a8-gptq, W4/6/8A8 ") and lines[3].startswith("w4a8-gptq, W4/6/8A8 (2)")
     html = found._repr_html_()
     assert html.count("<img") == 6 and html.count("<tr>") == 5
 

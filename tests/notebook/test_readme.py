@@ -24,7 +24,7 @@ def test_the_lines_of_the_readme_work(tmp_path, monkeypatch):
     exec("\n".join(lines), names)
     table = repr(eval(last, names)).splitlines()
     assert [line.split("  ")[0] for line in table] == [
-        "variant", "float", "w4a8-gptq, W4A8", "float, other seeds",
+        "variant", "float", "w4a8-gptq, W4/6/8A8", "float, other seeds",
     ]  # fmt: skip
-    assert len(read_folder(tmp_path / "mini-gptq").weights) == 57
-    assert ditq.open_checkpoint("mini-gptq").label == "W4A8"
+    assert len(read_folder(tmp_path / "mini-gptq").weights) == 74
+    assert ditq.open_checkpoint("mini-gptq").label == "W4/6/8A8"
