@@ -56,7 +56,7 @@ BITS = {"A8": Fixed(8), "A6": Fixed(6), "A4": Fixed(4), "tiers": ByTier(), "budg
 """How the bits of activations are chosen, by the name in the table."""
 LEARNED = {"W4": Spec(4), "W4 g64": Spec(4, group_size=64), "W3": Spec(3)}
 """Grids on which rounding is learned."""
-EVERY = 9
+EVERY = 7
 """Of the prompts: those whose pictures are shown."""
 
 
