@@ -2,8 +2,8 @@
 
     python benchmarks/mini_results.py --work demo/mini_results --out docs/results/mini.md
 
-Calibrates, learns the rounding, and draws 64 prompts with every variant: about 40 minutes on two quiet cores. Finished
-parts are kept in --work; run it again to go on. The pictures and the figure go beside --out.
+Calibrates, learns the rounding, and draws 64 prompts with every variant: about 40 minutes with `--prompts 48` on one
+core. Finished parts are kept in --work; run it again to go on. The pictures and the figure go beside --out.
 """
 
 import argparse

@@ -40,7 +40,8 @@ def headline(report: EvalReport) -> str:
 
 
 ABOUT = """\
-Written by `python benchmarks/mini_results.py`; every figure and sentence is computed. {prompts} prompts, all of them
+Written by `python benchmarks/mini_results.py --prompts {prompts}`; every figure and sentence is computed.
+{prompts} prompts, all of them
 combinations of object and background that neither the training of `mini` nor the calibration has seen; {steps} steps,
 guidance {guidance:g}. Every variant starts from the same noise as the float model, and is compared with the float
 model's picture of that prompt and seed. The first row compares the float model with itself.

@@ -3,7 +3,7 @@
     python benchmarks/presets.py --work demo/presets --out docs/results/presets.md
 
 Calibrates once, quantizes with every preset and with plain rounding of single roles, and draws prompts that nothing was
-fitted on: about 20 minutes on two quiet cores. Finished parts are kept in --work; run it again to go on.
+fitted on: about 25 minutes with `--prompts 24` on one core. Finished parts are kept in --work; run it again to go on.
 """
 
 import argparse
@@ -43,7 +43,8 @@ ROLES = {"adaLN": "modulation", "embedders": "embedder", "head": "head"}
 BITS = (8, 6, 4)
 BASELINE = "w4a8-rtn"
 ABOUT = """\
-Written by `python benchmarks/presets.py`. {prompts} prompts, none of them a combination of object and background that
+Written by `python benchmarks/presets.py --prompts {prompts}`.
+{prompts} prompts, none of them a combination of object and background that
 training or calibration has seen; median and, in brackets, quartiles. MB: the bytes of all files of the checkpoint's
 folder, on disk; the share is of the float16 transformer's file. Rows "adaLN", "embedders" and "head" round these layers
 alone, in groups of 64, and leave all others float: they show how many bits such a layer needs. {images} calibration

@@ -89,6 +89,16 @@ def test_a_killed_run_ends_in_the_same_bits(given, tuned, tmp_path):  # noqa: F8
     assert read_json(tmp_path / "report.json") == read_json(folder / "report.json")
 
 
+def test_a_damaged_state_is_made_again(given, tuned, tmp_path):  # noqa: F811
+    (model, calibration), (made, _) = given, tuned
+    quantize(model, TUNED, calibration, tmp_path)
+    state = tmp_path / "weights" / "tuning.npz"
+    state.write_bytes(state.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match="tuning.npz.*tuned from the beginning"):
+        again = quantize(model, TUNED, calibration, tmp_path, resume=True)
+    assert fingerprint_of(again) == fingerprint_of(made)
+
+
 def test_what_does_not_help_is_left_out(given, tmp_path):  # noqa: F811
     model, calibration = given
     harmful = replace(THREE_BITS, tuning={"steps": 2, "pictures": 1, "rate": 1.0})

@@ -18,7 +18,7 @@ Codes = Integer[mx.array, "rows columns"]
 Bools = Bool[mx.array, "rows columns"]
 Scales = Float[mx.array, "rows groups"]
 FINE, COARSE = 2.0**-16, 2.0**15
-"""The scales that float16 holds to a thousandth or better, as a checkpoint has them."""
+"""The scales that float16 holds to a 500th or better, as a checkpoint has them: the others are left as they are."""
 
 
 def minmax_range(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:

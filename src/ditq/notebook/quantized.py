@@ -24,6 +24,7 @@ from ditq.notebook.pictures import table
 from ditq.quantization import check_storable
 from ditq.quantization import quantize as quantize_recipe
 from ditq.quantization.preparation import CACHE, activation_method, calibrated, calibration_amounts
+from ditq.quantization.tuning import tuning_of
 
 
 class QuantizedModel(Model):
@@ -110,6 +111,7 @@ def quantize(
     inner = inner_of(model)
     chosen = recipe if isinstance(recipe, Recipe) else read_recipe(str(recipe))
     activation_method(chosen)
+    tuning = tuning_of(chosen.tuning, f"recipe {chosen.name}")
     check_storable(inner.skeleton(), chosen)
     recorded = data if isinstance(data, CalibrationData) else CalibrationData(read_images(Path(data)))
     amounts = calibration_amounts(inner.name, len(recorded))
@@ -126,6 +128,7 @@ def quantize(
             seed,
             on_iteration=lambda block, iteration, loss: bars.note(f"block {block}, {iteration}"),
             on_block=lambda block, report: bars.advance("blocks", 1, calibration.cache.blocks),
+            on_tuning=lambda step, loss: bars.advance("tuning", 1, tuning.steps if tuning else 0),
         )
         if not keep_cache:
             remove(Path(place) / CACHE)

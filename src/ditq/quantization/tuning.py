@@ -6,6 +6,7 @@ grids. mlx-lm's DWQ distils the scales of a language model in this way. Codes st
 to what is stored or computed.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,8 +118,8 @@ class Tuner:
         learned = self._begin()
         adam.init(learned)
         best, errors, begun = learned, [self._judged(learned)], 0
-        if file.exists():
-            learned, best, adam.state, errors, begun = _read(file, learned, adam.state)
+        if (kept := _kept(file)) is not None:
+            learned, best, adam.state, errors, begun = _restored(file, kept, learned, adam.state)
         every = -(-steps // CHECKS)
         for step in range(begun, steps):
             loss, gradient = mx.value_and_grad(partial(self._loss, self._batch(step)))(learned)
@@ -234,9 +235,21 @@ def _write(file: Path, learned: Learned, best: Learned, state: Any, errors: list
     write_npz(file, {**_flat(parts, ""), "errors": np.array(errors), "step": np.array(step)})
 
 
-def _read(file: Path, learned: Learned, state: Any) -> tuple[Learned, Learned, Any, list[float], int]:
-    """What `_write` wrote. Raises UserError for a file of something else."""
-    arrays = read_npz(file)
+def _kept(file: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that an earlier run left; None where there are none, or the file is damaged."""
+    if not file.exists():
+        return None
+    try:
+        return read_npz(file)
+    except UserError as error:
+        warnings.warn(f"{error}; scales and biases are tuned from the beginning", stacklevel=3)
+        return None
+
+
+def _restored(
+    file: Path, arrays: Mapping[str, np.ndarray], learned: Learned, state: Any
+) -> tuple[Learned, Learned, Any, list[float], int]:
+    """The state in what `_write` wrote. Raises UserError for arrays of something else."""
     wanted = {"learned": learned, "best": learned, "adam": state}
     for name, array in {**_flat(wanted, ""), "errors": None, "step": None}.items():
         found = arrays.get(name)
