@@ -61,7 +61,7 @@ def quantized_layers(
     backend: Backend | None = None,
     anatomy: Anatomy | None = None,
 ) -> dict[str, nn.Module]:
-    """The modules that replace the network's layers, by path; biases are the network's own.
+    """The modules that replace the network's layers, by path; biases are the network's where a weight has none.
 
     With `activations` they compute on integer codes of both, by one clock; layers outside the blocks (embedders,
     modulation), whose inputs have no grids, compute as without. All layers that stay float are replaced then by ones
