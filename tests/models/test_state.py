@@ -56,3 +56,9 @@ def test_rows_are_taken_in_float32_and_joined_again():
     whole = joined(parts)
     assert whole["x"].dtype == mx.float32
     assert whole["x"].tolist() == state["x"].tolist() and whole["y"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_is_written_again_before_it_is_read_is_not_carried():
+    flow = Flow((("a",), ("kept",), ("a",)), (("kept",), ("a",), ("b",)), ("a",), ("b",))
+    assert [list(flow.carried(at)) for at in range(4)] == [["a"], ["kept"], ["a"], ["b"]]
+    assert flow.read_later(0) == ("kept",) and flow.inputs(2) == ("a",)

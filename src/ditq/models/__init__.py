@@ -50,6 +50,12 @@ def _mmdit() -> tuple[type, Callable[[Any], Network]]:
     return MMDiTConfig, MMDiT
 
 
+def _unet() -> tuple[type, Callable[[Any], Network]]:
+    from ditq.models.unet import UNet, UNetConfig
+
+    return UNetConfig, UNet
+
+
 MODELS: dict[str, Loader] = {
     "mini": _mini,
     "sd3-medium": partial(_sd3, "sd3-medium"),
@@ -58,7 +64,10 @@ MODELS: dict[str, Loader] = {
 }
 """Each name's loader; a loader imports what it needs when called, so that `mini` never needs DiffusionKit."""
 
-FAMILIES: dict[str, Callable[[], tuple[type, Callable[[Any], Network]]]] = {"mmdit": _mmdit}
+FAMILIES: dict[str, Callable[[], tuple[type, Callable[[Any], Network]]]] = {
+    "mmdit": _mmdit,
+    "unet": _unet,
+}
 """Each family's config and network class: what a checkpoint's config.json names as its `model_type`."""
 
 

@@ -68,6 +68,9 @@ class Site:
     fold: Fold | None = None
     """Where factors of its input can go; None: nowhere, they are divided at run time."""
     quantizable: bool = True
+    joins: int | None = None
+    """Channels of the first of two arrays that its input is concatenated of: no group of its weight holds channels of
+    both, whose ranges differ (Q-Diffusion, arXiv 2302.04304). None: its input is one array."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input", self.input or self.path)

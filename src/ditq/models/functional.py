@@ -1,15 +1,16 @@
-"""The functions of the MMDiT that have no weights."""
+"""The functions of networks that have no weights."""
 
 import mlx.core as mx
 from jaxtyping import Float
 
 Tokens = Float[mx.array, "batch tokens hidden"]
+ContextTokens = Float[mx.array, "batch context_tokens hidden"]
 
 
-def attention(q: Tokens, k: Tokens, v: Tokens, num_heads: int) -> Tokens:
-    """Softmax attention over all tokens, heads split and merged again."""
+def attention(q: Tokens, k: ContextTokens, v: ContextTokens, num_heads: int) -> Tokens:
+    """Softmax attention of the queries' tokens over all keys, heads split and merged again."""
     batch, tokens, hidden = q.shape
-    q, k, v = (x.reshape(batch, tokens, num_heads, -1).swapaxes(1, 2) for x in (q, k, v))
+    q, k, v = (x.reshape(batch, x.shape[1], num_heads, -1).swapaxes(1, 2) for x in (q, k, v))
     scale = (hidden // num_heads) ** -0.5
     out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
     return out.swapaxes(1, 2).reshape(batch, tokens, hidden)

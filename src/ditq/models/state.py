@@ -82,9 +82,16 @@ class Flow:
         return self.begun if boundary == 0 else self.writes[boundary - 1]
 
     def carried(self, boundary: int) -> dict[str, int]:
-        """The arrays at a boundary that something behind it reads, each with the boundary at which it was new."""
+        """The arrays at a boundary that something behind it reads, each with the boundary at which it was new.
+
+        One that is written again before it is read is not among them.
+        """
         source = {name: at for at in range(boundary + 1) for name in self.written(at)}
-        read = {*self.results, *(name for later in self.reads[boundary:] for name in later)}
+        read, rewritten = set[str](), set[str]()
+        for reads, writes in zip(self.reads[boundary:], self.writes[boundary:], strict=True):
+            read.update(name for name in reads if name not in rewritten)
+            rewritten.update(writes)
+        read.update(name for name in self.results if name not in rewritten)
         return {name: at for name, at in source.items() if name in read}
 
     def read_later(self, block: int) -> tuple[str, ...]:
