@@ -18,7 +18,7 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
     """The model that the flags name, or the one called `name`, loaded as they say."""
     dtype = getattr(args, "dtype", None)
     name = str(args.model) if name is None else name
-    if name.startswith("mini"):
+    if name.startswith(("mini", "sd1")):
         without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub, which is imported when a file is wanted

@@ -44,6 +44,12 @@ def _sd3(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: st
     return SD3(name, path, dtype, text_encoders)
 
 
+def _sd1(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: str) -> TextToImage:
+    from ditq.models.diffusionkit import SD1
+
+    return SD1(name, path, dtype)
+
+
 def _mmdit() -> tuple[type, Callable[[Any], Network]]:
     from ditq.models.mmdit import MMDiT, MMDiTConfig
 
@@ -61,6 +67,8 @@ MODELS: dict[str, Loader] = {
     "sd3-medium": partial(_sd3, "sd3-medium"),
     "sd3.5-medium": partial(_sd3, "sd3.5-medium"),
     "sd3.5-large": partial(_sd3, "sd3.5-large"),
+    "sd1.5": partial(_sd1, "sd1.5"),
+    "sd1.4": partial(_sd1, "sd1.4"),
 }
 """Each name's loader; a loader imports what it needs when called, so that `mini` never needs DiffusionKit."""
 

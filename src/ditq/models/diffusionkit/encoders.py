@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ditq.models.diffusionkit.encoder_configs import clip_config, t5_config
+from ditq.models.diffusionkit.encoder_configs import CLIPConfig, clip_config, t5_config
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.floats import is_float
 from ditq.models.loading import Weights, load_weights_into, read_weights
@@ -38,10 +38,14 @@ _T5 = (
 
 def clip_encoder(files: Files, which: str) -> Any:
     """DiffusionKit's CLIP text model "l" or "g", with its weights in float32."""
+    path, config = files.text(f"clip_{which}"), clip_config(files.text(f"clip_{which}_config"))
+    return clip_module(clip_weights(read_weights(path)), config, str(path))
+
+
+def clip_module(weights: Weights, config: CLIPConfig, source: str) -> Any:
+    """DiffusionKit's CLIP text model of this shape with these weights, under its paths, in float32."""
     from ditq.models.diffusionkit.corrections import DK
 
-    path, config = files.text(f"clip_{which}"), clip_config(files.text(f"clip_{which}_config"))
-    weights = clip_weights(read_weights(path))
     projection = weights.get("text_projection.weight")
     encoder = DK.clip.CLIPTextModel(
         DK.config.CLIPTextModelConfig(
@@ -54,7 +58,7 @@ def clip_encoder(files: Files, which: str) -> Any:
             hidden_act=config["hidden_act"],
         )
     )
-    load_weights_into(encoder, weights, str(path), mx.float32)
+    load_weights_into(encoder, weights, source, mx.float32)
     return encoder
 
 
@@ -73,7 +77,7 @@ def t5_encoder(files: Files) -> Any:
 
 
 def clip_weights(weights: Weights) -> Weights:
-    """The weights of `transformers`' CLIPTextModelWithProjection under DiffusionKit's paths."""
+    """The weights of `transformers`' CLIPTextModel, with its projection or without, under DiffusionKit's paths."""
     mapped = {_rename(key, _CLIP): value for key, value in weights.items()}
     for other in ("position_ids", "logit_scale"):  # a counter, and what only compares texts with pictures
         mapped.pop(other, None)

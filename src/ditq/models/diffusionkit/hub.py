@@ -139,7 +139,7 @@ class Files:
         if self.path is None:
             return self.download(source.repo, source.file, self.name)
         beside = self.path.is_file()
-        folder = _snapshot(self.path.parent if beside else self.path)
+        folder = snapshot(self.path.parent if beside else self.path)
         check_not_quantized(folder)
         names = (source.file, *source.local, *folders)
         for name in names:
@@ -154,7 +154,7 @@ class Files:
         return LAYOUT.format(file=CHECKPOINTS[self.name].file)
 
 
-def _snapshot(folder: Path) -> Path:
+def snapshot(folder: Path) -> Path:
     """The newest snapshot where `folder` is a repository in the Hub's own cache, else `folder`."""
     if not (folder / "snapshots").is_dir() or not (folder / "blobs").is_dir():
         return folder

@@ -76,18 +76,21 @@ class TextEncoders:
 
     def _run(self, part: str, run: Callable[[Any, Ids], Any], ids: Ids) -> Any:
         encoder = self._kept.get(part) or ENCODERS[part](self.files)
-        rows = dict(tree_flatten(encoder.parameters()))[EMBEDDINGS[part]].shape[0]
-        if ids.max(initial=0) >= rows:
-            got = f"tokens up to {ids.max()} from its tokenizer"
-            raise UserError(
-                str(self.files.text(part)), got=got, expected=f"numbers below {rows}, its vocabulary"
-            )
+        check_vocabulary(encoder, EMBEDDINGS[part], ids, str(self.files.text(part)))
         if self.keep:
             self._kept[part] = encoder
         result = run(encoder, ids)
         del encoder
         mx.clear_cache()
         return result
+
+
+def check_vocabulary(encoder: Any, table: str, ids: Ids, source: str) -> None:
+    """Raises UserError, beginning with `source`, for tokens beyond the encoder's `table` of embeddings."""
+    rows = dict(tree_flatten(encoder.parameters()))[table].shape[0]
+    if ids.max(initial=0) >= rows:
+        got = f"tokens up to {ids.max()} from its tokenizer"
+        raise UserError(source, got=got, expected=f"numbers below {rows}, its vocabulary")
 
 
 def clip_ids(files: Files, which: str, prompts: Sequence[str]) -> Ids:
@@ -121,6 +124,15 @@ def run_clip(encoder: Any, ids: Ids) -> tuple[States, Float[mx.array, "prompts p
         pooled.append(output.pooled_output)
         mx.eval(states[-1], pooled[-1])
     return mx.concatenate(states), mx.concatenate(pooled)
+
+
+def run_clip_last(encoder: Any, ids: Ids) -> States:
+    """The last layer's states behind the final norm, as Stable Diffusion 1 reads them."""
+    states = []
+    for rows in _batches(ids):
+        states.append(encoder(rows).last_hidden_state)
+        mx.eval(states[-1])
+    return mx.concatenate(states)
 
 
 def run_t5(encoder: Any, ids: Ids) -> States:

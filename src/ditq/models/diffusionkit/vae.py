@@ -1,4 +1,4 @@
-"""The VAE of the SD3 family: pictures to latents and back, through DiffusionKit's modules."""
+"""The VAE of a model: pictures to latents and back, through DiffusionKit's modules."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -16,7 +17,7 @@ from ditq.models.foreign import renamed
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
 SCALE, SHIFT = 1.5305, 0.0609
-"""The latent format: what the transformer sees is (VAE latents - SHIFT) * SCALE."""
+"""SD3's latent format: what the transformer sees is (VAE latents - SHIFT) * SCALE."""
 
 Latents = Float[mx.array, "batch height width channels"]
 Pictures = UInt8[np.ndarray, "batch rows columns 3"]
@@ -46,17 +47,33 @@ _DIFFUSERS = (
     (r"\.to_k\.", ".key_proj."),
     (r"\.to_v\.", ".value_proj."),
     (r"\.to_out\.0\.", ".out_proj."),
+    # as older files call them
+    (r"\.query\.", ".query_proj."),
+    (r"\.key\.", ".key_proj."),
+    (r"\.value\.", ".value_proj."),
+    (r"\.proj_attn\.", ".out_proj."),
 )
 
 
 @dataclass(frozen=True)
 class VAEShape:
-    """The sizes of a VAE; the defaults are those of SD3 and SD3.5."""
+    """The sizes of a VAE and the format of its latents; the defaults are those of SD3 and SD3.5."""
 
     latent_channels: int = 16
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
     groups: int = 32
+    scale: float = SCALE
+    shift: float = SHIFT
+    quant_convs: bool = False
+    """Whether a 1x1 convolution of the latents stands behind the encoder, and one in front of the decoder."""
+    model: str = "the SD3 family"
+    """What messages call the models that have it."""
+
+
+SD_VAE = VAEShape(
+    latent_channels=4, scale=0.18215, shift=0.0, quant_convs=True, model="Stable Diffusion 1 and 2"
+)
 
 
 class VAE:
@@ -74,7 +91,8 @@ class VAE:
         if self._decoder is None:
             self._decoder = self.decoder()
         pictures = [
-            rounded_pixels(self._decoder(one[None] / SCALE + SHIFT)) for one in latents.astype(mx.float32)
+            rounded_pixels(self._decoder(one[None] / self.shape.scale + self.shape.shift))
+            for one in latents.astype(mx.float32)
         ]
         return np.concatenate(pictures)
 
@@ -90,27 +108,33 @@ class VAE:
             self._encoder = self.encoder()
         pixels = mx.array(pictures).astype(mx.float32) / 127.5 - 1
         means = [self._encoder(one[None])[..., : self.shape.latent_channels] for one in pixels]
-        return (mx.concatenate(means) - SHIFT) * SCALE
+        return (mx.concatenate(means) - self.shape.shift) * self.shape.scale
 
     def decoder(self) -> Any:
         """DiffusionKit's decoder module, corrected, with the checkpoint's weights."""
         from ditq.models.diffusionkit.corrections import DK
 
-        layers = self.shape.layers_per_block + 1
-        return self._filled(DK.vae.VAEDecoder, "decoder", self.shape.latent_channels, 3, layers)
+        layers, channels = self.shape.layers_per_block + 1, self.shape.latent_channels
+        module = self._filled(DK.vae.VAEDecoder, "decoder", channels, 3, layers)
+        if not self.shape.quant_convs:
+            return module
+        return nn.Sequential(self._of_latents("post_quant_conv", channels), module)
 
     def encoder(self) -> Any:
         """DiffusionKit's encoder module, corrected, with the checkpoint's weights; it gives mean and log variance."""
         from ditq.models.diffusionkit.corrections import DK
 
-        return self._filled(
-            DK.vae.VAEEncoder, "encoder", 3, 2 * self.shape.latent_channels, self.shape.layers_per_block
-        )
+        channels = 2 * self.shape.latent_channels
+        module = self._filled(DK.vae.VAEEncoder, "encoder", 3, channels, self.shape.layers_per_block)
+        if not self.shape.quant_convs:
+            return module
+        return nn.Sequential(module, self._of_latents("quant_conv", channels))
 
     def _filled(self, kind: Any, part: str, into: int, out: int, layers: int) -> Any:
         from ditq.models.diffusionkit.corrections import with_group_norm_eps
 
-        check_folder_config(self.path, {"scaling_factor": SCALE, "shift_factor": SHIFT}, "the SD3 family")
+        wanted = {"scaling_factor": self.shape.scale, "shift_factor": self.shape.shift}
+        check_folder_config(self.path, wanted, self.shape.model)
         weights = vae_weights(read_weights(self.path), part, str(self.path))
         if not weights:
             expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"
@@ -120,9 +144,15 @@ class VAE:
         with_group_norm_eps(module)
         return module
 
+    def _of_latents(self, name: str, channels: int) -> nn.Linear:
+        """A 1x1 convolution of the latents, as a linear layer."""
+        layer, source = nn.Linear(channels, channels), f"{self.path} (VAE {name})"
+        load_weights_into(layer, vae_weights(read_weights(self.path), name, source), source, mx.float32)
+        return layer
+
 
 def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "checkpoint") -> Weights:
-    """One part's weights ("encoder" or "decoder") under DiffusionKit's paths and in its shapes.
+    """One part's weights ("encoder", "decoder", "quant_conv") under DiffusionKit's paths and in its shapes.
 
     Takes Stability's single files and diffusers' folders, which count the decoder's blocks from the other end.
     """
@@ -141,12 +171,13 @@ def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "check
         if diffusers and (at := re.match(r"up_blocks\.(\d{1,9})\.(.*)", name)):
             name = f"up_blocks.{blocks - 1 - int(at[1])}.{at[2]}"
         names[key] = name
-    return {name: _mlx_shape(name, value) for name, value in renamed(found, names, source).items()}
+    mapped = renamed(found, names, source)
+    return {name: _mlx_shape(name, value, part.endswith("quant_conv")) for name, value in mapped.items()}
 
 
-def _mlx_shape(key: str, value: mx.array) -> mx.array:
+def _mlx_shape(key: str, value: mx.array, linear: bool) -> mx.array:
     """PyTorch's (out, in, rows, columns) as MLX's (out, rows, columns, in), or a 1x1 convolution as a linear layer."""
     if value.ndim != 4:
         return value
-    linear = key.endswith(("_proj.weight", "conv_shortcut.weight"))
+    linear = linear or key.endswith(("_proj.weight", "conv_shortcut.weight"))
     return value[:, :, 0, 0] if linear else value.transpose(0, 2, 3, 1)

@@ -24,6 +24,8 @@ _OTHERS = {
 }
 """What a UNet is whose cross-attention reads text of this width."""
 
+_KEYS = re.compile(r".*\.attn2\.to_k\.weight")
+
 
 def load_unet(path: str | Path, config: UNetConfig, dtype: mx.Dtype | None = None) -> UNet:
     """The UNet of a checkpoint in any known layout, in `dtype` or as stored.
@@ -99,13 +101,13 @@ def _other(stored: Mapping[str, Shaped], config: UNetConfig) -> str | None:
         return f"a UNet that takes {max(channels)} channels{more}"
     if any(re.search(r"(^|\.)time_embedding\.cond_proj\.|time_embed\.cond_proj", key) for key in stored):
         return "a latent consistency model, which is told the guidance"
-    text = _shape(stored, r".*\.attn2\.to_k\.weight")
-    if len(text) == 2 and text[1] != config.text_embed_dim:
-        return _OTHERS.get(text[1], f"a UNet that reads text of width {text[1]}, not {config.text_embed_dim}")
+    texts = {one.shape[1] for key, one in stored.items() if _KEYS.fullmatch(key) and len(one.shape) == 2}
+    for width in texts - {config.text_embed_dim}:
+        return _OTHERS.get(width, f"a UNet that reads text of width {width}, not {config.text_embed_dim}")
     return None
 
 
 def _shape(stored: Mapping[str, Shaped], pattern: str) -> tuple[int, ...]:
-    """The shape of the first key that ends like this; none: ()."""
+    """The shape of the first key that is this, whatever stands before it; none: ()."""
     found = re.compile(rf"(.*\.)?{pattern}")
     return next((tuple(one.shape) for key, one in stored.items() if found.fullmatch(key)), ())
