@@ -25,7 +25,7 @@ def rounded(
         grid = table.grids.get(path) if table is not None else None
         smooth = None if grid is None else grid.smooth
         weight = capture.matrix(layer).astype(mx.float32)
-        spec.groups(weight.shape[1], path, channels)
+        network.anatomy.site(path).check_groups(spec, channels)
         if smooth is not None:
             weight = (weight.reshape(len(weight), -1, channels) * smooth).reshape(weight.shape)
         weights[path] = QuantizedWeight(*affine.round_to_nearest(weight, spec, search), spec, smooth)

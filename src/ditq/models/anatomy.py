@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from ditq import capture
 from ditq.core.errors import DitqError, UserError
+from ditq.core.spec import GROUP_SIZES, Spec
 
 Phase = Literal["prepare", "begin", "block", "finish"]
 """When a layer runs: once a run, from prompt and timestep alone; before the blocks; in a block; after the blocks."""
@@ -80,6 +81,22 @@ class Site:
     def post_gelu(self) -> bool:
         """Whether it receives the activation function's output: bounded below, wide above."""
         return self.role == "mlp_out"
+
+    def check_groups(self, spec: Spec, channels: int, where: str = "") -> None:
+        """Raises UserError, beginning with `where` and the path, unless groups of the weight divide its `channels`.
+
+        Where two arrays are joined in the input, they divide the channels of the first one as well.
+        """
+        name = f"{where}: {self.path}" if where else self.path
+        spec.groups(channels, name)
+        if self.joins is not None and spec.group_size is not None and self.joins % spec.group_size:
+            fitting = [str(size) for size in GROUP_SIZES if self.joins % size == 0 == channels % size]
+            raise UserError(
+                f"{name}: {self.joins} of {channels} in_features, in front of a skip connection, are not divisible",
+                got=f"group size {spec.group_size}",
+                expected="no group with channels of both, whose ranges differ",
+                remedy=f"use {' or '.join(fitting)}" if fitting else "quantize it per channel",
+            )
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def assigned(network: Network, recipe: Recipe) -> Assigned:
     recipe.check_used(sites, get_args(Role))
     for path, rule in rules.items():
         if rule.spec is not None:
-            rule.spec.groups(capture.channels(layers[path]), f"{where}: {path}")
+            anatomy.site(path).check_groups(rule.spec, capture.channels(layers[path]), where)
     if not rules:
         raise UserError(where, got="no layer that is quantized", expected="one at least")
     found = Assigned(rules, methods, anatomy)

@@ -148,13 +148,13 @@ class LayerSolver(Method, Protocol):
 def block_specs(block: BlockModule, path: str, anatomy: Anatomy, spec: Spec) -> dict[str, Spec]:
     """`spec` for every quantizable layer that runs within the block at `path`.
 
-    Raises UserError when a layer's input channels do not divide into groups, and DitqError for a layer that the anatomy
-    does not know.
+    Raises UserError when a layer's input channels do not divide into groups (`Site.check_groups`), and DitqError for a
+    layer that the anatomy does not know.
     """
     found = {f"{path}.{name}": layer for name, layer in capture.layers(block).items()}
     for name in found:
         anatomy.site(name)
     paths = anatomy.paths(phase="block", block=path)
     for name in paths:
-        spec.groups(capture.channels(found[name]), name)
+        anatomy.site(name).check_groups(spec, capture.channels(found[name]))
     return dict.fromkeys(paths, spec)
