@@ -9,6 +9,7 @@ from ditq.core.recipe import presets, read_recipe
 from ditq.models import load
 from ditq.quantization import assigned
 from ditq.quantization.forecast import folder_of
+from ditq.quantization.storage import check_storable
 
 
 def share(model: str, preset: str) -> float:
@@ -23,6 +24,16 @@ def share(model: str, preset: str) -> float:
 def test_the_smallest_preset_takes_less_than_three_tenths(model):
     assert 0.25 < share(model, "w4a8-small") <= 0.30
     assert share(model, "w4a8-small") == min(share(model, preset) for preset in presets())
+
+
+@pytest.mark.parametrize("preset", ["w4-group64", "w4a8-rtn", "w4a8-gptq", "w4a8-small"])
+def test_stable_diffusion_with_its_convolutions_takes_less_than_a_third(preset):
+    """Every layer but the first is quantized; linear layers alone would leave two thirds of the weights as they are."""
+    network, recipe = load("sd1.5").skeleton(), read_recipe(preset)
+    check_storable(network, recipe)
+    assert list(assigned(network, recipe).rules) == list(network.anatomy.modules(network))
+    assert 0.25 < share("sd1.5", preset) <= 0.32
+    assert np.isclose(weights_bytes(network, {}), 1.72e9, rtol=0.01)
 
 
 def test_a_share_is_that_of_the_weights_bits():
