@@ -55,8 +55,8 @@ def main() -> None:
         "# Quantized convolutions against the dense layer",
         "",
         f"`python benchmarks/quantized_conv.py`: float32; MLX {mx.__version__}, {device}, ditq {ditq.__version__}; "
-        f"4-bit weights in groups of 64, batch 1. Milliseconds, medians of {args.rounds} (packed: once), each in turns with "
-        "the dense layer; in brackets the ratio to it. Patches: working memory of the two ways that unfold.",
+        f"4-bit weights in groups of 64, batch 1. Milliseconds, medians of {args.rounds} (packed: once), each in turns "
+        "with the dense layer; in brackets the ratio to it. Patches: working memory of the two ways that unfold.",
         "",
     ]
     lines += [f"| {' | '.join(COLUMNS)} |", f"|---|---|{'--:|' * (len(COLUMNS) - 2)}"]

@@ -38,11 +38,13 @@ MIXED = {
     "layers": [
         {"roles": ["embedder", "modulation"], "method": "rtn", "bits": 8, "group_size": 32},
         {"roles": ["head"], "method": "gptq", "bits": 8, "group_size": 32},
+        {"paths": ["mid_block.*"], "method": "qronos", "bits": 4, "group_size": 32},
         {"paths": ["up_blocks.0.*"], "method": "adaround", "bits": 4, "group_size": 32},
         {"paths": ["*"], "method": "gptq", "bits": 4, "group_size": 32},
     ],
     "methods": {"adaround": {"iterations": 4, "batch_size": 4}},
     "activations": {"bits": 8},
+    "tuning": {"steps": 2, "pictures": 2},
 }
 
 
