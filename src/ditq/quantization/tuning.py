@@ -194,7 +194,7 @@ class Tuner:
         found = {}
         for path, grid in self.table.grids.items():
             rows = grid.at(np.array([timestep]))
-            shift = mx.array(0.0) if rows.shift is None else rows.shift[0]
+            shift = mx.array(0.0) if rows.shift is None else rows.shift  # one row for all samples
             found[path] = InputGrid(rows.scale[0], shift, rows.qmin[0], rows.qmax[0], grid.smooth)
         return found
 
