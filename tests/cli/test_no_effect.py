@@ -42,6 +42,11 @@ def told(capsys, main, *argv) -> tuple[str, str]:
     [
         (generate.main, ["a fox", "--cfg-weight", "1", "--negative", "rain", "--dry-run"], ["--negative"]),
         (generate.main, ["a fox", "--text-encoders", "clip", "--dry-run"], ["--text-encoders"]),
+        (
+            generate.main,
+            ["a fox", "--model", "sd1.5", "--text-encoders", "clip", "--dry-run"],
+            ["--text-encoders"],
+        ),
         (quantize.main, ["--list", "--out", "x", "--seed", "3"], ["--out", "--seed"]),
         (
             run_pipeline.main,

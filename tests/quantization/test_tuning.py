@@ -6,8 +6,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from ditq.activations import ActivationTable
 from ditq.calibration import replay_inputs
 from ditq.checkpoint import injected, read_folder, write_folder
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_npz, write_npz
 from ditq.core.recipe import plain_recipe, read_recipe, recipe_from
@@ -143,3 +145,17 @@ def test_recipes_keep_what_they_ask():
     content = {**read_recipe("w4a8-rtn").to_json(), "tuning": {"steps": 5}}
     assert recipe_from(content, "r", "r.json").to_json() == content
     assert "tuning" not in read_recipe("w4a8-rtn").to_json()
+
+
+@pytest.mark.parametrize("columns", [1, 6])
+def test_inputs_stand_on_grids_shifted_by_channel(given, columns):  # noqa: F811
+    """Against NumPy, with as many channels as neither samples nor tokens."""
+    model, calibration = given
+    rng = np.random.default_rng(0)
+    shift, x = rng.normal(size=(1, columns)), rng.normal(size=(3, 4, 6)).astype(np.float32)
+    timesteps = np.array([500.0], np.float32)
+    grid = TimestepGrid(timesteps, GridRows.of([4], np.array([0.25]), shift))
+    table = ActivationTable(timesteps, {"layer": grid})
+    found = Tuner(model.kept, {}, table, calibration.images, [0], Tuning())._grids(500.0)["layer"]
+    wanted = np.clip(np.rint((x - shift) / 0.25), -8, 7) * 0.25 + shift
+    assert np.abs(np.array(found(mx.array(x))) - wanted).max() < 1e-5
