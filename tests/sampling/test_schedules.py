@@ -106,6 +106,15 @@ def test_ddpm_grids_are_the_spacings_of_diffusers(name, steps):
 
 
 @pytest.mark.parametrize("name", TABLES)
+def test_the_grid_of_stable_diffusion_ends_at_the_first_training_timestep(name):
+    process = PROCESSES[name]
+    sigmas = process.grids["stable-diffusion"](50, 1.0)
+    assert np.array_equal(sigmas[:-1], process.grids["leading"](50, 1.0)[:-1])
+    final = DDIMScheduler(**TABLES[name], set_alpha_to_one=False).final_alpha_cumprod
+    assert sigmas[-1] == pytest.approx(np.sqrt(1 - final.item()), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_ddpm_grids_fall_up_to_their_most_steps(name):
     process = PROCESSES[name]
     assert process.most_steps == 999

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 
 from ditq.sampling.schedules import PROCESSES, diffusionkit_sigmas, uniform_sigmas
 from ditq.sampling.steppers import STEPPERS, noise, sample
@@ -77,7 +77,8 @@ def test_every_stepper_is_exact_where_all_data_is_one_point(process, stepper):
     for count in range(2, len(sigmas) + 1):
         got = sample(point(process, sigmas, centre), x, sigmas[:count], stepper, process)
         last = float(process.alphas(sigmas)[count - 1]) * centre + float(sigmas[count - 1]) * start
-        assert mx.abs(got - last).max().item() < 2e-5
+        # the weights of PNDM's last noises add up to 6.7 in size, and so much more it rounds
+        assert mx.abs(got - last).max().item() < (1.3e-4 if stepper == "pndm" else 2e-5)
 
 
 def gaussian_error(stepper: str, process, steps: int, spread: float = 0.5) -> float:
@@ -99,7 +100,7 @@ def gaussian_error(stepper: str, process, steps: int, spread: float = 0.5) -> fl
 
 
 @pytest.mark.parametrize("process", [FLOW, DDPM])
-@pytest.mark.parametrize(("stepper", "order"), [("euler", 1), ("ddim", 1), ("dpm++2m", 2)])
+@pytest.mark.parametrize(("stepper", "order"), [("euler", 1), ("ddim", 1), ("dpm++2m", 2), ("pndm", 2)])
 def test_the_error_on_a_gaussian_falls_with_the_stepper_s_order(process, stepper, order):
     errors = [gaussian_error(stepper, process, steps) for steps in (32, 64, 128)]
     for coarse, fine in pairwise(errors):
@@ -140,6 +141,64 @@ def test_ddim_equals_diffusers_step_by_step(spacing, stepper):
     scheduler.alphas_cumprod = torch.from_numpy(1 - DDPM.table**2)  # float64, as ours
     scheduler.set_timesteps(20)
     against(scheduler, stepper, DDPM)
+
+
+SCALED = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+STABLE = dict(steps_offset=1, set_alpha_to_one=False, timestep_spacing="leading")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 50])
+@pytest.mark.parametrize("stepper", ["pndm", "ddim"])
+def test_the_schedulers_of_stable_diffusion_are_followed_to_the_end(stepper, steps):
+    process = PROCESSES["ddpm-scaled-linear"]
+    if stepper == "pndm":
+        scheduler = PNDMScheduler(**SCALED, **STABLE, skip_prk_steps=True)
+    else:
+        scheduler = DDIMScheduler(**SCALED, **STABLE, clip_sample=False)
+    scheduler.alphas_cumprod = torch.from_numpy(1 - process.table**2)  # float64, as ours
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(steps)
+    sigmas, calls = process.grids["stable-diffusion"](steps, 1.0), []
+    timesteps = process.timesteps(sigmas)
+
+    def denoise(x, step):
+        calls.append(round(timesteps[step]))
+        return mx.array(model(torch.from_numpy(np.array(x)), timesteps[step]).numpy())
+
+    seen = []
+    x = noise([5, 6], 4, 4, 4)
+    got = sample(denoise, x, sigmas, stepper, process, lambda step, *_: seen.append(step))
+    y = torch.from_numpy(np.array(x))
+    for timestep in scheduler.timesteps:
+        y = scheduler.step(model(y, timestep), timestep, y).prev_sample
+    assert calls == scheduler.timesteps.tolist() and seen == list(range(steps))
+    assert np.abs(np.array(got) - y.numpy()).max() <= 1e-6 * max(1.0, y.abs().max().item())
+
+
+def test_pndm_equals_diffusers_step_by_step():
+    """Each step from the scheduler's own latents; the first one is two of its calls."""
+    scheduler = PNDMScheduler(**LINEAR, **STABLE, skip_prk_steps=True)
+    scheduler.alphas_cumprod = torch.from_numpy(1 - DDPM.table**2)
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    scheduler.set_timesteps(20)
+    sigmas = DDPM.grids["stable-diffusion"](20, 1.0)
+    steps, times = STEPPERS["pndm"](DDPM, sigmas, "epsilon"), iter(scheduler.timesteps)
+    x = torch.from_numpy(np.array(noise([5, 6], 4, 4, 4)))
+    for i in range(20):
+        now = next(times)
+        predicted = model(x, now)
+        ahead = scheduler.timesteps[i + 1] if i < 19 else None
+        got = steps.step(
+            mx.array(x.numpy()),
+            mx.array(predicted.numpy()),
+            i,
+            lambda y, t=ahead: mx.array(model(torch.from_numpy(np.array(y)), t).numpy()),
+        )
+        x = scheduler.step(predicted, now, x).prev_sample
+        if i == 0:
+            now = next(times)
+            x = scheduler.step(model(x, now), now, x).prev_sample
+        assert np.abs(np.array(got) - x.numpy()).max() <= 1e-6 * max(1.0, x.abs().max().item()), i
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 20])

@@ -1,7 +1,7 @@
 """Noise processes: how data and noise are mixed at a noise level, which timestep it is, and in which steps it falls.
 
 At noise level sigma a latent is x = alpha data + sigma noise. Everything that is counted in noise levels here starts
-at (nearly) pure noise and ends at 0; timesteps and log-SNR are computed nowhere else.
+at (nearly) pure noise and ends at (nearly) 0; timesteps and log-SNR are computed nowhere else.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Sigmas = Float64[np.ndarray, "points"]
 Levels = Float[np.ndarray, "points"]
 """Noise levels in the dtype that the answer shall have."""
 Grid = Callable[[int, float], Sigmas]
-"""(steps, shift) -> the `steps + 1` noise levels of a run, falling to 0."""
+"""(steps, shift) -> the `steps + 1` noise levels of a run, falling to (nearly) 0."""
 
 
 @runtime_checkable
@@ -119,7 +119,8 @@ class VariancePreserving:
 
     abar at timestep t is the product of 1 - beta up to and including t. Its first level is the last training timestep,
     not pure noise. The grids are the timestep spacings of diffusers, for which the picture is clean after the last
-    step (`final_sigmas_type="zero"`, `set_alpha_to_one=True`).
+    step (`final_sigmas_type="zero"`, `set_alpha_to_one=True`); `stable-diffusion` is the `leading` one, ended at the
+    first training timestep instead (`set_alpha_to_one=False`), as the schedulers of Stable Diffusion 1 are.
     """
 
     prediction: Prediction = "epsilon"
@@ -131,7 +132,10 @@ class VariancePreserving:
         """The noise level of each training timestep."""
         self.most_steps = len(betas) - 1
         spacings = {"linspace": self._linspace, "leading": self._leading, "trailing": self._trailing}
-        self.grids: Mapping[str, Grid] = {key: self._grid(spacing) for key, spacing in spacings.items()}
+        self.grids: Mapping[str, Grid] = {
+            **{key: self._grid(spacing, 0.0) for key, spacing in spacings.items()},
+            "stable-diffusion": self._grid(self._leading, self.table[0]),
+        }
 
     def alphas(self, sigmas: Levels) -> Levels:
         """sqrt(1 - sigma^2)."""
@@ -151,9 +155,9 @@ class VariancePreserving:
         square = np.clip(sigmas, self.table[0], self.table[-1]) ** 2
         return np.log((1 - square) / square)
 
-    def _grid(self, spacing: Callable[[int], Int64[np.ndarray, "steps"]]) -> Grid:
+    def _grid(self, spacing: Callable[[int], Int64[np.ndarray, "steps"]], last: float) -> Grid:
         def grid(steps: int, shift: float) -> Sigmas:
-            return np.append(self.table[spacing(steps)], 0.0)
+            return np.append(self.table[spacing(steps)], last)
 
         return grid
 

@@ -1,6 +1,8 @@
 """Noise, and the steps from it to a picture."""
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import add
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -11,6 +13,8 @@ from ditq.models.base import Prediction
 from ditq.sampling.schedules import PROCESSES, NoiseProcess, Sigmas
 
 Latents = Float[mx.array, "batch height width channels"]
+Ahead = Callable[[Latents], Latents]
+"""The network's prediction of latents at the next level of a run."""
 
 
 def noise(seeds: Sequence[int], height: int, width: int, channels: int) -> Latents:
@@ -26,8 +30,11 @@ def noise(seeds: Sequence[int], height: int, width: int, channels: int) -> Laten
 class Stepper(Protocol):
     """The steps of one run, which are taken in order."""
 
-    def step(self, x: Latents, predicted: Latents, i: int) -> Latents:
-        """The latents at `sigmas[i + 1]` from those at `sigmas[i]` and what the network predicts of them; lazy."""
+    def step(self, x: Latents, predicted: Latents, i: int, ahead: Ahead | None = None) -> Latents:
+        """The latents at `sigmas[i + 1]` from those at `sigmas[i]` and what the network predicts of them; lazy.
+
+        `ahead` asks the network about latents at `sigmas[i + 1]`, for samplers that look there; None at the last step.
+        """
         ...
 
 
@@ -57,19 +64,67 @@ class Conversions:
 class Euler(Conversions):
     """Euler's method: along the velocity of rectified flow; otherwise x / alpha along the noise, over sigma / alpha."""
 
-    def step(self, x: Latents, predicted: Latents, i: int) -> Latents:
+    def __init__(self, process: NoiseProcess, sigmas: Sigmas, prediction: Prediction):
+        super().__init__(process, sigmas, prediction)
+        self.straight = prediction == "velocity" and np.array_equal(self.alphas, 1 - sigmas)
+
+    def step(self, x: Latents, predicted: Latents, i: int, ahead: Ahead | None = None) -> Latents:
         """The latents at the next level."""
-        if self.prediction == "velocity" and np.array_equal(self.alphas, 1 - self.sigmas):
-            return x + float(self.sigmas[i + 1] - self.sigmas[i]) * predicted
+        return self.moved(x, self.direction(x, predicted, i), i)
+
+    def direction(self, x: Latents, predicted: Latents, i: int) -> Latents:
+        """What a step goes along: the velocity of a straight path, or the noise."""
+        return predicted if self.straight else self.noise(x, predicted, i)
+
+    def moved(self, x: Latents, direction: Latents, i: int) -> Latents:
+        """The latents at the next level if the direction stays what it is."""
         (alpha, sigma), (next_alpha, next_sigma) = self.level(i), self.level(i + 1)
+        if self.straight:
+            return x + (next_sigma - sigma) * direction
         ratio = next_alpha / alpha
-        return ratio * x + (next_sigma - ratio * sigma) * self.noise(x, predicted, i)
+        return ratio * x + (next_sigma - ratio * sigma) * direction
+
+
+ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+"""The weights of the last directions, newest first, by how many there are: those of evenly spaced steps."""
+
+
+class PNDM(Euler):
+    """Pseudo linear multistep (Liu et al. 2022, arXiv 2202.09778, equation 12): along a mean of the last four noises.
+
+    As Stable Diffusion 1 uses it (`skip_prk_steps=True` in diffusers): the first step is done twice, the second time
+    along the mean of the noises at both of its ends, which takes one network call more than there are steps.
+    """
+
+    def __init__(self, process: NoiseProcess, sigmas: Sigmas, prediction: Prediction):
+        super().__init__(process, sigmas, prediction)
+        self._last: tuple[Latents, ...] = ()
+
+    def step(self, x: Latents, predicted: Latents, i: int, ahead: Ahead | None = None) -> Latents:
+        """The latents at the next level."""
+        first = not self._last
+        self._last = (self.direction(x, predicted, i), *self._last[:3])
+        weights = ADAMS_BASHFORTH[len(self._last) - 1]
+        following = self.moved(x, _weighted(weights, self._last), i)
+        if first and ahead is not None:
+            both = (self.direction(following, ahead(following), i + 1), self._last[0])
+            following = self.moved(x, _weighted((0.5, 0.5), both), i)
+        return following
+
+
+def _weighted(weights: Sequence[float], directions: Sequence[Latents]) -> Latents:
+    return reduce(add, (weight * one for weight, one in zip(weights, directions, strict=True)))
 
 
 class DDIM(Conversions):
     """Deterministic DDIM (Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0)."""
 
-    def step(self, x: Latents, predicted: Latents, i: int) -> Latents:
+    def step(self, x: Latents, predicted: Latents, i: int, ahead: Ahead | None = None) -> Latents:
         """The predicted data and the predicted noise, mixed at the next level."""
         alpha, sigma = self.level(i + 1)
         return alpha * self.data(x, predicted, i) + sigma * self.noise(x, predicted, i)
@@ -89,7 +144,7 @@ class DPMSolver2M(Conversions):
             self.growths = np.diff(np.log(self.alphas) - np.log(self.sigmas))
         self._before: Latents | None = None
 
-    def step(self, x: Latents, predicted: Latents, i: int) -> Latents:
+    def step(self, x: Latents, predicted: Latents, i: int, ahead: Ahead | None = None) -> Latents:
         """The latents at the next level."""
         steps, growth = len(self.growths), float(self.growths[i])
         data = extrapolated = self.data(x, predicted, i)
@@ -106,8 +161,13 @@ STEPPERS: dict[str, Callable[[NoiseProcess, Sigmas, Prediction], Stepper]] = {
     "euler": Euler,
     "ddim": DDIM,
     "dpm++2m": DPMSolver2M,
+    "pndm": PNDM,
 }
 """The samplers by name: each makes the stepper of a run."""
+
+
+def _ahead(denoise: Callable[[Latents, int], Latents], step: int) -> Ahead:
+    return lambda x: denoise(x, step)
 
 
 def sample(
@@ -126,9 +186,10 @@ def sample(
     Each step is evaluated before the next begins.
     """
     steps = STEPPERS[stepper](process, sigmas, prediction or process.prediction)
-    for step in range(len(sigmas) - 1):
+    last = len(sigmas) - 2
+    for step in range(last + 1):
         predicted = denoise(x, step)
-        following = steps.step(x, predicted, step)
+        following = steps.step(x, predicted, step, _ahead(denoise, step + 1) if step < last else None)
         mx.eval(following, predicted)
         if on_step is not None:
             on_step(step, x, predicted)
