@@ -124,7 +124,7 @@ def swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[nn.M
     Raises DitqError, before anything is replaced, for a path that is not in the model. A compiled function that was
     traced before does not see the replacements.
     """
-    before = {path: _get(*_place(model, path)) for path in modules}
+    before = {path: module_at(model, path) for path in modules}
     try:
         replace(model, modules)
         yield model
@@ -160,6 +160,11 @@ def refuse_unusual(layer: nn.Conv2d) -> None:
         raise DitqError(
             f"a convolution with dilation {dilation} and {groups} channel groups cannot be quantized"
         )
+
+
+def module_at(model: nn.Module, path: str) -> Any:
+    """The module of the model at `path`. Raises DitqError where there is none."""
+    return _get(*_place(model, path))
 
 
 def _place(model: nn.Module, path: str) -> tuple[Any, str]:

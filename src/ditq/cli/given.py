@@ -9,7 +9,7 @@ from ditq.calibration import prompt_lines
 from ditq.cli.flags import DTYPES
 from ditq.cli.parsing import without_effect
 from ditq.core.errors import UserError
-from ditq.models import TextToImage, load
+from ditq.models import MODELS, WITH_T5, TextToImage, load
 from ditq.models.cost import parameter_count, sampling_seconds
 from ditq.sampling.generate import Settings, settings_for
 
@@ -18,8 +18,8 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
     """The model that the flags name, or the one called `name`, loaded as they say."""
     dtype = getattr(args, "dtype", None)
     name = str(args.model) if name is None else name
-    if name.startswith(("mini", "sd1")):
-        without_effect(args, f"on {name}, which has one text encoder", "text_encoders")
+    if name in MODELS and name not in WITH_T5:
+        without_effect(args, f"on {name}, which has no T5 to leave out", "text_encoders")
     if args.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub, which is imported when a file is wanted
     path = args.model_path

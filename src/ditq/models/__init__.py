@@ -16,6 +16,7 @@ from ditq.models.digest import weights_digest
 __all__ = [
     "FAMILIES",
     "MODELS",
+    "WITH_T5",
     "Conditioning",
     "Defaults",
     "Geometry",
@@ -62,11 +63,12 @@ def _unet() -> tuple[type, Callable[[Any], Network]]:
     return UNetConfig, UNet
 
 
+WITH_T5 = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
+"""The models whose T5 can be left out: `text_encoders` changes nothing for the others."""
+
 MODELS: dict[str, Loader] = {
     "mini": _mini,
-    "sd3-medium": partial(_sd3, "sd3-medium"),
-    "sd3.5-medium": partial(_sd3, "sd3.5-medium"),
-    "sd3.5-large": partial(_sd3, "sd3.5-large"),
+    **{name: partial(_sd3, name) for name in WITH_T5},
     "sd1.5": partial(_sd1, "sd1.5"),
     "sd1.4": partial(_sd1, "sd1.4"),
 }

@@ -1,7 +1,7 @@
 """What a file's keys say that it is, when it is not what was looked for; and what trainers put before every key."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar, runtime_checkable
 
 from ditq.core.errors import UserError
@@ -107,6 +107,13 @@ def renamed(weights: Mapping[str, T], names: Mapping[str, str], source: str) -> 
             )
         found[name] = key
     return {name: weights[key] for name, key in found.items()}
+
+
+def rewritten(key: str, rules: Iterable[tuple[str, str]]) -> str:
+    """The key after all replacements (pattern, what stands in its place), in order."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 def _bare(key: str) -> str:

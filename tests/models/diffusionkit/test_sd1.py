@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, PNDMScheduler, StableDiffusionPipeline
 from mlx.utils import tree_flatten
 
 import ditq.models.diffusionkit.sd1 as sd1
@@ -17,6 +18,7 @@ from ditq.models.diffusionkit import text
 from ditq.models.diffusionkit.sd1_files import SD1Files
 from ditq.models.diffusionkit.vae import VAE
 from ditq.sampling.generate import generate, settings_for
+from ditq.sampling.steppers import noise
 from tests.models.diffusionkit.small import save
 from tests.models.diffusionkit.small_sd1 import CONFIG, OLD_NAMES, VAE_SHAPE, write_sd1
 
@@ -91,6 +93,31 @@ def test_pictures_come_out(model):
     assert np.abs(pictures[0].astype(int) - pictures[1]).max() > 5
 
 
+@pytest.mark.parametrize(("sampler", "scheduler"), [("ddim", DDIMScheduler), ("pndm", PNDMScheduler)])
+def test_a_picture_is_that_of_diffusers_pipeline(small, model, sampler, scheduler):
+    """Prompt to pixels from the same noise, with guidance, in the model's own schedule."""
+    settings = settings_for(model, height=64, width=96, steps=6, sampler=sampler)
+    got = next(iter(generate(model, PROMPTS[:1], [7], settings)))
+    own = {"skip_prk_steps": True} if sampler == "pndm" else {"clip_sample": False}
+    table = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    pipeline = StableDiffusionPipeline(
+        vae=small.vae, text_encoder=small.clip, tokenizer=None, unet=small.unet, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+        scheduler=scheduler(**table, **own, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"),
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    states = np.array(model.encode([PROMPTS[0], ""]).tokens)
+    start = np.array(noise([7], 64 // 8, 96 // 8, 4)).transpose(0, 3, 1, 2).copy()
+    wanted = pipeline(
+        prompt_embeds=torch.from_numpy(states[:1]), negative_prompt_embeds=torch.from_numpy(states[1:]),
+        latents=torch.from_numpy(start), num_inference_steps=6, guidance_scale=7.5, height=64, width=96,
+        output_type="np",
+    ).images[0]  # fmt: skip
+    wanted = (wanted * 255).round().astype(int)
+    assert got.shape == wanted.shape and wanted.std() > 5
+    assert np.abs(got.astype(int) - wanted).max() <= 1
+
+
 def test_a_vae_under_older_names_is_the_same(small, tmp_path):
     weights = {}
     for key, value in small.vae.state_dict().items():
@@ -115,6 +142,7 @@ def test_the_network_is_loaded_once_and_for_this_device(model):
 def test_defaults_are_those_of_the_model_card():
     settings = settings_for(load("sd1.4"))
     assert (settings.height, settings.steps, settings.guidance) == (512, 50, 7.5)
+    assert (settings.schedule, settings.sampler) == ("stable-diffusion", "ddim")
     assert settings.noise == "ddpm-scaled-linear" and load("sd1.4").skeleton().config.text_embed_dim == 768
     for side in (64, 448, 768):
         assert settings_for(load("sd1.4"), height=side).height == side

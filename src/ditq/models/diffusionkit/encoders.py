@@ -1,6 +1,5 @@
 """The text encoder modules, built from their configs and filled with their weights."""
 
-import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +8,7 @@ import mlx.core as mx
 from ditq.models.diffusionkit.encoder_configs import CLIPConfig, clip_config, t5_config
 from ditq.models.diffusionkit.hub import Files
 from ditq.models.floats import is_float
+from ditq.models.foreign import rewritten
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
 _CLIP = (
@@ -78,7 +78,7 @@ def t5_encoder(files: Files) -> Any:
 
 def clip_weights(weights: Weights) -> Weights:
     """The weights of `transformers`' CLIPTextModel, with its projection or without, under DiffusionKit's paths."""
-    mapped = {_rename(key, _CLIP): value for key, value in weights.items()}
+    mapped = {rewritten(key, _CLIP): value for key, value in weights.items()}
     for other in ("position_ids", "logit_scale"):  # a counter, and what only compares texts with pictures
         mapped.pop(other, None)
     return mapped
@@ -87,7 +87,7 @@ def clip_weights(weights: Weights) -> Weights:
 def t5_weights(weights: Weights) -> Weights:
     """The encoder's weights of `transformers`' T5 under DiffusionKit's paths, norms and embeddings in float32."""
     mapped = {
-        _rename(key, _T5): value
+        rewritten(key, _T5): value
         for key, value in weights.items()
         if not key.startswith(("decoder.", "lm_head.", "spiece_model"))
     }
@@ -96,9 +96,3 @@ def t5_weights(weights: Weights) -> Weights:
         key: value.astype(mx.float32) if key.endswith(exact) and is_float(value) else value
         for key, value in mapped.items()
     }
-
-
-def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key

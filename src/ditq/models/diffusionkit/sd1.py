@@ -23,7 +23,7 @@ from ditq.models.unet import UNet, UNetConfig
 from ditq.models.unet.loading import check_unet_file, load_unet
 
 CONFIGS: dict[str, UNetConfig] = dict.fromkeys(REPOSITORIES, SHAPE)
-DEFAULTS = Defaults(size=512, steps=50, guidance=7.5, shift=1.0, schedule="leading", sampler="ddim")
+DEFAULTS = Defaults(size=512, steps=50, guidance=7.5, shift=1.0, schedule="stable-diffusion", sampler="ddim")
 HEAD = 64
 """Width of CLIP-L's heads: an original file does not say how many there are."""
 

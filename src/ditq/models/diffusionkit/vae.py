@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from ditq.core.errors import UserError
 from ditq.models.diffusers_folder import check_folder_config
-from ditq.models.foreign import renamed
+from ditq.models.foreign import renamed, rewritten
 from ditq.models.loading import Weights, load_weights_into, read_weights
 
 SCALE, SHIFT = 1.5305, 0.0609
@@ -165,9 +165,7 @@ def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "check
     )
     names = {}
     for key in found:
-        name = key
-        for pattern, replacement in _DIFFUSERS if diffusers else _STABILITY:
-            name = re.sub(pattern, replacement, name)
+        name = rewritten(key, _DIFFUSERS if diffusers else _STABILITY)
         if diffusers and (at := re.match(r"up_blocks\.(\d{1,9})\.(.*)", name)):
             name = f"up_blocks.{blocks - 1 - int(at[1])}.{at[2]}"
         names[key] = name

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import mlx.core as mx
 
 from ditq.core.errors import UserError
-from ditq.models.foreign import renamed
+from ditq.models.foreign import renamed, rewritten
 from ditq.models.loading import Weights
 
 PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "transformer.", "model.")
@@ -80,7 +80,7 @@ def from_stability(weights: Mapping[str, mx.array], source: str = "checkpoint") 
             parts |= {f"{joined[1]}.{letter}_proj.{joined[2]}": part for letter, part in letters}
         else:
             parts[key] = value
-    names = {key: _rename(key, _STABILITY) for key in parts}
+    names = {key: rewritten(key, _STABILITY) for key in parts}
     return _torch_shapes(renamed(parts, names, source))
 
 
@@ -90,7 +90,7 @@ def from_diffusers(weights: Mapping[str, mx.array], source: str = "checkpoint") 
     There, the two-chunk modulations (final layer, last text block) are stored as scale, shift; here as everywhere
     else they are shift, scale.
     """
-    mapped = renamed(weights, {key: _rename(key, _DIFFUSERS) for key in weights}, source)
+    mapped = renamed(weights, {key: rewritten(key, _DIFFUSERS) for key in weights}, source)
     depths = [
         int(found[1])
         for key in mapped
@@ -150,12 +150,6 @@ def _chunks(value: mx.array, parts: int, key: str, source: str) -> list[mx.array
         expected = f"rows in {parts} equal parts"
         raise UserError(f"{source}: {key}", got=f"the shape {tuple(value.shape)}", expected=expected)
     return list(mx.split(value, parts))
-
-
-def _rename(key: str, rules: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 def _torch_shapes(weights: Weights) -> Weights:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import mlx.core as mx
 
-from ditq.models.foreign import renamed
+from ditq.models.foreign import renamed, rewritten
 from ditq.models.loading import Weights
 from ditq.models.unet.config import UNetConfig
 from ditq.models.unet.walk import Step, walk
@@ -80,10 +80,10 @@ def from_original(weights: Mapping[str, mx.array], config: UNetConfig, source: s
     blocks = original_blocks(config)
     names = {}
     for key in weights:
-        name = _rename(key, _OUTSIDE)
+        name = rewritten(key, _OUTSIDE)
         if at := re.match(r"((?:input|output)_blocks\.\d+\.\d+|middle_block\.\d+)\.", name):
             name = blocks.get(at[1], at[1]) + name[at.end(1) :]
-        names[key] = _rename(name, (*_RESNET, *_MLP))
+        names[key] = rewritten(name, (*_RESNET, *_MLP))
     return _mlx_shapes(renamed(weights, names, source))
 
 
@@ -91,7 +91,7 @@ def from_diffusers(
     weights: Mapping[str, mx.array], config: UNetConfig, source: str = "checkpoint"
 ) -> Weights:
     """Paths of a `diffusers` UNet2DConditionModel: ours, but for the MLPs."""
-    return _mlx_shapes(renamed(weights, {key: _rename(key, _MLP) for key in weights}, source))
+    return _mlx_shapes(renamed(weights, {key: rewritten(key, _MLP) for key in weights}, source))
 
 
 def from_ours(weights: Mapping[str, mx.array], config: UNetConfig, source: str = "checkpoint") -> Weights:
@@ -135,12 +135,6 @@ def layout_of(keys: Iterable[str]) -> tuple[str, Layout] | None:
             if any(re.match(re.escape(prefix) + pattern, key) for key in keys):
                 return prefix, layout
     return None
-
-
-def _rename(key: str, rules: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in rules:
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 def _mlx_shapes(weights: Weights) -> Weights:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from jaxtyping import Float
 
+from ditq.capture import module_at
 from ditq.models.anatomy import Anatomy
 from ditq.models.base import Conditioning, Network, RunInputs
 from ditq.models.functional import timestep_embedding
@@ -74,7 +75,7 @@ class UNet(Network):
     @property
     def blocks(self) -> list[Block]:
         """The blocks in the order of execution."""
-        return [self._at(step.path) for step in walk(self.config)]
+        return [module_at(self, step.path) for step in walk(self.config)]
 
     @property
     def resnets(self) -> list[ResNet]:
@@ -118,12 +119,6 @@ class UNet(Network):
         frequencies = timestep_embedding(timesteps, dims, self.config.max_period).astype(self.dtype)
         embedded = nn.silu(self.time_embedding(frequencies))
         return {resnet.time_name: resnet.time_emb_proj(embedded) for resnet in self.resnets}
-
-    def _at(self, path: str) -> Block:
-        module: Any = self
-        for name in path.split("."):
-            module = module[int(name) if name.isdigit() else name]
-        return module
 
 
 class Level(nn.Module):
