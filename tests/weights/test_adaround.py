@@ -9,12 +9,13 @@ import pytest
 
 from ditq.core import affine
 from ditq.core.errors import UserError
+from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.weights import RTN, AdaRound
+from ditq.weights import RTN, AdaRound, SequentialGPTQ
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.input_grids import inputs_of, inputs_of_result, mse_grid
 from ditq.weights.reconstruction import Reconstruction
-from ditq.weights.soft_rounding import indecision, settled, start
+from ditq.weights.soft_rounding import indecision, settled, start, start_from
 from tests.weights.problems import layer_problem, numbers, random_problem
 
 GRIDS = [Spec(4), Spec(2), Spec(8), Spec(3, symmetric=False), Spec(4, group_size=32), Spec(4, False, 64)]
@@ -146,7 +147,7 @@ def test_most_of_the_way_from_rounding_to_the_best_of_all_roundings_is_gone():
             values = np.array(result.weights["block.layer"].values())
             return np.square((values - weight) @ x.T).mean(axis=1).sum()
 
-        learned = error(AdaRound(iterations=150, batch_size=rows).quantize(problem))
+        learned = error(AdaRound(iterations=150, batch_size=rows, gptq=0).quantize(problem))
         rounded = error(RTN().quantize(problem))
         assert 0.999 * best <= learned <= rounded * 1.001
         closed.append((rounded - learned) / (rounded - best))
@@ -154,16 +155,64 @@ def test_most_of_the_way_from_rounding_to_the_best_of_all_roundings_is_gone():
 
 
 @pytest.mark.parametrize(
-    "method", [AdaRound(iterations=0), AdaRound(iterations=5, lr=1e6), AdaRound(iterations=3, lr_scale=3.0)]
+    "settings", [{"iterations": 0}, {"iterations": 5, "lr": 1e6}, {"iterations": 3, "lr_scale": 3.0}]
 )
-def test_what_does_not_win_keeps_rounding_and_says_so(method):
+def test_what_does_not_win_keeps_rounding_and_says_so(settings):
     problem = random_problem(rows=4)
-    result, rounded = method.quantize(problem), RTN().quantize(problem)
-    assert result.report["kept_rounding"]
+    result, rounded = AdaRound(gptq=0, **settings).quantize(problem), RTN().quantize(problem)
+    assert result.report["kept_rounding"] and result.report["kept"] == "rounding"
     assert result.report["error"] == result.report["error_rounding"] == pytest.approx(rounded.report["error"])
     for path, weight in result.weights.items():
         assert (weight.codes == rounded.weights[path].codes).all().item()
     assert numbers(result.activations) == numbers(rounded.activations)
+
+
+@pytest.mark.parametrize("settings", [{"iterations": 0}, {"iterations": 5, "lr": 1e6}])
+def test_what_does_not_win_keeps_the_codes_of_gptq_that_it_began_with(settings):
+    problem = random_problem(rows=8)
+    result, solved = AdaRound(**settings).quantize(problem), SequentialGPTQ().quantize(problem)
+    assert result.report["kept"] == "start" and not result.report["kept_rounding"]
+    assert result.report["error"] == pytest.approx(solved.report["error"])
+    for path, weight in result.weights.items():
+        assert (weight.codes == solved.weights[path].codes).all().item()
+    assert numbers(result.activations) == numbers(solved.activations)
+
+
+@pytest.mark.parametrize("spec", GRIDS, ids=str)
+@pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
+def test_the_start_of_a_solver_s_codes_rounds_to_them(spec, share):
+    """Against a loop over all weights, with codes as far off as no solver's are, and scales of the solver's own."""
+    rng, weight = np.random.default_rng(3), mx.array(normal(8, 64))
+    scale, zero = affine.minmax_range(weight, spec)
+    scale = scale * 0.7
+    place = np.array(affine.places(weight, scale, zero))
+    chosen = np.clip(np.rint(place) + rng.integers(-3, 4, place.shape), spec.qmin, spec.qmax)
+    codes = mx.array(chosen.astype(np.int32)).astype(affine.code_dtype(spec))
+    rounding, part = start_from(weight, QuantizedWeight(codes, scale, zero, spec), share)
+    assert (rounding.hardened(part).codes == codes).all().item()
+    below = np.array(rounding.below)
+    assert below.min() >= spec.qmin and below.max() + 1 <= spec.qmax
+    for at in np.ndindex(*place.shape):
+        toward = 1 if place[at] >= chosen[at] else -1
+        pair = sorted((chosen[at], chosen[at] + toward))
+        if pair[0] < spec.qmin or pair[1] > spec.qmax:  # the grid's ends: the other neighbour
+            pair = sorted((chosen[at], chosen[at] - toward))
+        assert below[at] == pair[0]
+        own = np.clip(place[at] - pair[0], 0.01, 0.99)
+        expected = (1 - share) * own + share * (chosen[at] - pair[0])
+        assert np.array(part)[at] == pytest.approx(expected, abs=1e-4)
+
+
+def test_losses_are_told_relative_to_rounding_wherever_the_learning_begins():
+    """On all rows at once and without mixing, the first loss from the weights' places is the float block's on its
+    grids, and never above 1; from GPTQ's codes it is that of a mix, and below the rounding's too."""
+    problem = random_problem(rows=8, spec=Spec(4, group_size=32))
+    for share in (0, 0.5):
+        told = []
+        result = AdaRound(iterations=2, drop=0, gptq=share).quantize(
+            problem, lambda _, loss, told=told: told.append(loss)
+        )
+        assert told == result.report["losses"] and 0 < told[0] < 1
 
 
 @pytest.mark.parametrize("family", ["sd3-medium", "sd3.5-medium"])

@@ -142,13 +142,18 @@ def fake_quant_within(
     return (on_grid * scale + shift).astype(x.dtype)
 
 
+def places(w: Matrix, scale: Scales, zero: Scales) -> Matrix:
+    """Where the weights stand on their grid: codes before they are rounded and clipped, float32."""
+    return (_grouped(w.astype(mx.float32), scale) / scale[..., None] + zero[..., None]).reshape(w.shape)
+
+
 def bracket(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> tuple[Matrix, Bools, Matrix]:
     """The code below each weight, whether the next one up is on the grid as well, and the part of the way towards it.
 
     below + part is the weight's exact place between its two codes; where there is but one, at the ends of a grid that
     does not hold every weight, part is 0.
     """
-    codes = (_grouped(w.astype(mx.float32), scale) / scale[..., None] + zero[..., None]).reshape(w.shape)
+    codes = places(w, scale, zero)
     floor = mx.floor(codes)
     below = mx.clip(floor, spec.qmin, spec.qmax)
     free = (floor >= spec.qmin) & (floor < spec.qmax)

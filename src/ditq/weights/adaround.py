@@ -1,11 +1,11 @@
 """AdaRound, block by block: learned rounding of weights, together with learned grids of the layers' inputs.
 
-Nagel et al. 2020 (arXiv 2004.10568), on whole blocks as in BRECQ (arXiv 2102.05426), with QDrop's mixing (arXiv
+It begins at GPTQ's codes, which are most of the way and cost next to nothing beside the learning. Nagel et al. 2020 (arXiv 2004.10568), on whole blocks as in BRECQ (arXiv 2102.05426), with QDrop's mixing (arXiv
 2203.05740) and LSQ's gradients (arXiv 1902.08153), as TaQ-DiT (arXiv 2411.14172) joins them. docs/methods.md says what
 differs, and why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -14,14 +14,16 @@ import numpy as np
 
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
+from ditq.models.state import SomeRows
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
 from ditq.weights.cost import Cost, Work
 from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
+from ditq.weights.layerwise import SequentialGPTQ
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 from ditq.weights.reconstruction import Learned, Reconstruction
-from ditq.weights.soft_rounding import Parts, Rounding, start
+from ditq.weights.soft_rounding import Parts, Rounding, start, start_from
 
 BOUNDS = (
     ("iterations", 0, np.inf),
@@ -35,12 +37,16 @@ BOUNDS = (
     ("drop", 0, 1),
     ("flips", 0, np.inf),
     ("flip_pull", 0, np.inf),
+    ("gptq", 0, 1),
 )
 """Of AdaRound's fields: the least and the greatest value."""
 PER_WEIGHT = {"cpu": 6e-8, "gpu": 3e-10}
 """Seconds that one iteration spends on a weight besides matrix products: rounding, its gradient, Adam."""
 COPIES = 7
 """Float32 arrays as large as a block's weights: the float weight, its two codes, parts, their gradient, Adam's two."""
+
+Weights = dict[str, QuantizedWeight]
+Begun = Mapping[str, tuple[Rounding, Parts]]
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class AdaRound:
     flip_pull: float = field(
         default=0.3, metadata={"help": "how strongly these keep to the float weights, by their inputs"}
     )
+    gptq: float = field(
+        default=0.5,
+        metadata={
+            "help": "share of GPTQ's codes in the start; 0 starts at the weights themselves, without GPTQ"
+        },
+    )
 
     streams: ClassVar[InputsUsed] = "both"
     by_layer: ClassVar[bool] = False
@@ -74,31 +86,38 @@ class AdaRound:
                 raise UserError(f"AdaRound's {name}", got=value, expected=expected)
 
     def quantize(self, problem: BlockProblem, on_iteration: OnIteration = silent) -> BlockResult:
-        """The block's layers on their grids, and the input grids learned with them, if they were not given."""
+        """The block's layers on their grids, and the input grids learned with them, if they were not given.
+
+        The best of three on the held-out rows: what was learned, what it began with, and round-to-nearest.
+        """
         check_problem(problem)
-        begun = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
-        roundings = {path: rounding for path, (rounding, _) in begun.items()}
-        parts = {path: part for path, (_, part) in begun.items()}
-        rounded, inputs = hardened(problem, roundings, parts), inputs_of(problem)
         used, held_out = held_out_rows(problem)
-        powers = stream_powers(problem)
-        before, unit = (
-            finite(
-                block_error(problem, rounded, inputs, rows, powers),
-                problem.path,
-                "an error of round-to-nearest",
-            )
+        powers, inputs = stream_powers(problem), inputs_of(problem)
+
+        def error_on(rows: SomeRows, weights: Weights, grids: InputGrids = inputs) -> float:
+            return block_error(problem, weights, grids, rows, powers)
+
+        nearest = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
+        rounded = _codes(problem, nearest)
+        of_rounding = [
+            finite(error_on(rows, rounded), problem.path, "an error of round-to-nearest")
             for rows in (held_out, used)
-        )
+        ]
+        begun, unit = self._begun(problem, nearest, lambda weights: error_on(used, weights), of_rounding[1])
+        first = _codes(problem, begun)
+        roundings = {path: rounding for path, (rounding, _) in begun.items()}
         reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
 
-        def whole(learned: Learned) -> tuple[dict[str, QuantizedWeight], InputGrids]:
+        def whole(learned: Learned) -> tuple[Weights, InputGrids]:
             return hardened(problem, roundings, learned["parts"]), reconstruction.inputs(learned)
 
-        def error_of(learned: Learned) -> float:
-            return block_error(problem, *whole(learned), used, powers)
-
-        learned, losses = reconstruction.run(parts, used, on_iteration, error_of)
+        told = unit / max(of_rounding[1], 1e-30)  # losses are told relative to rounding's error
+        learned, losses = reconstruction.run(
+            {path: part for path, (_, part) in begun.items()},
+            used,
+            lambda iteration, loss: on_iteration(iteration, told * loss),
+            lambda learned: error_on(used, *whole(learned)),
+        )
         flip_report = {}
         if self.flips:
             parts, errors = flipped(
@@ -106,41 +125,59 @@ class AdaRound:
                 used, powers, self.flips, self.flip_pull,
             )  # fmt: skip
             learned, flip_report = {**learned, "parts": parts}, {"error_flips": errors}
-        candidate = whole(learned)
-        after = block_error(problem, *candidate, held_out, powers)
-        kept = not after < before  # a NaN keeps rounding too
-        weights, chosen = (rounded, inputs) if kept else candidate
+        candidates = {"learned": whole(learned), "start": (first, inputs), "rounding": (rounded, inputs)}
+        errors = {name: error_on(held_out, *candidates[name]) for name in ("learned", "start")}
+        errors["rounding"] = of_rounding[0]
+        # the simplest first, so that what does not win is not kept; a NaN wins nothing
+        kept = min(reversed(candidates), key=lambda name: np.nan_to_num(errors[name], nan=np.inf))
+        weights, chosen = candidates[kept]
         report = {
-            "error_rounding": before,
-            "error_learned": after if np.isfinite(after) else None,
-            "error": before if kept else after,
-            "kept_rounding": kept,
+            **{f"error_{name}": error if np.isfinite(error) else None for name, error in errors.items()},
+            "error": errors[kept],
+            "kept": kept,
+            "kept_rounding": kept == "rounding",
             "flipped": _flipped(rounded, weights),
             "rows_optimised": len(used),
             "rows_judged": len(held_out),
-            "losses": losses,
+            "losses": [told * loss for loss in losses],
             **flip_report,
         }
         return BlockResult(weights, static_grids(chosen, weights), report)
 
+    def _begun(
+        self, problem: BlockProblem, nearest: Begun, error_of: Callable[[Weights], float], rounding: float
+    ) -> tuple[Begun, float]:
+        """Where the learning begins, and the error there: at GPTQ's codes, or at the weights if these are no better."""
+        if self.gptq:
+            solved = SequentialGPTQ().quantize(problem).weights
+            error = error_of(solved)
+            if error < rounding:
+                weights = {path: problem.weight(path) for path in problem.specs}
+                return {path: start_from(weights[path], solved[path], self.gptq) for path in weights}, error
+        return nearest, rounding
+
     def cost(self, work: Work) -> Cost:
-        """An iteration is a run of the block on a batch, and twice its products again for the gradients."""
+        """GPTQ's, and for each iteration a run of the block on a batch and twice its products for the gradients."""
         batch = min(self.batch_size, work.rows)
         device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
+        begun = SequentialGPTQ().cost(work) if self.gptq else Cost()
         return Cost(
-            3 * self.iterations * work.flops * batch / work.rows,
-            self.iterations * work.weights * PER_WEIGHT[device],
-            4 * COPIES * work.weights,
+            begun.flops + 3 * self.iterations * work.flops * batch / work.rows,
+            begun.seconds + self.iterations * work.weights * PER_WEIGHT[device],
+            max(begun.memory, 4 * COPIES * work.weights),
         )
 
 
-def hardened(
-    problem: BlockProblem, roundings: Mapping[str, Rounding], parts: Mapping[str, Parts]
-) -> dict[str, QuantizedWeight]:
+def hardened(problem: BlockProblem, roundings: Mapping[str, Rounding], parts: Mapping[str, Parts]) -> Weights:
     """Every layer with the nearer of its two codes."""
     return {
         path: rounding.hardened(parts[path], problem.smooth(path)) for path, rounding in roundings.items()
     }
+
+
+def _codes(problem: BlockProblem, begun: Begun) -> Weights:
+    """The start rounded: every part to the nearer of its two codes."""
+    return {path: rounding.hardened(part, problem.smooth(path)) for path, (rounding, part) in begun.items()}
 
 
 def _flipped(one: Mapping[str, QuantizedWeight], other: Mapping[str, QuantizedWeight]) -> float:

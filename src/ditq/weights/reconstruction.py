@@ -1,7 +1,7 @@
 """The optimisation behind AdaRound: it learns rounding and input grids that bring a block's output to the float one's.
 
-The loss of one step is the block's squared error on a batch, measured in that of rounding to nearest, plus `penalty`
-times the mean indecision of the weights: both are near 1 whatever the model, its width or its activations are.
+The loss of one step is the block's squared error on a batch, measured in that of the start, plus `penalty` times the
+mean indecision of the weights: both are near 1 whatever the model, its width or its activations are.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ in multiples of the first step)."""
 SETTLED_AT = 0.8
 """Share of the run after the warm-up at whose end every weight is whole; the rest tunes whole weights."""
 LESS = "use smaller rates (lr, lr_scale), or another method for this block"
-LOOKS = 8
+LOOKS = 4
 """How often that rest evaluates the error on all rows; the best result is kept."""
 TUNING = 0.3
 """Adam's rate for the rounding in that rest, by the rate before."""
@@ -76,7 +76,7 @@ class Reconstruction:
         on_iteration: OnIteration,
         error_of: Callable[[Learned], float],
     ) -> tuple[Learned, list[float]]:
-        """What was learned, and each iteration's reconstruction error relative to that of round-to-nearest.
+        """What was learned, and each iteration's reconstruction error relative to `unit`.
 
         `error_of` evaluates learned, whole weights; the best that the tuning passes through are returned. Raises
         UserError, naming block and iteration, when the loss is not finite.
@@ -119,7 +119,7 @@ class Reconstruction:
         return (settings.warmup + (1 - settings.warmup) * SETTLED_AT) * settings.iterations
 
     def begin(self, parts: Mapping[str, Parts]) -> Learned:
-        """Parts that reproduce the weights, input grids as given."""
+        """The parts to begin with, input grids as given."""
         grids = self.given.grids if isinstance(self.given, StaticInputs) else {}
         zeros = {name: mx.array(0.0) for name in grids}
         # a centre moves where there is one: other inputs stay symmetric
@@ -161,7 +161,7 @@ class Reconstruction:
         penalty: Float[mx.array, ""],
         reach: Float[mx.array, ""],
     ) -> tuple[Float[mx.array, ""], Float[mx.array, ""]]:
-        """The loss, and its first part, the reconstruction error in units of rounding's."""
+        """The loss, and its first part, the reconstruction error relative to `unit`."""
         quantizers = self._quantizers(self.inputs(learned).of(self.roundings, rows), key)
         layers = {
             self.problem.inside(path): GridLayer(

@@ -16,6 +16,9 @@ from ditq.core.spec import Spec
 
 Parts = Float[mx.array, "out in"]
 
+NEAR = 0.99
+"""The farthest that a weight's place counts from the other code, so that a solver's choice decides also far from it."""
+
 
 @dataclass(frozen=True)
 class Rounding:
@@ -23,7 +26,7 @@ class Rounding:
 
     below: Float[mx.array, "out in"]
     free: Bool[mx.array, "out in"]
-    """False where the grid ends: only `below` is possible."""
+    """False where only `below` is possible: at the ends of the grid."""
     scale: Float[mx.array, "out groups"]
     zero: Float[mx.array, "out groups"]
     spec: Spec
@@ -43,6 +46,23 @@ def start(weight: Float[mx.array, "out in"], spec: Spec) -> tuple[Rounding, Part
     scale, zero = affine.mse_range(weight, spec)
     below, free, part = affine.bracket(weight, scale, zero, spec)
     return Rounding(below, free, scale, zero, spec), part
+
+
+def start_from(
+    weight: Float[mx.array, "out in"], solved: QuantizedWeight, share: float
+) -> tuple[Rounding, Parts]:
+    """A solver's code of each weight and the next one on the weight's side, on the solver's scales, and where to begin.
+
+    A part is the weight's own place between the two codes, moved by `share` of the way to the solver's code: at one half
+    or more, rounding the parts gives the solver's codes back. A weight beyond both codes counts as all but the nearer.
+    """
+    spec = solved.spec
+    place = affine.places(weight, solved.scale, solved.zero)
+    chosen = solved.codes.astype(mx.float32)
+    below = mx.clip(mx.where(place >= chosen, chosen, chosen - 1), spec.qmin, spec.qmax - 1)
+    part = (1 - share) * mx.clip(place - below, 1 - NEAR, NEAR) + share * (chosen - below)
+    free = mx.ones(below.shape, dtype=mx.bool_)
+    return Rounding(below, free, solved.scale, solved.zero, spec), part
 
 
 def settled(part: Parts, reach: Float[mx.array, ""]) -> Parts:
