@@ -4,12 +4,14 @@ from collections.abc import Callable, Sequence
 
 from ditq.core.errors import UserError
 from ditq.evaluation.metrics.base import Better, Metric, PairMetric, Picture, Samples, Values
+from ditq.evaluation.metrics.flip import FLIP
 from ditq.evaluation.metrics.latent_error import LatentError, relative_error
 from ditq.evaluation.metrics.peak_signal_to_noise import PSNR, psnr
 from ditq.evaluation.metrics.structural_similarity import SSIM, ssim
 
 __all__ = [
     "DEFAULT_METRICS",
+    "FLIP",
     "METRICS",
     "PSNR",
     "SSIM",
@@ -30,6 +32,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "psnr": PSNR,
     "latent_error": LatentError,
     "ssim": SSIM,
+    "flip": FLIP,
 }
 """Each name's factory. A metric that needs a model or a heavy library loads it when the factory is called."""
 
