@@ -1,5 +1,7 @@
 """Metrics against closed forms and against SciPy's filters."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -70,6 +72,32 @@ def test_ssim_equals_that_of_scipys_filter():
     assert ssim(one, one) == pytest.approx(1.0)
 
 
+def test_ssim_of_a_picture_below_its_window_is_refused():
+    with pytest.raises(UserError, match="a picture of 32 x 10; expected 11 x 11 pixels or more"):
+        ssim(picture(10), picture(10))
+
+
+def test_flip_is_that_of_its_authors_and_symmetric_and_of_black_and_white_nearly_one():
+    (flip,) = metrics_named(["flip"])
+    one, other = samples(1), samples(1)
+    black = Samples(["a"], np.zeros((1, 64, 64, 3), np.uint8), one.latents)
+    white = Samples(["a"], np.full((1, 64, 64, 3), 255, np.uint8), one.latents)
+    import flip_evaluator
+
+    pair = [each.pictures[0].astype(np.float32) / 255 for each in (one, other)]
+    error_map, wanted, _ = flip_evaluator.evaluate(*pair, "LDR", applyMagma=False)
+    assert flip.scores(one, other) == [pytest.approx(wanted)] == [pytest.approx(error_map.mean(), rel=1e-5)]
+    assert flip.scores(other, one) == pytest.approx(flip.scores(one, other), rel=1e-5)
+    assert flip.scores(one, one) == [0.0]
+    assert 0.9 < flip.scores(black, white)[0] <= 1
+
+
+def test_flip_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flip_evaluator", None)
+    with pytest.raises(UserError, match=r"expected the package flip-evaluator; pip install 'ditq\[eval\]'"):
+        metrics_named(["flip"])
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_batches_score_as_the_pictures_one_by_one(name):
     (metric,) = metrics_named([name])
@@ -94,5 +122,5 @@ def test_metrics_are_known_by_name_and_made_anew():
     assert set(DEFAULT_METRICS) <= set(METRICS)
     assert [metric.name for metric in metrics_named(["ssim", "psnr", "ssim"])] == ["ssim", "psnr"]
     assert metrics_named(["psnr"])[0] is not metrics_named(["psnr"])[0]
-    with pytest.raises(UserError, match="metrics: got fid2; expected psnr or latent_error or ssim"):
+    with pytest.raises(UserError, match="metrics: got fid2; expected psnr or latent_error or ssim or flip"):
         metrics_named(["psnr", "fid2"])
