@@ -1,8 +1,8 @@
 """AdaRound, block by block: learned rounding of weights, together with learned grids of the layers' inputs.
 
-It begins at GPTQ's codes, which are most of the way and cost next to nothing beside the learning. Nagel et al. 2020 (arXiv 2004.10568), on whole blocks as in BRECQ (arXiv 2102.05426), with QDrop's mixing (arXiv
-2203.05740) and LSQ's gradients (arXiv 1902.08153), as TaQ-DiT (arXiv 2411.14172) joins them. docs/methods.md says what
-differs, and why.
+It begins at GPTQ's codes, which are most of the way and cost next to nothing beside the learning. Nagel et al. 2020
+(arXiv 2004.10568), on whole blocks as in BRECQ (arXiv 2102.05426), with QDrop's mixing (arXiv 2203.05740) and LSQ's
+gradients (arXiv 1902.08153), as TaQ-DiT (arXiv 2411.14172) joins them. docs/methods.md says what differs, and why.
 """
 
 from collections.abc import Callable, Mapping

@@ -53,8 +53,9 @@ def start_from(
 ) -> tuple[Rounding, Parts]:
     """A solver's code of each weight and the next one on the weight's side, on the solver's scales, and where to begin.
 
-    A part is the weight's own place between the two codes, moved by `share` of the way to the solver's code: at one half
-    or more, rounding the parts gives the solver's codes back. A weight beyond both codes counts as all but the nearer.
+    A part is the weight's own place between the two codes, moved by `share` of the way to the solver's code: at one
+    half or more, rounding the parts gives the solver's codes back. A weight beyond both codes counts as `NEAR` the
+    nearer one.
     """
     spec = solved.spec
     place = affine.places(weight, solved.scale, solved.zero)
