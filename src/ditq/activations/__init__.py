@@ -6,10 +6,12 @@ any kind that `core.activation_grid.ActivationGrid` describes.
 
 from ditq.activations.bits import ByError, ByTier, Fixed
 from ditq.activations.decision import ActivationMethod, Decision, Weights
+from ditq.activations.dual_scale import DualScale
 from ditq.activations.from_recipe import METHODS, described, method_for
 from ditq.activations.grid_search import Inputs, find_grid
 from ditq.activations.log_snr import LogSNRGrid
 from ditq.activations.per_timestep import PerTimestep
+from ditq.activations.per_token import PerToken
 from ditq.activations.quant_config import read_quant_config, write_quant_config
 from ditq.activations.smooth import Smoothing
 from ditq.activations.static import Static
@@ -24,10 +26,12 @@ __all__ = [
     "ByError",
     "ByTier",
     "Decision",
+    "DualScale",
     "Fixed",
     "Inputs",
     "LogSNRGrid",
     "PerTimestep",
+    "PerToken",
     "Smoothing",
     "Static",
     "Tiers",

@@ -13,8 +13,9 @@ from ditq.activations.table import ActivationTable
 from ditq.core.activation_grid import ActivationGrid, GridRows
 from ditq.diagnostics import LayerStatistics
 
-Kind = Literal["none", "tensor", "channels"]
-"""The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value)."""
+Kind = Literal["none", "tensor", "channels", "dual-scale", "per-token"]
+"""The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value); or what is in
+the place of a shift, `core.activation_grid.KINDS`."""
 Weights = Callable[[list[str]], Mapping[str, mx.array]]
 """Gives the weights of some layers, by path, kernels as they are or unfolded; called only where a method needs them."""
 
@@ -60,7 +61,7 @@ class Decision:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """The kind of each input's shift, the same at all timesteps."""
+        """The kind of each input's grid, the same at all timesteps."""
         return {source: kind_of(rows) for source, rows in self.rows.items()}
 
     @property
@@ -87,7 +88,9 @@ class ActivationMethod(Protocol):
 
 
 def kind_of(rows: GridRows) -> Kind:
-    """The kind of the rows' shift."""
+    """The kind of the rows."""
+    if rows.kind is not None:
+        return rows.kind
     if rows.shift is None:
         return "none"
     return "tensor" if rows.shift.shape[1] == 1 else "channels"

@@ -4,6 +4,8 @@
 "activations": {"bits": "tiers"}                           4, 6 or 8 by the size of the values
 "activations": {"bits": "error", "average_bits": 6}        least output error under a budget
 "activations": {"method": "static", "bits": 8}             one grid for all timesteps
+"activations": {"method": "dual-scale", "bits": 8}         a step above zero and one below it
+"activations": {"method": "per-token", "bits": 8}          each token's own greatest value decides
 beside it: "scale": "mse" or "max", "smooth": "none", "foldable" or "all", "norm", "shift_gain", "time_gain": numbers
 Other methods are given their fields by name.
 """
@@ -13,14 +15,21 @@ from dataclasses import asdict
 from typing import Any
 
 from ditq.activations.decision import ActivationMethod
+from ditq.activations.dual_scale import DualScale
 from ditq.activations.per_timestep import PerTimestep
+from ditq.activations.per_token import PerToken
 from ditq.activations.static import Static
 from ditq.core.errors import UserError
 from ditq.core.methods import built
 from ditq.core.schema import shown
 from ditq.core.spec import Spec
 
-METHODS: dict[str, type[ActivationMethod]] = {"per-timestep": PerTimestep, "static": Static}
+METHODS: dict[str, type[ActivationMethod]] = {
+    "per-timestep": PerTimestep,
+    "static": Static,
+    "dual-scale": DualScale,
+    "per-token": PerToken,
+}
 """Each name's class."""
 DEFAULT = "per-timestep"
 """The method of a recipe that names none."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64
 
 from ditq.activations.decision import Kind
 from ditq.core import affine
-from ditq.core.activation_grid import GridRows
+from ditq.core.activation_grid import FARTHEST, GridRows
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputStatistics
 
@@ -109,11 +109,14 @@ class Tally:
         scales: Float64[np.ndarray, "candidates"],
         centres: Float64[np.ndarray, "candidates"],
         spec: Spec,
+        below: float | None = None,
     ) -> Float64[np.ndarray, "candidates"]:
-        """The error of each candidate grid."""
+        """The error of each candidate grid; `below` is the step below zero as a part of the one above."""
         scale, centre = (mx.array(a.astype(np.float32))[:, None] for a in (scales, centres))
         x = mx.broadcast_to(self.values, (len(scales), self.values.size))
-        error = mx.abs(affine.fake_quant(x, scale, centre, spec) - x) ** self.norm @ self.weights
+        part = None if below is None else mx.array(below)
+        rounded = affine.fake_quant_within(x, scale, centre, spec.qmin, spec.qmax, part)
+        error = mx.abs(rounded - x) ** self.norm @ self.weights
         return np.array(error).astype(np.float64)
 
 
@@ -128,6 +131,9 @@ def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: f
     tally = Tally.of(rows, inputs.weights, inputs.importance, norm)
     if kind == "none":
         return GridRows.of([bits], np.array([symmetric(tally, spec, how)]))
+    if kind == "dual-scale":
+        scale, below = two_halves(tally, spec, how)
+        return GridRows.of([bits], np.array([scale]), below=np.array([below]))
     scale, centre = asymmetric(tally, spec, how)
     shift = base + centre if kind == "channels" else np.array([centre])
     return GridRows.of([bits], np.array([scale]), shift[None])
@@ -136,7 +142,9 @@ def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: f
 def on_grid(x: Float[mx.array, "rows channels"], grid: GridRows) -> Float[mx.array, "rows channels"]:
     """x rounded to a grid of one row."""
     shift = mx.array(0.0) if grid.shift is None else grid.shift[0]
-    return affine.fake_quant(x, grid.scale[0], shift, Spec(grid.bits[0]))
+    below = None if grid.below is None else grid.below[0]
+    spec = Spec(grid.bits[0])
+    return affine.fake_quant_within(x, grid.step(0, x), shift, spec.qmin, spec.qmax, below)
 
 
 def symmetric(tally: Tally, spec: Spec, how: Range) -> float:
@@ -144,16 +152,40 @@ def symmetric(tally: Tally, spec: Spec, how: Range) -> float:
     full = max(tally.low / spec.qmin, tally.high / spec.qmax)
     if full <= 0:
         return 1.0
+    return full if how == "max" else _narrowed(tally, full, spec)[1]
+
+
+def two_halves(tally: Tally, spec: Spec, how: Range) -> tuple[float, float]:
+    """The step above zero, and the one below it as a part of that, a power of two.
+
+    Near the power that lets both halves reach as far as the values, each is tried with the steps that are best for it.
+    """
+    low, high = max(tally.low / spec.qmin, 0.0), max(tally.high / spec.qmax, 0.0)
+    if low <= 0 or high <= 0:
+        return symmetric(tally, spec, how), 1.0
+    between = np.log2(low / high)
     if how == "max":
-        return full
+        octave = np.clip(np.ceil(between), -FARTHEST, FARTHEST)
+        return max(high, low * 2.0**-octave), 2.0**octave
+    octaves = np.unique(np.clip(np.round(between) + np.arange(-3, 4), -FARTHEST, FARTHEST))
+    found = []
+    for below in 2.0**octaves:
+        found.append((*_narrowed(tally, max(high, low / below), spec, float(below)), float(below)))
+    _, scale, below = min(found)
+    return scale, below
+
+
+def _narrowed(tally: Tally, full: float, spec: Spec, below: float | None = None) -> tuple[float, float]:
+    """The least error of steps up to `full`, and its step."""
     ratios = np.geomspace(1, LEAST_RATIO, 32)
 
     def errors(ratios: np.ndarray) -> np.ndarray:
-        return tally.errors(full * ratios, np.zeros(len(ratios)), spec)
+        return tally.errors(full * ratios, np.zeros(len(ratios)), spec, below)
 
     best = int(errors(ratios).argmin())
     near = np.append(np.linspace(ratios[max(best - 1, 0)], ratios[min(best + 1, 31)], 12), ratios[best])
-    return full * float(near[errors(near).argmin()])
+    tried = errors(near)
+    return float(tried.min()), full * float(near[tried.argmin()])
 
 
 def asymmetric(tally: Tally, spec: Spec, how: Range) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 quant_config.json  kind, version, "scale": "step", model, images; sigma_map {step: sigma}; noise, where it is not
                    rectified flow; method: what decided;
                    per_timestep {step: {layer: {bits, scale, shift}}}: shift is a number (the centre of the grid), null
-                   for zero, or "channels"; smooth {layer: "channels"} of the layers with factors; outliers; summary
+                   for zero, or "channels"; smooth {layer: "channels"} of the layers with factors; outliers; summary;
+                   kinds {kind: version that reads it} of grids that also have below or per_token in each entry
 quant_config.npz   beside it, where there are such arrays: {layer}::shift (steps, channels), {layer}::smooth
                    (channels,), float32; layers that share an input share the arrays of the first, as "arrays" says
 Grids of any kind are stored as their rows at the calibrated timesteps.
@@ -20,7 +21,7 @@ import ditq
 from ditq.activations.decision import Decision, kind_of
 from ditq.activations.table import ActivationTable, check_timesteps
 from ditq.core import numbers, plan
-from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
+from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid, check_kinds, kinds_of
 from ditq.core.errors import UserError
 from ditq.core.files import inside, read_npz, read_stored_json, remove, write_json, write_npz
 from ditq.core.schema import FILLED, checked, shown, within
@@ -72,6 +73,7 @@ def write_quant_config(
             source: {"kind": kind, **_reasons(decision.reports.get(source, {}))}
             for source, kind in decision.kinds.items()
         },
+        **({"kinds": kinds} if (kinds := kinds_of(decision.rows.values())) else {}),
         "per_timestep": per_timestep,
     }
     write_json(path, config)
@@ -83,6 +85,13 @@ class Entry(TypedDict):
     bits: Annotated[int, within(2, 8)]
     scale: Annotated[float, numbers.POSITIVE]
     shift: Annotated[float, numbers.FINITE] | Literal["channels"] | None
+
+
+class OwnEntry(Entry, total=False):
+    """The same of a grid of one of `core.activation_grid.KINDS`."""
+
+    below: Annotated[float, numbers.POSITIVE]
+    per_token: Annotated[float, numbers.POSITIVE]
 
 
 class Arrays(TypedDict):
@@ -100,7 +109,7 @@ class Config(TypedDict):
     sigma_map: Annotated[dict[str, Annotated[float, within(0, 1)]], FILLED]
     arrays: Arrays
     smooth: dict[str, Literal["channels"]]
-    per_timestep: Annotated[dict[str, Annotated[dict[str, Entry], FILLED]], FILLED]
+    per_timestep: Annotated[dict[str, Annotated[dict[str, OwnEntry], FILLED]], FILLED]
 
 
 def read_quant_config(path: Path) -> ActivationTable:
@@ -109,6 +118,7 @@ def read_quant_config(path: Path) -> ActivationTable:
     noise = raw.get("noise", "rectified-flow")
     if not isinstance(noise, str) or noise not in PROCESSES:
         raise UserError(f"{path}: noise", got=shown(noise), expected=f"one of {', '.join(PROCESSES)}")
+    check_kinds(checked(raw.get("kinds", {}), dict[str, str], f"{path}: kinds"), f"{path}: kinds")
     config = checked(raw, Config, str(path))
     by_step = config["per_timestep"]
     steps = _steps(path, config)
@@ -124,7 +134,7 @@ def read_quant_config(path: Path) -> ActivationTable:
         source = config["arrays"]["of"].get(layer, layer)
         smooth = mx.array(arrays[f"{source}::smooth"]) if layer in config["smooth"] else None
         shift = _shift(f"{path}: {layer}", entries, arrays.get(f"{source}::shift"))
-        grids[layer] = TimestepGrid(timesteps, _rows(entries, shift), smooth)
+        grids[layer] = TimestepGrid(timesteps, _rows(f"{path}: {layer}", entries, shift), smooth)
     return ActivationTable(timesteps, grids)
 
 
@@ -186,21 +196,34 @@ def _check_arrays(path: Path, config: Config, layers: list[str], arrays: Mapping
             numbers.check_numbers(array, f"{companion}: {name}")
 
 
-def _rows(entries: list[Entry], shift: np.ndarray | None) -> GridRows:
+def _rows(where: str, entries: list[OwnEntry], shift: np.ndarray | None) -> GridRows:
     scale = np.array([entry["scale"] for entry in entries], np.float32)
-    return GridRows.of([entry["bits"] for entry in entries], scale, shift)
+    own: dict[str, np.ndarray] = {}
+    for name in ("below", "per_token"):
+        given = [value for entry in entries if (value := entry.get(name)) is not None]
+        if given and len(given) != len(entries):
+            raise UserError(where, got=f"{name} at some steps", expected="at all steps, or at none")
+        if given:
+            own[name] = np.array(given, np.float32)
+    rows = GridRows.of([entry["bits"] for entry in entries], scale, shift, **own)
+    if rows.kind is not None:
+        rows.check(where)
+    return rows
 
 
 def _entries(rows: GridRows) -> list[dict[str, Any]]:
     """One entry for each row: float32 numbers, so that a config read and written again is the same file."""
     kind = kind_of(rows)
-    shifts: list[Any] = [None if kind == "none" else CHANNELS] * len(rows)
+    shifts: list[Any] = [None if rows.shift is None else CHANNELS] * len(rows)
     if kind == "tensor":
         shifts = np.array(rows.shift)[:, 0].tolist()
     scales = np.array(rows.scale).tolist()
+    own = {
+        name: np.array(rows.arrays[name]).tolist() for name in ("below", "per_token") if name in rows.arrays
+    }
     return [
-        {"bits": bits, "scale": scale, "shift": shift}
-        for bits, scale, shift in zip(rows.bits, scales, shifts, strict=True)
+        {"bits": bits, "scale": scale, "shift": shift, **{name: values[i] for name, values in own.items()}}
+        for i, (bits, scale, shift) in enumerate(zip(rows.bits, scales, shifts, strict=True))
     ]
 
 
@@ -208,7 +231,7 @@ def _reasons(report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report}
 
 
-def _shift(where: str, entries: list[Entry], channels: np.ndarray | None) -> np.ndarray | None:
+def _shift(where: str, entries: list[OwnEntry], channels: np.ndarray | None) -> np.ndarray | None:
     """(steps, channels), (steps, 1), or None for zero at all steps."""
     given = [entry["shift"] for entry in entries]
     if CHANNELS in given:

@@ -21,6 +21,7 @@ from ditq.core.spec import Spec
 from ditq.diagnostics import InputStatistics, LayerStatistics
 
 M = TypeVar("M", bound="SearchedGrids")
+CHANNELS: Kind = "channels"
 Tried = dict[tuple[int, Kind], tuple[GridRows, float]]
 """An input's candidates at one timestep by bits and kind of shift, each with its output error."""
 
@@ -112,13 +113,16 @@ class SearchedGrids:
         ranges = {source: np.array([one.reach.range for one in steps]) for source, steps in judged.items()}
         return Decision.of(statistics, grids, ranges=ranges, reports=reports), own
 
+    def kinds(self, found: InputStatistics) -> list[Kind]:
+        """The kinds of shift that are tried for an input, the simplest first."""
+        return ["none", "tensor", *([CHANNELS] if found.shift is not None else [])]
+
     def _candidates(
         self, found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None
     ) -> tuple[Judged, Tried]:
         """The grids of every number of bits and kind of shift, and what the choice of bits looks at."""
         inputs, reach = inputs_of(found, smooth), reach_of(found)
-        kinds: list[Kind] = ["none", "tensor", *(["channels"] if found.shift is not None else [])]
-        tried: Tried = {}
+        kinds, tried = self.kinds(found), Tried()
         for bits in self.bits.options(reach, smooth is not None):
             for kind in kinds:
                 grid = find_grid(inputs, bits, kind, self.how, self.norm)

@@ -135,16 +135,32 @@ def fake_quant_within(
     shift: Float[mx.array, "..."],
     qmin: float | Float[mx.array, "..."],
     qmax: float | Float[mx.array, "..."],
+    below: Float[mx.array, "..."] | None = None,
 ) -> Float[mx.array, "*rows channels"]:
-    """`fake_quant` between bounds that may be arrays: rows of a batch whose grids have different bits."""
+    """`fake_quant` between bounds that may be arrays: rows of a batch whose grids have different bits.
+
+    `below` is the step below zero as a part of the step above it.
+    """
     codes = (x.astype(mx.float32) - shift) / scale
-    on_grid = straight_through_round(mx.clip(codes, qmin, qmax))
+    if below is None:
+        on_grid = straight_through_round(mx.clip(codes, qmin, qmax))
+    else:
+        part = mx.where(codes < 0, below, 1.0)
+        on_grid = straight_through_round(mx.clip(codes / part, qmin, qmax)) * part
     return (on_grid * scale + shift).astype(x.dtype)
 
 
 def places(w: Matrix, scale: Scales, zero: Scales) -> Matrix:
     """Where the weights stand on their grid: codes before they are rounded and clipped, float32."""
     return (_grouped(w.astype(mx.float32), scale) / scale[..., None] + zero[..., None]).reshape(w.shape)
+
+
+def widest_step(
+    x: Float[mx.array, "*rows channels"], qmax: float | Float[mx.array, "..."], axes: tuple[int, ...] = (-1,)
+) -> Float[mx.array, "*ones"]:
+    """The step with which `qmax` is the greatest |x| over `axes`, which are kept; 1 where all of x is zero."""
+    step = mx.abs(x.astype(mx.float32)).max(axis=axes, keepdims=True) / qmax
+    return mx.where(step > 0, step, 1.0)
 
 
 def bracket(w: Matrix, scale: Scales, zero: Scales, spec: Spec) -> tuple[Matrix, Bools, Matrix]:
@@ -177,6 +193,22 @@ def encode(
     Rounded in float32 whatever x's dtype is: in float16 one code in a hundred would be another.
     """
     return mx.clip(mx.round(x.astype(mx.float32) * inverse - offset), qmin, qmax)
+
+
+def encode_halves(
+    x: Float[mx.array, "*rows channels"],
+    inverse: Float[mx.array, "..."],
+    below: Float[mx.array, "..."],
+    qmin: Float[mx.array, ""],
+    qmax: Float[mx.array, ""],
+) -> Float[mx.array, "*rows channels"]:
+    """The codes of x on two half-lines, in steps of the positive one: negative codes times `below`, a power of two.
+
+    So one product with the weights computes both halves, and every term of it is exact.
+    """
+    values = x.astype(mx.float32) * inverse
+    part = mx.where(values < 0, below, 1.0)
+    return mx.clip(mx.round(values / part), qmin, qmax) * part
 
 
 def _extremes(w: Matrix, spec: Spec) -> tuple[Scales, Scales]:

@@ -14,7 +14,7 @@ from ditq.checkpoint import QuantizedCheckpoint, QuantizedModel
 from ditq.checkpoint.mlx_folder.size import folder_bytes, weights_bytes
 from ditq.checkpoint.mlx_folder.stored import Layout
 from ditq.core import packing, plan
-from ditq.core.activation_grid import TimestepGrid
+from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.affine import code_dtype
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
@@ -116,10 +116,11 @@ def fingerprint_of(checkpoint: QuantizedCheckpoint) -> str:
         parts.append(table.timesteps.tobytes())
         for path, grid in sorted(table.grids.items()):
             rows = grid.at(table.timesteps)
-            parts += [path, *_bytes(rows.scale, rows.qmin, rows.qmax, rows.shift, grid.smooth)]
+            parts += [path, *_bytes(rows.scale, rows.qmin, rows.qmax, rows.shift, grid.smooth), *_own(rows)]
             if not isinstance(grid, TimestepGrid):  # the rows between these do not follow from them
                 rows = grid.at(np.linspace(0, 1000, BETWEEN))
                 parts += _bytes(rows.scale, rows.qmin, rows.qmax, rows.shift)
+                parts += _own(rows)
     return plan.digest(*parts)
 
 
@@ -146,6 +147,15 @@ def size_of(model: TextToImage, checkpoint: QuantizedCheckpoint | None = None) -
     )
     files = folder_bytes(network, checkpoint, layouts)
     return Size(round(files + apart / 8), bits / codes if codes else 16.0)
+
+
+def _own(rows: GridRows) -> list[str | bytes]:
+    """What tells a kind of grid from step, bounds and shift alone."""
+    found = [] if rows.kind is None else [rows.kind]
+    return [
+        *found,
+        *(part for one in (rows.below, rows.per_token) if one is not None for part in _bytes(one)),
+    ]
 
 
 def _bytes(*arrays: mx.array | None) -> list[bytes]:

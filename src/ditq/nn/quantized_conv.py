@@ -58,13 +58,12 @@ class QuantizedConv2d(QuantizedLayer):
         self, x: Float[mx.array, "batch height width channels"]
     ) -> Float[mx.array, "batch rows columns out"]:
         """The layer's output at the clock's step, in the dtype of x."""
-        # with a scale per group sums are no whole numbers
-        return self._output(x) if self.multiplier is not None else each_alone(self._output, x)
+        return self._output(x) if self.whole else each_alone(self._output, x)
 
     def _output(
         self, x: Float[mx.array, "batch height width channels"]
     ) -> Float[mx.array, "batch rows columns out"]:
-        codes, scale, added = self.encoded(x)
+        codes, scale, added = self.encoded(x, (1, 2, 3))
         y = mx.conv2d(codes, self.matrix().reshape(self.kernel), self.stride, self.padding) * scale
         if self._offsets:
             ones = mx.ones((1, *x.shape[1:3], 1))

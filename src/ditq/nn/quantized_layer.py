@@ -14,8 +14,8 @@ from ditq.core.quantized import QuantizedWeight
 from ditq.nn.clock import StepClock, rows_source
 
 Backend = Literal["packed", "codes"]
-NUMBERS = 4
-"""Inverse scale, lower bound, upper bound and scale: what every row of a grid has."""
+NUMBERS = 5
+"""Inverse scale, lower bound, upper bound, scale, and the row's `below` or `per_token`: what every row starts with."""
 
 
 def usual_backend(weight: QuantizedWeight) -> Backend:
@@ -61,11 +61,15 @@ class QuantizedLayer(nn.Module):
             self.group_scales = None if per_row else scale
             self.multiplier = scale[:, 0] if per_row else None
         self.smooth = None if grid.smooth is None else 1 / grid.smooth
+        self._kind: str | None = None
         self._offsets = 0
         """Columns of the grid's shift: none, one, or one per input channel."""
 
         def tabulate(rows: GridRows) -> mx.array:
-            numbers = mx.stack([1 / rows.scale, rows.qmin, rows.qmax, rows.scale], axis=1)
+            self._kind = rows.kind
+            own = rows.below if rows.per_token is None else rows.per_token
+            own = mx.ones_like(rows.scale) if own is None else own
+            numbers = mx.stack([1 / rows.scale, rows.qmin, rows.qmax, rows.scale, own], axis=1)
             if rows.shift is None:
                 return numbers
             self._offsets = rows.shift.shape[1]
@@ -75,17 +79,31 @@ class QuantizedLayer(nn.Module):
         self._columns = clock.register(*rows_source(grid, tabulate))
 
     def encoded(
-        self, x: Float[mx.array, "*rows channels"]
+        self, x: Float[mx.array, "*rows channels"], axes: tuple[int, ...] = (-1,)
     ) -> tuple[Float[mx.array, "*rows channels"], Float[mx.array, "..."], Float[mx.array, "added"]]:
-        """The codes of x at the clock's step, what turns sums of products into values, and what the shift adds."""
+        """The codes of x at the clock's step, what turns sums of products into values, and what the shift adds.
+
+        On a grid per token, a token is what lies along these axes of x.
+        """
         row = self._clock.row(self._columns)
-        inverse, qmin, qmax, scale = row[0], row[1], row[2], row[3]
+        inverse, qmin, qmax, scale, own = row[0], row[1], row[2], row[3], row[4]
         offset, added = row[NUMBERS : NUMBERS + self._offsets], row[NUMBERS + self._offsets :]
         values = x.astype(mx.float32)
         if self.smooth is not None:
             values = values * self.smooth
-        codes = affine.encode(values, inverse, offset if self._offsets else mx.array(0.0), qmin, qmax)
+        if self._kind == "per-token":
+            scale = own * affine.widest_step(values, qmax, axes)
+            inverse = 1 / scale
+        if self._kind == "dual-scale":
+            codes = affine.encode_halves(values, inverse, own, qmin, qmax)
+        else:
+            codes = affine.encode(values, inverse, offset if self._offsets else mx.array(0.0), qmin, qmax)
         return codes, scale if self.multiplier is None else scale * self.multiplier, added
+
+    @property
+    def whole(self) -> bool:
+        """Whether the sums of products are of whole numbers, and so the same in any order."""
+        return self.multiplier is not None and self._kind != "dual-scale"
 
     def matrix(self) -> Float[mx.array, "out columns"]:
         """What multiplies the codes of the input, unpacked."""

@@ -37,8 +37,8 @@ class QuantizedLinear(QuantizedLayer):
 
     def __call__(self, x: Float[mx.array, "*rows in"]) -> Float[mx.array, "*rows out"]:
         """The layer's output at the clock's step, in the dtype of x."""
-        if self.multiplier is None and self.backend == "codes":
-            return each_alone(self._output, x)  # with a scale per group sums are no whole numbers
+        if not self.whole and self.backend == "codes":
+            return each_alone(self._output, x)
         return self._output(x)
 
     def _output(self, x: Float[mx.array, "*rows in"]) -> Float[mx.array, "*rows out"]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers as optimizers
 import numpy as np
 from jaxtyping import Float
@@ -194,8 +195,8 @@ class Tuner:
         found = {}
         for path, grid in self.table.grids.items():
             rows = grid.at(np.array([timestep]))
-            shift = mx.array(0.0) if rows.shift is None else rows.shift  # one row for all samples
-            found[path] = InputGrid(rows.scale[0], shift, rows.qmin[0], rows.qmax[0], grid.smooth)
+            pixels = isinstance(self.layers.get(path), nn.Conv2d)
+            found[path] = InputGrid.at(rows, slice(None), grid.smooth, pixels)  # one row for all samples
         return found
 
     def _judged(self, learned: Learned) -> float:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from jaxtyping import Float, Int
 
 from ditq.capture import traced
 from ditq.core import affine
-from ditq.core.activation_grid import GridRows, TimestepGrid
+from ditq.core.activation_grid import PARTS, GridRows, TimestepGrid
 from ditq.core.spec import Spec
 from ditq.models.state import row_batches, run_block, take_rows
 from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
@@ -67,21 +68,18 @@ class SampleGrid:
 
     rows: GridRows
     smooth: Float[mx.array, "channels"] | None
+    pixels: bool = False
+    """Whether it is a convolution's input."""
 
     def of(self, rows: BatchRows) -> InputGrid:
         """The grid in a batch."""
-        scale, qmin, qmax = (array[rows] for array in (self.rows.scale, self.rows.qmin, self.rows.qmax))
-        shift = mx.zeros_like(scale) if self.rows.shift is None else self.rows.shift[rows]
-        return InputGrid(scale, shift, qmin, qmax, self.smooth)
+        return InputGrid.at(self.rows, rows, self.smooth, self.pixels)
 
     def equals(self, other: "SampleGrid") -> bool:
         """Whether all numbers are the same."""
         pairs = [(self.smooth, other.smooth)]
-        pairs += [
-            (getattr(self.rows, name), getattr(other.rows, name))
-            for name in ("scale", "qmin", "qmax", "shift")
-        ]
-        return all(
+        pairs += [(getattr(self.rows, name), getattr(other.rows, name)) for name in PARTS]
+        return self.pixels == other.pixels and all(
             one is two if one is None or two is None else np.array_equal(np.array(one), np.array(two))
             for one, two in pairs
         )
@@ -197,7 +195,8 @@ def _given(problem: BlockProblem) -> TableInputs:
         grid = problem.table.get(path)
         if grid is None:
             continue
-        own, name = SampleGrid(grid.at(problem.timesteps), grid.smooth), problem.input(path)
+        pixels = isinstance(problem.layer(path), nn.Conv2d)
+        own, name = SampleGrid(grid.at(problem.timesteps), grid.smooth, pixels), problem.input(path)
         if name not in last or not last[name].equals(own):
             last[name] = own
         found[path] = last[name]

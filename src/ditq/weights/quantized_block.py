@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,6 +10,7 @@ from jaxtyping import Float
 
 from ditq import capture
 from ditq.core import affine
+from ditq.core.activation_grid import GridRows
 from ditq.models.state import BlockState, run_block
 from ditq.weights.problem import BlockModule
 
@@ -29,6 +31,17 @@ class InputGrid:
     qmin: float | PerSample
     qmax: float | PerSample
     smooth: Float[mx.array, "channels"] | None = None
+    below: PerSample | None = None
+    per_token: PerSample | None = None
+    """As in `core.activation_grid.GridRows`."""
+    pixels: bool = False
+    """Whether a grid per token takes a whole picture for one, as a convolution's does."""
+
+    @classmethod
+    def at(cls, rows: GridRows, taken: Any, smooth: mx.array | None, pixels: bool = False) -> "InputGrid":
+        """The grid of the rows `taken`: their numbers for a sample each, or a slice's one row for all."""
+        found = {name: array[taken] for name, array in rows.arrays.items()}
+        return cls(**{"shift": mx.zeros_like(found["scale"]), **found}, smooth=smooth, pixels=pixels)
 
     def smoothed(self, x: LayerInput) -> LayerInput:
         """x as the smoothed weight expects it."""
@@ -36,9 +49,15 @@ class InputGrid:
 
     def __call__(self, x: LayerInput) -> LayerInput:
         """x on its grid; the gradient passes straight through, and reaches scale and shift."""
-        ends = (end if isinstance(end, float | int) else _along(x, end) for end in (self.qmin, self.qmax))
-        scale, shift = _along(x, self.scale), _along(x, self.shift)
-        return affine.fake_quant_within(self.smoothed(x), scale, shift, *ends)
+        qmin, qmax = (
+            end if isinstance(end, float | int) else _along(x, end) for end in (self.qmin, self.qmax)
+        )
+        smoothed, scale, shift = self.smoothed(x), _along(x, self.scale), _along(x, self.shift)
+        if self.per_token is not None:
+            axes = tuple(range(1, x.ndim)) if self.pixels else (-1,)
+            scale = _along(x, self.per_token) * affine.widest_step(smoothed, qmax, axes)
+        below = None if self.below is None else _along(x, self.below)
+        return affine.fake_quant_within(smoothed, scale, shift, qmin, qmax, below)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ditq.checkpoint.mlx_folder.description import GRIDS, SMOOTHING
 from ditq.checkpoint.mlx_folder.digests import REMEDY, check_arrays
 from ditq.checkpoint.mlx_folder.stored import table_from
 from ditq.core import numbers
+from ditq.core.activation_grid import kinds_of
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz
 
@@ -56,6 +57,11 @@ def read_table(
         got = f"{len(table.grids)} layers, {len(table.timesteps)} timesteps from {table.timesteps[0]:g}"
         expected = "the layers and timesteps that config.json's activation_quantization names"
         raise UserError(str(path), got=got, expected=expected, remedy="copy the folder again")
+    found = kinds_of(grid.at(table.timesteps) for grid in table.grids.values())
+    if entry.get("kinds", {}).keys() != found.keys():
+        got, told = (", ".join(kinds) or "none" for kinds in (found, entry.get("kinds", {})))
+        expected = f"{told}, as config.json's activation_quantization says"
+        raise UserError(f"{path}: kinds of grids", got=got, expected=expected, remedy="copy the folder again")
     check_arrays(path, config, arrays)
     return table
 

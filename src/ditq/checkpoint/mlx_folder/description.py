@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import ditq
+from ditq.activations import ActivationTable
 from ditq.checkpoint.checkpoint import ModelName, QuantizedCheckpoint
 from ditq.checkpoint.mlx_folder.stored import Layout
 from ditq.checkpoint.origin import Origin
+from ditq.core.activation_grid import check_kinds, kinds_of
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_stored_json
 from ditq.core.schema import FILLED, at_least, checked
@@ -77,6 +79,8 @@ class GridsEntry(Grids, total=False):
 
     scale: Literal["step"]
     layers: Annotated[int, at_least(0)]
+    kinds: dict[str, str]
+    """Kinds of grids beside step, bounds and shift, each with the first version of ditq that reads it."""
 
 
 class Config(TypedDict):
@@ -114,6 +118,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     config: dict[str, Any] = dict(
         checked(read_stored_json(path, KIND, VERSION, "export_checkpoint"), WholeConfig, str(path))
+    )
+    check_kinds(
+        (config.get("activation_quantization") or {}).get("kinds", {}),
+        f"{path}: activation_quantization: kinds",
     )
     quantization = f"{path}: quantization"
     checked(config["quantization"], PackedEntry, quantization)
@@ -170,8 +178,13 @@ def description(
             "scale": "step",
             "timesteps": [float(t) for t in table.timesteps],
             "layers": len(table.grids),
+            **({"kinds": kinds} if (kinds := _kinds(table)) else {}),
         }
     return config
+
+
+def _kinds(table: ActivationTable) -> dict[str, str]:
+    return kinds_of(grid.at(table.timesteps) for grid in table.grids.values())
 
 
 def network_of(config: Mapping[str, Any], folder: Path) -> Network:

@@ -9,6 +9,7 @@ import numpy as np
 from ditq.activations import ActivationTable
 from ditq.activations.table import check_timesteps
 from ditq.core import numbers, packing
+from ditq.core.activation_grid import PARTS as GRID_PARTS
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
@@ -134,7 +135,7 @@ def _repeated(groups: mx.array) -> bool:
 
 
 def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
-    """The grids as named arrays: timesteps, and {path}::{scale,qmin,qmax,shift}, a row per timestep.
+    """The grids as named arrays: timesteps, and {path}:: with the `PARTS` of its rows, a row per timestep.
 
     Raises UserError, naming the layer, for senseless numbers, and for a grid that has no row for each of the table's
     timesteps: one that computes its rows would be another grid when it is read again.
@@ -149,10 +150,8 @@ def table_arrays(table: ActivationTable) -> dict[str, np.ndarray]:
                 remedy="tabulate it first: TimestepGrid(timesteps, grid.at(timesteps), grid.smooth)",
             )
         grid.rows.check(f"{path}: activation")
-        for part in ("scale", "qmin", "qmax", "shift"):
-            value = getattr(grid.rows, part)
-            if value is not None:
-                arrays[f"{path}::{part}"] = np.array(value, np.float32)
+        for part, value in grid.rows.arrays.items():
+            arrays[f"{path}::{part}"] = np.array(value, np.float32)
     return arrays
 
 
@@ -164,11 +163,11 @@ def table_from(
     Raises UserError, naming `source` and the layer, for a part that is missing, unknown, misshapen or senseless.
     """
     paths = dict.fromkeys(key.partition("::")[0] for key in arrays if "::" in key)
-    wanted = ["timesteps", *(f"{path}::{part}" for path in paths for part in ("scale", "qmin", "qmax"))]
+    wanted = ["timesteps", *(f"{path}::{part}" for path in paths for part in GRID_PARTS[:3])]
     missing = [key for key in wanted if key not in arrays]
     if missing:
         raise UserError(source, got=f"no {missing[0]}", expected="whole activation grids")
-    unknown = [key for key in arrays if key not in wanted and not key.endswith("::shift")]
+    unknown = [key for key in arrays if key not in wanted and key.rpartition("::")[2] not in GRID_PARTS[3:]]
     if unknown:
         raise UserError(
             source, got=f"an array {unknown[0]!r}", expected="timesteps and {layer}::scale, qmin, ..."
@@ -180,7 +179,7 @@ def table_from(
     check_timesteps(timesteps, f"{source}: timesteps")
 
     def grid(path: str) -> TimestepGrid:
-        parts = {part: arrays.get(f"{path}::{part}") for part in ("scale", "qmin", "qmax", "shift")}
+        parts = {part: arrays.get(f"{path}::{part}") for part in GRID_PARTS}
         for part, value in parts.items():
             if value is not None and value.ndim != (2 if part == "shift" else 1):
                 expected = "(timesteps, channels)" if part == "shift" else "(timesteps,)"
