@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 
 from ditq import capture
-from ditq.weights import METHODS, RTN, AdaRound, Cost, LayerWork, Work, block_work
+from ditq.weights import METHODS, RTN, AdaRound, Cost, LayerWork, SequentialGPTQ, Work, block_work
 from ditq.weights.adaround import COPIES, PER_WEIGHT
 from tests.weights.toy import toy_network
 
@@ -52,12 +52,14 @@ def test_layer_solvers_run_the_block_sum_products_and_factor(name, passes, sums,
 
 
 def test_adaround_runs_forward_and_backward_on_batches():
-    cost = AdaRound(iterations=50, batch_size=5).cost(WORK)
+    cost, begun = AdaRound(iterations=50, batch_size=5, gptq=0).cost(WORK), SequentialGPTQ().cost(WORK)
+    from_gptq = AdaRound(iterations=50, batch_size=5).cost(WORK)
+    assert from_gptq.flops == pytest.approx(cost.flops + begun.flops)
     device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
     assert cost.flops == pytest.approx(3 * 50 * 1e6 * 5 / 20)
     assert cost.seconds == pytest.approx(50 * 460 * PER_WEIGHT[device])
     assert cost.memory == 4 * COPIES * 460
-    assert AdaRound(iterations=50, batch_size=64).cost(WORK).flops == pytest.approx(3 * 50 * 1e6)
+    assert AdaRound(iterations=50, batch_size=64, gptq=0).cost(WORK).flops == pytest.approx(3 * 50 * 1e6)
 
 
 def test_every_method_says_what_it_needs():

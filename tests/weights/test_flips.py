@@ -72,7 +72,7 @@ def test_a_tiny_layer_is_within_two_percent_of_the_best_of_all_roundings(layer, 
             np.square(((below[row] + parts * free[row]) * scale[row] - weight[row]) @ x.T).mean(axis=1).min()
             for row in range(len(weight))
         )
-        method = AdaRound(iterations=iterations, batch_size=ROWS, flips=1, flip_pull=0)
+        method = AdaRound(iterations=iterations, batch_size=ROWS, flips=1, flip_pull=0, gptq=0)
         problem = layer_problem(weight, x, Spec(bits))
         if layer == "convolution":
             conv = nn.Conv2d(3, 2, 2, bias=False)
@@ -186,7 +186,7 @@ def test_sweeps_lower_the_error_of_a_block_and_never_raise_it(family, number):
 def test_none_is_the_default_and_report_and_codes_follow_from_some():
     problem = some_layers(random_problem(rows=6))
     plain, none, some = (
-        AdaRound(iterations=6, batch_size=3, **more).quantize(problem)
+        AdaRound(iterations=6, batch_size=3, **more, gptq=0).quantize(problem)
         for more in ({}, {"flips": 0, "flip_pull": 2.0}, {"flips": 1})
     )
     assert plain.report == none.report and "error_flips" not in plain.report
