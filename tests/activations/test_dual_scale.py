@@ -123,7 +123,13 @@ def test_only_inputs_that_gain_have_two_steps_and_the_config_keeps_them(tmp_path
     rows = read_quant_config(path).grids[FC2].at(decision.timesteps)
     for name, array in decision.rows[FC2].arrays.items():
         assert mx.array_equal(array, rows.arrays[name]), name
-    changed = path.read_text().replace('"below": 0.', '"below": 0.3')
+    sound = path.read_text()
+    path.write_text(sound.replace('"dual-scale": "0.1.0"', ""))
+    with pytest.raises(
+        UserError, match="grids of kinds: got dual-scale; expected none, as its key kinds says"
+    ):
+        read_quant_config(path)
+    changed = sound.replace('"below": 0.', '"below": 0.3')
     path.write_text(changed)
     with pytest.raises(UserError, match="below: got .*; expected powers of two"):
         read_quant_config(path)

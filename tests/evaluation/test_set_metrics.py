@@ -64,7 +64,11 @@ def test_cubic_is_unbiased():
 
 def test_jackknife_of_a_mean_is_its_variance():
     x = features(1000, 1)
-    assert _jackknife([float(part.mean()) for part in _without(x)]) == pytest.approx(1 / 1000, rel=0.8)
+    found = _jackknife([float(part.mean()) for part in _without(x)])
+    assert found == pytest.approx(1 / 1000, rel=0.8)
+    # of groups of one size: exactly that of the mean of their means
+    means = np.array([x[group::10].mean() for group in range(10)])
+    assert found == pytest.approx(means.var(ddof=1) / 10, rel=1e-9)
 
 
 @pytest.mark.parametrize("made", EVERY)

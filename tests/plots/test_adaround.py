@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ditq.plots.adaround import MANY, block_errors, loss_curves
+from ditq.plots.adaround import KEPT, MANY, block_errors, loss_curves
 
 
 def config(blocks, kept=()):
@@ -37,6 +37,16 @@ def test_many_curves_are_named_by_the_first_and_the_last(blocks, named):
     legend = loss_curves(config(blocks)).axes[0].get_legend()
     names = [text.get_text() for text in legend.get_texts()]
     assert len(names) == named and names[0] == "block 0" and names[-1] == f"block {blocks - 1}"
+
+
+def test_a_block_that_keeps_gptq_has_a_colour_and_a_name_of_its_own():
+    some = config(3, kept=[1])
+    some["per_block"][2]["kept"] = "start"
+    axis = (made := block_errors(some)).axes[0]
+    assert len({bar.get_facecolor() for bar in axis.patches[3:6]}) == 3
+    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert names[1:] == [label for _, label in KEPT.values()]
+    assert "GPTQ where it began, beats round-to-nearest on 2 of 3" in " ".join(made.get_suptitle().split())
 
 
 def test_bars_are_the_errors_before_and_after():

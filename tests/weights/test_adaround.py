@@ -180,8 +180,8 @@ def test_what_does_not_win_keeps_the_codes_of_gptq_that_it_began_with(settings):
 
 @pytest.mark.parametrize("spec", GRIDS, ids=str)
 @pytest.mark.parametrize("share", [0.5, 0.75, 1.0])
-def test_the_start_of_a_solver_s_codes_rounds_to_them(spec, share):
-    """Against a loop over all weights, with codes as far off as no solver's are, and scales of the solver's own."""
+def test_the_start_from_the_codes_of_a_solver_rounds_to_them(spec, share):
+    """Against a loop over all weights, with codes up to three steps off, on scales that clip some weights."""
     rng, weight = np.random.default_rng(3), mx.array(normal(8, 64))
     scale, zero = affine.minmax_range(weight, spec)
     scale = scale * 0.7
@@ -204,8 +204,7 @@ def test_the_start_of_a_solver_s_codes_rounds_to_them(spec, share):
 
 
 def test_losses_are_told_relative_to_rounding_wherever_the_learning_begins():
-    """On all rows at once and without mixing, the first loss from the weights' places is the float block's on its
-    grids, and never above 1; from GPTQ's codes it is that of a mix, and below the rounding's too."""
+    """Of all rows at once, without mixing, the first loss from GPTQ's codes alone is GPTQ's error over rounding's."""
     problem = random_problem(rows=8, spec=Spec(4, group_size=32))
     for share in (0, 0.5):
         told = []
@@ -213,6 +212,13 @@ def test_losses_are_told_relative_to_rounding_wherever_the_learning_begins():
             problem, lambda _, loss, told=told: told.append(loss)
         )
         assert told == result.report["losses"] and 0 < told[0] < 1
+    told, inputs, rows = [], inputs_of(problem), np.arange(problem.rows)
+    AdaRound(iterations=1, batch_size=8, drop=0, gptq=1).quantize(problem, lambda _, loss: told.append(loss))
+    gptq, rounding = (
+        block_error(problem, method.quantize(problem).weights, inputs, rows, stream_powers(problem))
+        for method in (SequentialGPTQ(), RTN(search=True))
+    )
+    assert told == [pytest.approx(gptq / rounding, rel=1e-4)] and abs(gptq / rounding - 1) > 0.05
 
 
 @pytest.mark.parametrize("family", ["sd3-medium", "sd3.5-medium"])

@@ -135,6 +135,10 @@ def read_quant_config(path: Path) -> ActivationTable:
         smooth = mx.array(arrays[f"{source}::smooth"]) if layer in config["smooth"] else None
         shift = _shift(f"{path}: {layer}", entries, arrays.get(f"{source}::shift"))
         grids[layer] = TimestepGrid(timesteps, _rows(f"{path}: {layer}", entries, shift), smooth)
+    found, told = kinds_of(grid.rows for grid in grids.values()), raw.get("kinds", {})
+    if found.keys() != told.keys():
+        got, expected = (", ".join(kinds) or "none" for kinds in (found, told))
+        raise UserError(f"{path}: grids of kinds", got=got, expected=f"{expected}, as its key kinds says")
     return ActivationTable(timesteps, grids)
 
 
@@ -206,8 +210,7 @@ def _rows(where: str, entries: list[OwnEntry], shift: np.ndarray | None) -> Grid
         if given:
             own[name] = np.array(given, np.float32)
     rows = GridRows.of([entry["bits"] for entry in entries], scale, shift, **own)
-    if rows.kind is not None:
-        rows.check(where)
+    rows.check(where)
     return rows
 
 

@@ -110,13 +110,14 @@ def _sizes(pipeline: Pipeline, report: EvalReport) -> Section:
 
 
 def _blocks(config: dict) -> Section:
-    from ditq.plots.adaround import block_errors
+    from ditq.plots.adaround import block_errors, kept_of
     from ditq.plots.page import png
 
     listed = [["block", "rounding", "AdaRound", "of rounding's"]]
     for told in config["per_block"]:
         before, after = told["error_rounding"], told["error"]
-        share = f"{after / before:.0%}" + (" (rounding kept)" if told["kept_rounding"] else "")
+        note = {"learned": "", "start": " (GPTQ's codes kept)", "rounding": " (rounding kept)"}[kept_of(told)]
+        share = f"{after / before:.0%}{note}"
         listed.append([str(told["block"]), f"{before:.2e}", f"{after:.2e}", share])
     text = (
         "Squared error of each block's output over its power, on samples that the optimisation did not see."

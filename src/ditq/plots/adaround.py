@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ditq.plots.style import BLUE, GREY, ORANGE, VERMILLION, figure, ramp, tidy
+from ditq.plots.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, figure, ramp, tidy
 
 MANY = 6
 """With more blocks than this, the legend names the first and the last alone; colours run from one to the other."""
+KEPT = {
+    "learned": (BLUE, "kept: learned rounding"),
+    "start": (GREEN, "kept: GPTQ's codes, which learned rounding did not beat"),
+    "rounding": (ORANGE, "kept: round-to-nearest, which neither beat"),
+}
+"""Colour and label of a block by what was kept of it."""
 
 
 def loss_curves(config: Mapping[str, Any]) -> Figure:
@@ -70,6 +76,11 @@ def _nothing_learned(iterations: int) -> Figure:
     return made
 
 
+def kept_of(report: Mapping[str, Any]) -> str:
+    """What a block's report kept: "learned", "start" (GPTQ's codes) or "rounding"."""
+    return report.get("kept", "rounding" if report["kept_rounding"] else "learned")
+
+
 def _left(error: float, rounding: float) -> float:
     """The part of rounding's error that is left; 1 where there was none."""
     return error / rounding if rounding > 0 else 1.0
@@ -81,23 +92,20 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
     names = [str(report["block"]) for report in blocks]
     before = np.array([report["error_rounding"] for report in blocks])
     after = np.array([report["error"] for report in blocks])
-    won = sum(not report["kept_rounding"] for report in blocks)
+    kept = [kept_of(report) for report in blocks]
+    won = len(kept) - kept.count("rounding")
+    winner = "learned rounding, or GPTQ where it began," if "start" in kept else "learned rounding"
     grid = f"W{config['bits_w']}A{config['bits_a']}"
     made = figure(
-        f"{grid}: learned rounding beats round-to-nearest on {won} of {len(blocks)} blocks, on held-out rows"
+        f"{grid}: {winner} beats round-to-nearest on {won} of {len(blocks)} blocks, on held-out rows"
     )
     axis = made.subplots()
     places = np.arange(len(blocks))
     axis.bar(places - 0.2, before, 0.38, color=GREY, label="round-to-nearest")
-    colours = [ORANGE if report["kept_rounding"] else BLUE for report in blocks]
-    axis.bar(places + 0.2, after, 0.38, color=colours, label="kept: learned rounding")
-    if won < len(blocks):
-        axis.bar(
-            [np.nan],
-            [np.nan],
-            color=ORANGE,
-            label="kept: round-to-nearest, which learned rounding did not beat",
-        )
+    axis.bar(places + 0.2, after, 0.38, color=[KEPT[name][0] for name in kept])
+    for name, (colour, label) in KEPT.items():
+        if name in kept:
+            axis.bar([np.nan], [np.nan], color=colour, label=label)
     for place, one, other in zip(places, before, after, strict=True):
         size = 9 if len(blocks) <= 12 else 7
         axis.text(

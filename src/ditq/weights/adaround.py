@@ -46,7 +46,8 @@ COPIES = 7
 """Float32 arrays as large as a block's weights: the float weight, its two codes, parts, their gradient, Adam's two."""
 
 Weights = dict[str, QuantizedWeight]
-Begun = Mapping[str, tuple[Rounding, Parts]]
+Begun = tuple[dict[str, Rounding], dict[str, Parts]]
+"""The two codes of every weight, and the parts to begin with, by layer."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,16 @@ class AdaRound:
         def error_on(rows: SomeRows, weights: Weights, grids: InputGrids = inputs) -> float:
             return block_error(problem, weights, grids, rows, powers)
 
-        nearest = {path: start(problem.weight(path), spec) for path, spec in problem.specs.items()}
-        rounded = _codes(problem, nearest)
+        nearest = _by_part({path: start(problem.weight(path), spec) for path, spec in problem.specs.items()})
+        rounded = hardened(problem, *nearest)
         of_rounding = [
             finite(error_on(rows, rounded), problem.path, "an error of round-to-nearest")
             for rows in (held_out, used)
         ]
-        begun, unit = self._begun(problem, nearest, lambda weights: error_on(used, weights), of_rounding[1])
-        first = _codes(problem, begun)
-        roundings = {path: rounding for path, (rounding, _) in begun.items()}
+        (roundings, parts), unit = self._begun(
+            problem, nearest, lambda weights: error_on(used, weights), of_rounding[1]
+        )
+        first = hardened(problem, roundings, parts)
         reconstruction = Reconstruction(problem, roundings, inputs, powers, unit, self)
 
         def whole(learned: Learned) -> tuple[Weights, InputGrids]:
@@ -113,7 +115,7 @@ class AdaRound:
 
         told = unit / max(of_rounding[1], 1e-30)  # losses are told relative to rounding's error
         learned, losses = reconstruction.run(
-            {path: part for path, (_, part) in begun.items()},
+            parts,
             used,
             lambda iteration, loss: on_iteration(iteration, told * loss),
             lambda learned: error_on(used, *whole(learned)),
@@ -152,8 +154,10 @@ class AdaRound:
             solved = SequentialGPTQ().quantize(problem).weights
             error = error_of(solved)
             if error < rounding:
-                weights = {path: problem.weight(path) for path in problem.specs}
-                return {path: start_from(weights[path], solved[path], self.gptq) for path in weights}, error
+                begun = {
+                    path: start_from(problem.weight(path), one, self.gptq) for path, one in solved.items()
+                }
+                return _by_part(begun), error
         return nearest, rounding
 
     def cost(self, work: Work) -> Cost:
@@ -175,9 +179,8 @@ def hardened(problem: BlockProblem, roundings: Mapping[str, Rounding], parts: Ma
     }
 
 
-def _codes(problem: BlockProblem, begun: Begun) -> Weights:
-    """The start rounded: every part to the nearer of its two codes."""
-    return {path: rounding.hardened(part, problem.smooth(path)) for path, (rounding, part) in begun.items()}
+def _by_part(begun: Mapping[str, tuple[Rounding, Parts]]) -> Begun:
+    return {path: one for path, (one, _) in begun.items()}, {path: part for path, (_, part) in begun.items()}
 
 
 def _flipped(one: Mapping[str, QuantizedWeight], other: Mapping[str, QuantizedWeight]) -> float:

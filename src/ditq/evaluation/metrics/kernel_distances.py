@@ -28,7 +28,7 @@ class KernelDistance(SetMetric):
 class Cubic(KernelDistance):
     """(x.y / dims + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401)."""
 
-    name, title = "cubic_mmd", "kernel distance"
+    name, title = "cubic_mmd", "Cubic MMD"
 
     def kernel(self, x: Features, y: Features) -> np.ndarray:
         """Its value for every pair."""
