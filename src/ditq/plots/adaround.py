@@ -120,6 +120,6 @@ def block_errors(config: Mapping[str, Any]) -> Figure:
     axis.set_xticks(places, names)
     tidy(axis, xlabel="block", ylabel="squared error of the block's output / its mean square")
     axis.grid(axis="x", visible=False)
-    axis.set_ylim(0, 1.2 * max(before.max(), after.max()) or 1)
+    axis.set_ylim(0, 1.3 * max(before.max(), after.max()) or 1)
     axis.legend(frameon=False)
     return made
