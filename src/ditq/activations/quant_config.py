@@ -21,7 +21,7 @@ import ditq
 from ditq.activations.decision import Decision, kind_of
 from ditq.activations.table import ActivationTable, check_timesteps
 from ditq.core import numbers, plan
-from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid, check_kinds, kinds_of
+from ditq.core.activation_grid import GridRows, TimestepGrid, check_kinds, kinds_of
 from ditq.core.errors import UserError
 from ditq.core.files import inside, read_npz, read_stored_json, remove, write_json, write_npz
 from ditq.core.schema import FILLED, checked, shown, within
@@ -128,7 +128,7 @@ def read_quant_config(path: Path) -> ActivationTable:
     layers = list(by_step[steps[0]])
     arrays = _arrays(path, config["arrays"])
     _check_arrays(path, config, layers, arrays)
-    grids: dict[str, ActivationGrid] = {}
+    grids: dict[str, TimestepGrid] = {}
     for layer in layers:
         entries = [by_step[step][layer] for step in steps]
         source = config["arrays"]["of"].get(layer, layer)
@@ -139,7 +139,7 @@ def read_quant_config(path: Path) -> ActivationTable:
     if found.keys() != told.keys():
         got, expected = (", ".join(kinds) or "none" for kinds in (found, told))
         raise UserError(f"{path}: grids of kinds", got=got, expected=f"{expected}, as its key kinds says")
-    return ActivationTable(timesteps, grids)
+    return ActivationTable(timesteps, {**grids})
 
 
 def _steps(path: Path, config: Config) -> list[str]:
