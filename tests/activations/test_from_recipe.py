@@ -20,6 +20,7 @@ from ditq.activations import (
     read_quant_config,
     write_quant_config,
 )
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
 from tests.activations.invented import folder, weights_of
@@ -72,6 +73,9 @@ class Halving:
 
     first: float = 1.0
     bits: int = 8
+
+    def cost(self, inputs, steps):
+        return Cost()
 
     def decide(self, statistics, weights, on_step=lambda: None):
         grid = LogSNRGrid(np.array([self.first, -1.0]), self.bits, statistics.noise.name)

@@ -7,6 +7,7 @@ import pytest
 
 from ditq.cli import cache_adaround_data
 from ditq.cli.adaround_optimize import FLAGS, main
+from ditq.cli.forecasts import FIGURE
 from ditq.models import load
 from ditq.weights import AdaRound
 
@@ -54,7 +55,7 @@ def test_dry_run_tells_blocks_time_memory_and_the_disk_that_codes_take(calibrati
     network = load("mini").skeleton()
     paths = [path for i in (0, 2) for path in network.anatomy.paths("block", network.anatomy.blocks[i])]
     layers = network.anatomy.modules(network)
-    assert facts["disk_bytes"] == sum(
-        layers[path].weight.size + 4 * layers[path].weight.shape[0] for path in paths
-    )
+    codes = sum(layers[path].weight.size + 4 * layers[path].weight.shape[0] for path in paths)
+    figures = 2 * FIGURE
+    assert codes < facts["disk_bytes"] - figures < 1.05 * codes
     assert facts["memory_bytes"] > 0 and facts["seconds"] >= 0 and not (tmp_path / "out").exists()

@@ -113,9 +113,11 @@ def test_other_settings_and_a_second_run_are_refused(finished, capsys):
 def test_dry_run_computes_nothing(tmp_path, capsys):
     main(["--out", str(tmp_path / "none"), "--quick", "--dry-run"])
     told = capsys.readouterr().out
-    assert "mini to W4A8, 8 steps" in told and "forward passes" in told
+    assert "mini to W4A8, 8 steps" in told and "on this machine as it is now" in told
     main(["--out", str(tmp_path / "none"), "--dry-run", "--json"])
-    assert json.loads(capsys.readouterr().out)["steps"] == STEPS
+    told = json.loads(capsys.readouterr().out)
+    assert told["steps"] == STEPS == list(told["seconds_by_step"])
+    assert told["seconds"] >= 0.99 * sum(told["seconds_by_step"].values()) > 0
     assert not (tmp_path / "none").exists()
 
 

@@ -104,10 +104,11 @@ def test_collected_inputs_of_convolutions_are_their_pixels(pictures, tmp_path):
 
 
 def test_forecasts_count_the_layers_of_the_anatomy(points, pictures):
-    told = profile_forecast(Toy(), points, ProfileRecipe(inputs="all"))
+    told, cost = profile_forecast(Toy(), points, ProfileRecipe(inputs="all"))
+    assert cost.rows > 0
     assert "would run 4 of 4 points and observe 12 layers x 2 timesteps" in told
     told = collect_forecast(Toy(), pictures, InputRecipe(5, 1))
-    assert "would replay 3 pictures x 2 steps and observe 6 inputs of 8 layers" in told
+    assert str(told) == "would replay 3 pictures x 2 steps and observe 6 inputs of 8 layers"
 
 
 def test_a_layer_that_the_anatomy_does_not_know_is_named(points, pictures, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 
 from ditq.activations import Decision
 from ditq.core.activation_grid import GridRows
+from ditq.core.cost import Cost
 from ditq.core.spec import Spec
 
 
@@ -33,6 +34,10 @@ class Line:
     """The largest absolute value at the first and at the last timestep, and a line between."""
 
     bits: int = 8
+
+    def cost(self, inputs, steps):
+        """Nothing to speak of."""
+        return Cost()
 
     def decide(self, statistics, weights, on_step=lambda: None):
         """The grids of all observed inputs."""

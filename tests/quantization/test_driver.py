@@ -177,9 +177,9 @@ def test_forecast_counts_layers_rows_and_bytes(given):
     model, calibration = given
     told = forecast(model, mixed(), calibration.cache.meta)
     assert told.layers == {"qronos": 20, "rtn": 7, "gptq": 7, "adaround": 10}
-    assert told.rows == len(calibration.cache) and told.seconds > 0
+    assert told.rows == len(calibration.cache) and told.cost.rows > 0
     streams = len(calibration.cache) * (16 + 7) * 64 * 4
-    assert told.memory > 4 * streams
+    assert told.cost.memory > 4 * streams
     files = sum(path.stat().st_size for path in (calibration.cache.folder / "samples").iterdir())
     assert told.cache == pytest.approx(files, rel=0.1)
 

@@ -1,6 +1,6 @@
 """What every activation method returns: a grid for each observed input, and what led to it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,7 +11,8 @@ from jaxtyping import Float, Float32, Float64
 
 from ditq.activations.table import ActivationTable
 from ditq.core.activation_grid import ActivationGrid, GridRows
-from ditq.diagnostics import LayerStatistics
+from ditq.core.cost import Cost
+from ditq.diagnostics import LayerStatistics, ObservedInput
 
 Kind = Literal["none", "tensor", "channels", "dual-scale", "per-token"]
 """The shift of a grid: zero, one value, or one per channel (TaQ-DiT's moving midpoints, plus one value); or what is in
@@ -84,6 +85,10 @@ class ActivationMethod(Protocol):
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
     ) -> Decision:
         """The grids of all observed inputs. `on_step()` is called once for each step of the statistics."""
+        ...
+
+    def cost(self, inputs: Sequence[ObservedInput], steps: int) -> Cost:
+        """What deciding on these inputs at so many steps takes."""
         ...
 
 

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 from ditq.activations.decision import Kind
 from ditq.activations.per_timestep import PerTimestep
-from ditq.diagnostics import InputStatistics
 
 
 @dataclass(frozen=True)
 class DualScale(PerTimestep):
     """No shift, but two steps where these save `shift_gain` of the error; per timestep where that saves `time_gain`."""
 
-    def kinds(self, found: InputStatistics) -> list[Kind]:
+    def _kinds(self, shifted: bool) -> list[Kind]:
         """One step or two, whatever the input."""
         return ["none", "dual-scale"]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64
 from ditq.activations.decision import Kind
 from ditq.core import affine
 from ditq.core.activation_grid import FARTHEST, GridRows
+from ditq.core.cost import Cost
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputStatistics
 
@@ -27,6 +28,15 @@ LEAST_RATIO = 0.02
 NORM = 2.4
 """Candidates are judged by E |error|^norm, as TaQ-DiT does. Rounding errors average out over channels and steps while
 clipping shifts the output always to the same side: an exponent above 2 clips less (docs/methods.md has the figures)."""
+
+CANDIDATES: dict[Kind, int] = {"none": 45, "tensor": 103, "channels": 103, "dual-scale": 7 * 45}
+"""Grids that are tried for each kind of shift, as `symmetric`, `asymmetric` and `two_halves` do."""
+PER_CANDIDATE = 40
+"""Element-wise operations for each bin of a candidate; most of them are its power."""
+LARGEST, FREED = 32, 100
+"""Candidates at once, and arrays of their size that MLX holds, or keeps for later ones."""
+ON_GRID, TALLIED = 10, 12
+"""Operations for each value of the sample: for the error of the grid that is found, and for its place in the tally."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,14 @@ class Tally:
         rounded = affine.fake_quant_within(x, scale, centre, spec.qmin, spec.qmax, part)
         error = mx.abs(rounded - x) ** self.norm @ self.weights
         return np.array(error).astype(np.float64)
+
+
+def search_cost(values: int, kind: Kind, how: Range) -> Cost:
+    """What `find_grid` and the error of its grid take on a sample of so many values."""
+    tried = CANDIDATES[kind] if how == "mse" else 1
+    searched = BINS * PER_CANDIDATE * tried + ON_GRID * values
+    freed = 4 * BINS * LARGEST * FREED
+    return Cost(values=searched, counted=TALLIED * values, memory=freed + 8 * TALLIED / 2 * values)
 
 
 def find_grid(inputs: Inputs, bits: int, kind: Kind, how: Range = "mse", norm: float = NORM) -> GridRows:

@@ -1,6 +1,6 @@
 """A grid for each timestep, where that saves enough error over one grid for all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ from ditq.activations.decision import Decision, Weights
 from ditq.activations.grid_search import find_grid
 from ditq.activations.searched_grids import SearchedGrids, inputs_of
 from ditq.core.activation_grid import GridRows, TimestepGrid
-from ditq.diagnostics import LayerStatistics, PooledStatistics
+from ditq.core.cost import Cost
+from ditq.diagnostics import LayerStatistics, ObservedInput, PooledStatistics
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class PerTimestep(SearchedGrids):
     noise of their own samples more than any drift."""
 
     NUMBERS: ClassVar[tuple[str, ...]] = (*SearchedGrids.NUMBERS, "time_gain")
+
+    def cost(self, inputs: Sequence[ObservedInput], steps: int) -> Cost:
+        """That of every step, and of a grid for all of them."""
+        return super().cost(inputs, steps) + super().cost(inputs, 1)
 
     def decide(
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None

@@ -4,16 +4,17 @@ SegQuant (arXiv 2507.14811), ViDiT-Q (arXiv 2406.02540) and Q-DiT (arXiv 2406.17
 A layer then reads its input once more than with a static grid, to find each token's greatest |x|.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ditq.activations.decision import Decision, Weights
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.spec import is_whole
-from ditq.diagnostics import LayerStatistics, PooledStatistics
+from ditq.diagnostics import LayerStatistics, ObservedInput, PooledStatistics
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class PerToken:
             raise UserError("bits", got=self.bits, expected="from 2 to 8")
         if not 0 < self.part <= 1:
             raise UserError("part", got=self.part, expected="above 0 and at most 1")
+
+    def cost(self, inputs: Sequence[ObservedInput], steps: int) -> Cost:
+        """Nothing but reading the statistics."""
+        return Cost(counted=steps * sum(one.sample * one.channels for one in inputs))
 
     def decide(
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None

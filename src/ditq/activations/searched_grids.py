@@ -1,6 +1,6 @@
 """What the methods that search for grids of least output error have in common: bits, shifts and channel factors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -8,17 +8,18 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32
 
-from ditq.activations.bits import BitChoice, Judged, bits_asked
+from ditq.activations.bits import BitChoice, ByError, Judged, bits_asked
 from ditq.activations.decision import Decision, Kind, Weights
-from ditq.activations.grid_search import NORM, Inputs, Range, find_grid
+from ditq.activations.grid_search import NORM, Inputs, Range, find_grid, search_cost
 from ditq.activations.smooth import POLICIES, Smoothing
 from ditq.activations.smoothing_gate import smoothing_factors
-from ditq.activations.tiers import reach_of
+from ditq.activations.tiers import TIERS, reach_of
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.schema import checked, shown
 from ditq.core.spec import Spec
-from ditq.diagnostics import InputStatistics, LayerStatistics
+from ditq.diagnostics import InputStatistics, LayerStatistics, ObservedInput
 
 M = TypeVar("M", bound="SearchedGrids")
 CHANNELS: Kind = "channels"
@@ -113,9 +114,21 @@ class SearchedGrids:
         ranges = {source: np.array([one.reach.range for one in steps]) for source, steps in judged.items()}
         return Decision.of(statistics, grids, ranges=ranges, reports=reports), own
 
+    def cost(self, inputs: Sequence[ObservedInput], steps: int) -> Cost:
+        """A search for each input, step, number of bits and kind of shift."""
+        bits = len(TIERS) if isinstance(self.bits, ByError) else 1
+        total = Cost()
+        for one in inputs:
+            for kind in self._kinds(one.shifted):
+                total += search_cost(one.sample * one.channels, kind, self.how).times(bits * steps)
+        return total
+
     def kinds(self, found: InputStatistics) -> list[Kind]:
         """The kinds of shift that are tried for an input, the simplest first."""
-        return ["none", "tensor", *([CHANNELS] if found.shift is not None else [])]
+        return self._kinds(found.shift is not None)
+
+    def _kinds(self, shifted: bool) -> list[Kind]:
+        return ["none", "tensor", *([CHANNELS] if shifted else [])]
 
     def _candidates(
         self, found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None

@@ -33,13 +33,19 @@ from ditq.calibration.samples import read_sample, sample_file
 from ditq.calibration.stored import check_array
 from ditq.calibration.trajectories import Trajectories, record
 from ditq.core import plan
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
-from ditq.core.files import read_image, read_npy, read_npz, write_npy, write_npz, write_png
+from ditq.core.files import npz_size, read_image, read_npy, read_npz, write_npy, write_npz, write_png
 from ditq.models.base import TextToImage
+from ditq.models.cost import blank_conditioning
 from ditq.sampling.generate import Settings
 
 CONTENTS = ("manifest.json", "conditioning.npz", "samples", "images", "latents", drawn_by.NAME, NAME)
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""
+
+
+DIGEST = 26
+"""Bytes of a sample in digests.json."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,23 @@ def collect_images(
     for start, batch in zip(range(0, len(todo), recipe.batch_size), batches, strict=True):
         _write_batch(model, folder, todo[start : start + recipe.batch_size], batch, settings)
     return len(todo)
+
+
+def collect_cost(model: TextToImage, recipe: ImageRecipe, settings: Settings, prompts: int) -> Cost:
+    """What `collect_images` takes from the beginning, with so many prompts, but for the pictures' PNG files."""
+    height, width, channels = settings.latent_shape(model.geometry)
+    facts = dict.fromkeys(("timestep", "sigma", "step_index", "image_id"), ((), 4))
+    sample = npz_size({"x": ((1, height, width, channels), 2), **facts})
+    texts = blank_conditioning(model.geometry, 1 + min(prompts, recipe.num_images)).arrays
+    conditioning = npz_size({name: (array.shape, 4) for name, array in texts.items()})
+    points = recipe.num_images * settings.steps
+    latents = recipe.num_images * (128 + 2 * height * width * channels)
+    return Cost(
+        rows=points * (2 if settings.guidance > 1 else 1),
+        bytes=points * (sample + DIGEST) + latents + conditioning,
+        files=points + 2 * recipe.num_images,
+        memory=8 * recipe.batch_size * settings.steps * height * width * channels,
+    )
 
 
 def _manifest(model: TextToImage, prompts: list[str], recipe: ImageRecipe, settings: Settings) -> dict:

@@ -20,13 +20,15 @@ from ditq.cli.flags import (
     group_size,
     refuse_begun,
 )
+from ditq.cli.forecasts import SOLVER_ROWS, Told, figures_cost, machine_for, told_of
 from ditq.cli.given import model_from
-from ditq.cli.output import say
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Bars
 from ditq.cli.run import run
 from ditq.core import plan
 from ditq.core.files import lock, read_text, remove, write_figure
+from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
 from ditq.models import TextToImage
 from ditq.quantization import CONTENTS, Forecast, WeightTrack, forecast, quantize_weights
@@ -100,7 +102,7 @@ def optimise(args: argparse.Namespace) -> None:
     recipe = track.recipe(model.skeleton().anatomy)
     refuse_begun(args.out / "plan.json", args)
     if args.dry_run:
-        print_forecast(args, forecast(model, recipe, cache.meta))
+        print_forecast(args, forecast(model, recipe, cache.meta), told_for(model, cache, recipe))
         return
     with lock(args.out):
         if args.force:
@@ -118,19 +120,17 @@ def write_figures(folder: Path, config: dict[str, Any]) -> None:
     write_figure(folder / "adaround_errors.png", block_errors(config))
 
 
-def print_forecast(args: argparse.Namespace, told: Forecast) -> None:
+def told_for(model: TextToImage, cache: BlockCache, recipe: Recipe) -> Told:
+    """What the run takes on this machine."""
+    cost = forecast(model, recipe, cache.meta).cost + figures_cost(2)
+    return told_of(machine_for(model, min(SOLVER_ROWS, len(cache)), *cache.meta["latents"]), cost)
+
+
+def print_forecast(args: argparse.Namespace, expected: Forecast, told: Told) -> None:
     """Prints blocks, iterations, time, memory and disk."""
-    facts = {"blocks": told.blocks, "iterations": args.iters, "seconds": round(told.seconds, 1)}
-    facts |= {"memory_bytes": told.memory, "disk_bytes": told.codes}
-    if args.json:
-        say(json.dumps(facts))
-        return
-    minutes = told.seconds / 60
-    time = f"{told.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
-    say(
-        f"blocks to quantize: {told.blocks}, {args.iters:,} iterations each; about {time} by this device's speed; "
-        f"memory: {told.memory / 1e9:.2f} GB beside the model; disk: {told.codes / 1e6:.1f} MB; {args.out}"
-    )
+    facts = {"blocks": expected.blocks, "iterations": args.iters, **told.facts, "output": str(args.out)}
+    words = f"blocks to quantize: {expected.blocks}, {args.iters:,} iterations each; {told} in {args.out}"
+    tell(args, facts, words)
 
 
 def with_bars(

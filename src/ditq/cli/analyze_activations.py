@@ -36,6 +36,7 @@ from ditq.cli.flags import (
     add_run_flags,
     refuse_overwriting,
 )
+from ditq.cli.forecasts import decision_cost, told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
@@ -44,7 +45,8 @@ from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import lock, write_figure, write_json
 from ditq.core.spec import Spec
-from ditq.diagnostics import LayerStatistics, read_layer_statistics
+from ditq.diagnostics import LayerStatistics, ObservedInput, read_layer_statistics
+from ditq.models.probe import probe_alone
 
 TEMPORAL = "layer_temporal_analysis.json"
 
@@ -88,8 +90,16 @@ def analyze(args: argparse.Namespace) -> None:
     if args.dry_run:
         steps = 1 if isinstance(method, Static) else len(statistics.steps)
         layers, inputs = len(statistics.layers), len(statistics.groups)
-        facts = {"layers": layers, "inputs": inputs, "timesteps": steps, "output": str(output)}
-        tell(args, facts, f"would decide {layers} layers ({inputs} inputs) x {steps} timesteps: {output}")
+        first = statistics.at(statistics.steps[0])
+        observed = [ObservedInput.of(path, found) for path, found in first.items()]
+        cost = decision_cost(method, observed, layers, len(statistics.steps), 0 if args.no_plots else 3)
+        told = told_of(probe_alone(), cost)
+        facts = {"layers": layers, "inputs": inputs, "timesteps": steps, **told.facts, "output": str(output)}
+        tell(
+            args,
+            facts,
+            f"would decide {layers} layers ({inputs} inputs) x {steps} timesteps: {told} in {output}",
+        )
         return
     started = time.perf_counter()
 

@@ -19,7 +19,7 @@ from ditq.calibration import (
 )
 from ditq.calibration.block_cache import CONTENTS
 from ditq.calibration.block_caching import DTYPES as STORED
-from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, unfinished
+from ditq.calibration.block_caching import batches, cache_cost, cache_meta, sample_bytes, unfinished
 from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
 from ditq.cli import values
@@ -34,15 +34,15 @@ from ditq.cli.flags import (
     refuse_begun,
 )
 from ditq.cli.folders import check_space, size_words
-from ditq.cli.given import model_forecast, model_from
-from ditq.cli.output import say
+from ditq.cli.forecasts import machine_for_images, told_of
+from ditq.cli.given import model_from
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import free_bytes, lock, remove
 from ditq.models import TextToImage
-from ditq.sampling.generate import Settings
 
 RECIPE = tuple(field.name for field in fields(CacheRecipe))
 
@@ -160,24 +160,19 @@ def forecast(
     args: argparse.Namespace, model: TextToImage, images: ImageSet, meta: dict[str, Any], samples: Path
 ) -> None:
     """Prints passes, disk, memory and time, or refuses when the disk is too small."""
-    count, size = len(meta["samples"]), sample_bytes(meta)
-    passes = len(unfinished(samples, meta) if args.resume else batches(meta))
+    count, waiting = len(meta["samples"]), unfinished(samples, meta) if args.resume else batches(meta)
     free, batch = free_bytes(samples), min(meta["batch_size"], meta["num_images"])
-    if args.json:
-        facts = {"samples": count, "passes": passes, "bytes": count * size, "free_bytes": free}
-        say(json.dumps({**facts, "memory_bytes": size * batch, "output": str(samples.parent)}))
-    else:
-        steps = count // meta["num_images"]
-        say(
-            f"samples to cache: {count}, {meta['num_images']} pictures x {steps} steps; {passes} forward passes of "
-            f"{batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks"
-        )
-        say(_model_forecast(args, model, images, meta["num_images"], steps))
-        say(f"memory: {size_words(batch * size)} of streams at once, beside the transformer")
-        say(
-            f"disk: {size_words(count * size)} as {meta['storage_dtype']} in {samples.parent}, "
-            f"{size_words(free)} are free"
-        )
+    told = told_of(
+        machine_for_images(model, images, batch), cache_cost(meta, len(waiting), sum(map(len, waiting)))
+    )
+    facts = {"samples": count, "passes": len(waiting), **told.facts, "free_bytes": free}
+    tell(
+        args,
+        {**facts, "output": str(samples.parent)},
+        f"samples to cache: {count}, {meta['num_images']} pictures x {count // meta['num_images']} steps; "
+        f"{len(waiting)} forward passes of {batch * meta['rows_per_sample']} rows serve all {meta['blocks']} blocks\n"
+        f"{told} as {meta['storage_dtype']} in {samples.parent}, {size_words(free)} are free",
+    )
     check_samples(meta, samples)
 
 
@@ -198,13 +193,3 @@ def report(args: argparse.Namespace, meta: dict[str, Any], folder: Path, cached:
     say(
         f"{samples} samples x {meta['blocks']} blocks ({cached} new), {size_words(size)}, {seconds:.1f} s: {folder}"
     )
-
-
-def _model_forecast(
-    args: argparse.Namespace, model: TextToImage, images: ImageSet, pictures: int, steps: int
-) -> str:
-    manifest = images.manifest
-    names = {field.name for field in fields(Settings)} & manifest.keys()
-    own = {name: manifest[name] for name in names}
-    settings = Settings(**own, steps=steps, guidance=manifest["cfg_weight"])
-    return model_forecast(args, model, settings, pictures)

@@ -19,6 +19,7 @@ from ditq.cli.flags import (
     add_shard,
     refuse_begun,
 )
+from ditq.cli.forecasts import machine_for_images, told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
@@ -80,9 +81,11 @@ def collect(args: argparse.Namespace) -> None:
     model = _model(args, images)
     refuse_begun(output / MANIFEST, args)
     if args.dry_run:
-        text = collect_forecast(model, images, recipe)
-        facts = {"images": len(recipe.images(len(images.manifest["prompts"]))), "output": str(output)}
-        tell(args, {**facts, "forecast": text}, f"{text}: {output}")
+        expected = collect_forecast(model, images, recipe)
+        machine = machine_for_images(model, images, min(recipe.batch_size, expected.pictures))
+        told = told_of(machine, expected.cost)
+        facts = {"images": expected.pictures, "steps": expected.steps, **told.facts, "output": str(output)}
+        tell(args, facts, f"{expected}: {told} in {output}")
         return
     started = time.perf_counter()
     steps = len(range(0, len(images.sigmas), recipe.stride))

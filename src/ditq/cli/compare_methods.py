@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ditq.calibration import ImageSet, read_images
-from ditq.calibration.block_caching import cache_meta
+from ditq.calibration.block_caching import batches, cache_cost, cache_meta
 from ditq.cli import values
 from ditq.cli.flags import (
     add_asymmetric,
@@ -26,17 +26,19 @@ from ditq.cli.flags import (
     refuse_begun,
 )
 from ditq.cli.folders import begun
+from ditq.cli.forecasts import figures_cost, kept_pictures_cost, machine_for_pictures, told_of
 from ditq.cli.given import model_from
-from ditq.cli.output import say
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core import plan
+from ditq.core.cost import Cost
 from ditq.core.files import write_figure, write_json, write_text
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
 from ditq.evaluation import FIRST_SEED, evaluation_prompts
-from ditq.evaluation.compare_methods import CONTENDERS, Arena, Comparison, Contender, compare
+from ditq.evaluation.compare_methods import CONTENDERS, HELD_OUT_STEPS, Arena, Comparison, Contender, compare
 from ditq.evaluation.method_tables import as_json, conclusion, page, rows
 from ditq.models import TextToImage
 from ditq.models.digest import weights_digest
@@ -221,20 +223,21 @@ def _print_forecast(
     contenders: Sequence[Contender],
     settings: Settings,
 ) -> None:
-    meta, seconds, memory = cache_meta(model, images, amounts.cache), 0.0, 0
+    meta = cache_meta(model, images, amounts.cache)
+    pictures = (len(contenders) * len(args.bits) + 2) * args.num_prompts
+    cost = cache_cost(meta, len(batches(meta)), len(meta["samples"]))
+    errors = Cost(rows=2 * HELD_OUT_STEPS * args.num_held_out * meta["rows_per_sample"])
     for contender in contenders:
         recipe = plain_recipe(contender.name, contender.method, Spec(args.bits[0]), dict(contender.fields))
-        told = forecast(model, recipe, meta)
-        seconds, memory = seconds + told.seconds * len(args.bits), max(memory, told.memory)
-    pictures = (len(contenders) * len(args.bits) + 2) * args.num_prompts
-    facts = {"rows": len(contenders) * len(args.bits), "pictures": pictures, "memory_bytes": memory}
-    if args.json:
-        say(json.dumps({**facts, "seconds": round(seconds, 1), "output": str(args.out)}))
-        return
-    say(
+        cost += (forecast(model, recipe, meta).cost + errors).times(len(args.bits))
+    cost += kept_pictures_cost(model, settings, pictures, args.batch_size) + figures_cost(1)
+    told = told_of(machine_for_pictures(model, settings, args.batch_size), cost)
+    facts = {"rows": len(contenders) * len(args.bits), "pictures": pictures, **told.facts}
+    tell(
+        args,
+        {**facts, "output": str(args.out)},
         f"{len(contenders)} methods at {', '.join(map(str, args.bits))} bits, then {pictures} pictures of "
-        f"{settings.steps} steps; memory: {memory / 1e9:.2f} GB beside the model; about {seconds:,.0f} s or more for "
-        f"the methods by this device's matrix speed: {args.out}"
+        f"{settings.steps} steps; {told} in {args.out}",
     )
 
 

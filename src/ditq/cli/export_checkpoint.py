@@ -3,6 +3,7 @@
 import argparse
 import json
 import time
+from dataclasses import replace
 
 from ditq import checkpoint
 from ditq.checkpoint import check_writable, outline, write_folder
@@ -17,12 +18,19 @@ from ditq.cli.flags import (
     add_run_flags,
     add_text_encoders,
 )
+from ditq.cli.forecasts import told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
 from ditq.cli.run import run
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.files import lock
+from ditq.models.cost import parameter_count
+from ditq.models.probe import probe_alone
+
+PACKING = 30
+"""Element-wise operations that rounding, packing and digesting a weight take as long as."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,8 +68,11 @@ def export(args: argparse.Namespace) -> None:
     _, layouts = check_writable(model.skeleton(), parts, dtype, args.scales)
     if args.dry_run:
         size = folder_bytes(model.skeleton(), parts, layouts, dtype)
-        facts = {"bytes": size, "layers": len(parts.weights), "output": str(args.out)}
-        tell(args, facts, f"would write {size / 1e6:,.2f} MB: {outline(parts)}: {args.out}")
+        values = parameter_count(model.skeleton())
+        cost = Cost(values=PACKING * values, bytes=size, files=2, memory=4.0 * size)
+        told = told_of(replace(probe_alone(), weights=values * model.dtype.size), cost)
+        facts = {**told.facts, "layers": len(parts.weights), "output": str(args.out)}
+        tell(args, facts, f"would write {size / 1e6:,.2f} MB: {outline(parts)}; {told} in {args.out}")
         return
     started = time.perf_counter()
     with lock(args.out):

@@ -21,7 +21,8 @@ from ditq.cli.flags import (
     add_run_flags,
     add_sampler_flags,
 )
-from ditq.cli.given import model_facts, model_forecast, model_from, prompts_from, settings_from
+from ditq.cli.forecasts import drawing_cost, machine_for_pictures, told_of
+from ditq.cli.given import model_from, prompts_from, settings_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
@@ -202,12 +203,15 @@ def remaining(jobs: list[Job], force: bool, resume: bool) -> list[Job]:
 def forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, todo: list[Job]) -> None:
     """Prints what a run would compute and need; no weights are loaded for it."""
     size = f"{settings.width}x{settings.height}"
-    disk = len(todo) * settings.width * settings.height * 3
-    facts = {"pictures": len(todo), "bytes": disk, **model_facts(args, model, settings, len(todo))}
+    told = told_of(
+        machine_for_pictures(model, settings, min(args.batch_size, max(1, len(todo)))),
+        drawing_cost(settings, len(todo), args.batch_size),
+    )
+    facts = {"model": model.name, "steps": settings.steps, "pictures": len(todo), **told.facts}
     tell(
         args,
         {**facts, "output": str(args.out)},
         f"pictures to draw: {len(todo)} of {size} with {model.name}, "
         f"{settings.steps} steps, {args.batch_size} at once\n"
-        f"{model_forecast(args, model, settings, len(todo))}; at most {disk / 1e6:.1f} MB of PNG in {args.out}",
+        f"{told} of PNG in {args.out}",
     )

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import math
 import time
 
 from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts, defaults
+from ditq.calibration.images import collect_cost
 from ditq.cli.flags import (
     add_batch_size,
     add_calibration,
@@ -17,11 +17,15 @@ from ditq.cli.flags import (
     refuse_begun,
 )
 from ditq.cli.folders import begun
-from ditq.cli.given import model_facts, model_forecast, model_from, prompts_in, settings_from
+from ditq.cli.forecasts import PICTURE, Told, machine_for_pictures, picture_memory, told_of
+from ditq.cli.given import model_from, prompts_in, settings_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
+from ditq.core.cost import Cost
+from ditq.models import TextToImage
+from ditq.sampling.generate import Settings
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,15 +54,13 @@ def collect(args: argparse.Namespace) -> None:
     points = recipe.num_images * settings.steps
     refuse_begun(args.calib_dir / "manifest.json", args)
     if args.dry_run:
-        disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
-        facts = {"trajectories": recipe.num_images, "points": points, "bytes": disk}
-        told = [
+        told = forecast(model, settings, recipe, len(prompts))
+        facts = {"model": model.name, "trajectories": recipe.num_images, "points": points, **told.facts}
+        lines = [
             f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points",
-            model_forecast(args, model, settings, recipe.num_images),
-            f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures",
+            f"{told} in {args.calib_dir}",
         ]
-        facts |= {**model_facts(args, model, settings, recipe.num_images), "output": str(args.calib_dir)}
-        tell(args, facts, "\n".join(told))
+        tell(args, {**facts, "output": str(args.calib_dir)}, "\n".join(lines))
         return
     started = time.perf_counter()
     held = begun(args.calib_dir, "manifest.json", CONTENTS if args.force else None)
@@ -80,3 +82,18 @@ def collect(args: argparse.Namespace) -> None:
     say(
         f"{recipe.num_images} trajectories of {settings.steps} steps ({drawn} new), {seconds:.1f} s: {args.calib_dir}"
     )
+
+
+def forecast(model: TextToImage, settings: Settings, recipe: ImageRecipe, prompts: int) -> Told:
+    """What the run takes from the beginning."""
+    machine = machine_for_pictures(model, settings, min(recipe.batch_size, recipe.num_images))
+    return told_of(machine, recording_cost(model, settings, recipe, prompts))
+
+
+def recording_cost(model: TextToImage, settings: Settings, recipe: ImageRecipe, prompts: int) -> Cost:
+    """What recording takes, pictures included."""
+    pixels = 3 * settings.width * settings.height
+    pictures = Cost(
+        bytes=PICTURE * recipe.num_images * pixels, memory=picture_memory(settings, recipe.batch_size)
+    )
+    return collect_cost(model, recipe, settings, prompts) + pictures

@@ -1,16 +1,14 @@
-"""What the shared flags stand for: model, sampler settings, prompts, and what a model's pictures take."""
+"""What the shared flags stand for: model, sampler settings and prompts."""
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from ditq.calibration import prompt_lines
 from ditq.cli.flags import DTYPES
 from ditq.cli.parsing import without_effect
 from ditq.core.errors import UserError
 from ditq.models import MODELS, WITH_T5, TextToImage, load
-from ditq.models.cost import parameter_count, sampling_seconds
 from ditq.sampling.generate import Settings, settings_for
 
 
@@ -33,32 +31,6 @@ def model_from(args: argparse.Namespace, name: str | None = None) -> TextToImage
         DTYPES[dtype] if dtype else None,
         getattr(args, "text_encoders", "all"),
     )
-
-
-def model_forecast(args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int) -> str:
-    """Memory of the transformer and a rough time for its denoise steps, for --dry-run."""
-    facts, dtype = model_facts(args, model, settings, pictures), args.dtype or "float16"
-    return (
-        f"transformer: {facts['parameters'] / 1e6:,.1f} M parameters, "
-        f"{facts['model_bytes'] / 1e9:.2f} GB as {dtype}; "
-        f"denoising: {_duration(facts['seconds'])} or more by this device's matrix speed"
-    )
-
-
-def model_facts(
-    args: argparse.Namespace, model: TextToImage, settings: Settings, pictures: int
-) -> dict[str, Any]:
-    """The same for JSON."""
-    parameters, dtype = parameter_count(model.skeleton()), args.dtype or "float16"
-    height, width, _ = settings.latent_shape(model.geometry)
-    seconds = sampling_seconds(model, pictures, settings.steps, settings.guidance > 1, height, width)
-    facts = {"parameters": parameters, "model_bytes": parameters * DTYPES[dtype].size}
-    return {"model": model.name, "steps": settings.steps, **facts, "seconds": round(seconds, 1)}
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = seconds / 3600, seconds / 60
-    return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.0f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 def settings_from(args: argparse.Namespace, model: TextToImage) -> Settings:

@@ -17,6 +17,7 @@ from ditq.cli.flags import (
     refuse_overwriting,
 )
 from ditq.cli.folders import parts_begun
+from ditq.cli.forecasts import machine_for, told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
@@ -93,8 +94,10 @@ def observe(args: argparse.Namespace) -> None:
     batches = recipe.batches(points)
     if args.dry_run:
         facts = {"points": sum(map(len, batches)), "of": len(points), "output": str(args.output)}
-        text = profile_forecast(model, points, recipe)
-        tell(args, {**facts, "forecast": text}, f"{text}; {args.output}")
+        text, cost = profile_forecast(model, points, recipe)
+        rows = recipe.batch_size * (2 if points.cfg_scale > 1 else 1)
+        told = told_of(machine_for(model, rows, *points.xs.shape[1:3]), cost)
+        tell(args, {**facts, **told.facts}, f"{text}; {told} in {args.output}")
         return
     finished = "nothing to do: " if args.resume and args.output.exists() else ""
     started = time.perf_counter()

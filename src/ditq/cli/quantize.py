@@ -24,7 +24,8 @@ from ditq.cli.flags import (
     add_run_flags,
     refuse_begun,
 )
-from ditq.cli.folders import bytes_in, check_space
+from ditq.cli.folders import bytes_in, check_space, size_words
+from ditq.cli.forecasts import SOLVER_ROWS, Told, machine_for, told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say
 from ditq.cli.parsing import parser, without_effect
@@ -45,6 +46,7 @@ from ditq.quantization.preparation import (
     activation_method,
     calibrated,
     calibration_amounts,
+    calibration_cost,
 )
 from ditq.quantization.tuning import tuning_of
 
@@ -138,7 +140,12 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     needed = told.cache + told.codes + told.checkpoint - there
     check_space(args.out, needed, "use a greater --stride or another --out")
     if args.dry_run:
-        _print_forecast(args, recipe, told)
+        calibration = calibration_cost(model, images, recipe, amounts)
+        cost = told.cost + calibration
+        # one process runs both, and MLX keeps what the calibration freed
+        cost = replace(cost, memory=told.cost.memory + calibration.memory)
+        machine = machine_for(model, SOLVER_ROWS, *cache_meta(model, images, amounts.cache)["latents"])
+        _print_forecast(args, recipe, told, told_of(machine, cost, cost.bytes + told.checkpoint))
         return
     with lock(args.out):
         _carry_out(args, images, model, recipe, amounts)
@@ -220,17 +227,15 @@ def _amounts(args: argparse.Namespace, images: ImageSet) -> CalibrationAmounts:
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 
-def _print_forecast(args: argparse.Namespace, recipe: Recipe, told: Forecast) -> None:
+def _print_forecast(args: argparse.Namespace, recipe: Recipe, expected: Forecast, told: Told) -> None:
     if args.json:
-        say(json.dumps({"recipe": recipe.name, "output": str(args.out), **told.facts}))
+        say(json.dumps({"recipe": recipe.name, "output": str(args.out), **expected.facts, **told.facts}))
         return
-    layers = ", ".join(f"{count} by {name}" for name, count in told.layers.items())
+    layers = ", ".join(f"{count} by {name}" for name, count in expected.layers.items())
     say(f"recipe {recipe.name}: {recipe.about or 'no description'}")
-    say(f"layers: {layers}; calibration: {told.rows} rows of {args.calib_dir}")
+    say(f"layers: {layers}; calibration: {expected.rows} rows of {args.calib_dir}")
     say(
-        f"memory: {told.memory / 1e9:.2f} GB beside the transformer; disk: {told.cache / 1e6:,.0f} MB of cache, "
-        f"removed at the end, and {told.checkpoint / 1e6:,.1f} MB of checkpoint in {args.out}; "
-        f"about {told.seconds:,.0f} s or more by this device's matrix speed"
+        f"{told} in {args.out} until all is done, of which {size_words(expected.checkpoint)} of checkpoint are kept"
     )
 
 

@@ -4,11 +4,11 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 
 from ditq.cli import values
-from ditq.cli.amounts import QUICK, Amounts, amounts_for
+from ditq.cli.amounts import QUICK, amounts_for
 from ditq.cli.flags import (
     add_group_size,
     add_model_flags,
@@ -20,12 +20,15 @@ from ditq.cli.flags import (
     refuse_begun,
 )
 from ditq.cli.folders import begun
-from ditq.cli.given import model_forecast, model_from, settings_from
-from ditq.cli.output import say
+from ditq.cli.forecasts import duration, machine_for_pictures, told_of
+from ditq.cli.given import model_from, settings_from
+from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser, without_effect
 from ditq.cli.pipeline import CONTENTS, Pipeline
+from ditq.cli.pipeline_forecast import pipeline_costs
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
+from ditq.core.cost import Cost
 from ditq.core.recipe import plain_recipe
 from ditq.core.spec import Spec
 from ditq.quantization import check_storable
@@ -151,33 +154,21 @@ def pipeline_from(args: argparse.Namespace) -> Pipeline:
 
 
 def forecast(args: argparse.Namespace, asked: Pipeline, names: list[str]) -> None:
-    """Says what would be computed."""
+    """Says what would be computed: of the steps that are not finished, the sum."""
     amounts, steps = asked.amounts, asked.settings.steps
     done = [name for name in names if (asked.folder / "steps" / f"{name}.json").exists() and args.resume]
-    passes = amounts.images * steps
-    passes += amounts.statistics_images * len(range(0, steps, amounts.statistics_stride))
-    passes += amounts.cache_images * len(range(0, steps, amounts.cache_stride))
-    passes += 6 * amounts.prompts * steps
-    if args.json:
-        told = {field.name: getattr(amounts, field.name) for field in fields(Amounts)}
-        say(
-            json.dumps(
-                {
-                    "model": asked.model.name,
-                    "steps": names,
-                    "finished": done,
-                    "amounts": told,
-                    "passes": passes,
-                }
-            )
-        )
-        return
-    say(f"{asked.model.name} to {asked.label}, {len(names)} steps: {', '.join(names)}")
+    costs = {name: cost for name, cost in pipeline_costs(asked).items() if name not in done}
+    machine = machine_for_pictures(asked.model, asked.settings, amounts.batch_size)
+    told = told_of(machine, sum(costs.values(), Cost()))
+    seconds = {name: round(machine.speed.seconds(cost), 1) for name, cost in costs.items()}
+    facts = {"model": asked.model.name, "steps": names, "finished": done, "amounts": vars(amounts)}
+    lines = [f"{asked.model.name} to {asked.label}, {len(names)} steps: {', '.join(names)}"]
     if done:
-        say(f"finished before: {', '.join(done)}")
-    say(
+        lines.append(f"finished before: {', '.join(done)}")
+    lines += [
         f"{amounts.images} trajectories of {steps} steps; grids from {amounts.statistics_images} pictures, "
-        f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.prompts} prompts compared"
-    )
-    say(f"{passes:,} forward passes; {model_forecast(args, asked.model, asked.settings, passes // steps)}")
-    say(f"to {asked.folder}")
+        f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.prompts} prompts compared",
+        ", ".join(f"{name} {duration(count)}" for name, count in seconds.items()),
+        f"{told} in {asked.folder}",
+    ]
+    tell(args, {**facts, **told.facts, "seconds_by_step": seconds}, "\n".join(lines))

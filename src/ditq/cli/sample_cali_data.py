@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ditq.calibration import PointRecipe, collect_points, default_prompts, defaults, parts_of
@@ -16,7 +17,8 @@ from ditq.cli.flags import (
     refuse_overwriting,
 )
 from ditq.cli.folders import parts_begun
-from ditq.cli.given import model_facts, model_forecast, model_from, prompts_in
+from ditq.cli.forecasts import drawing_cost, machine_for_pictures, told_of
+from ditq.cli.given import model_from, prompts_in
 from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
@@ -119,12 +121,14 @@ def _forecast(args: argparse.Namespace, model: TextToImage, recipe: PointRecipe,
     count = min(len(prompts), recipe.trajectories)
     latents = recipe.points * math.prod(settings.latent_shape(model.geometry)) * 2
     text = sum(array.size for array in blank_conditioning(model.geometry, 2 * count).arrays.values()) * 4
-    facts = {"points": recipe.points, "bytes": latents + text, "output": str(args.output)}
+    drawn = drawing_cost(settings, recipe.trajectories, recipe.batch_size)
+    cost = replace(drawn, bytes=2.0 * (latents + text), files=recipe.trajectories)
+    told = told_of(machine_for_pictures(model, settings, recipe.batch_size), cost)
+    facts = {"points": recipe.points, **told.facts, "output": str(args.output)}
     tell(
         args,
-        {**facts, **model_facts(args, model, settings, recipe.trajectories)},
+        facts,
         f"points to collect: {recipe.points:,}, "
         f"{recipe.trajectories} trajectories x {recipe.selected} of {recipe.steps} steps, "
-        f"{count} prompts\n{model_forecast(args, model, settings, recipe.trajectories)}\n"
-        f"disk: {(latents + text) / 1e6:.1f} MB in {args.output}, and as much again until it is complete",
+        f"{count} prompts\n{told} until it is complete, then half of it: {args.output}",
     )

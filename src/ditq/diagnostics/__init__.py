@@ -1,7 +1,8 @@
 """Diagnostics: what a model's layers receive along its trajectories, and what that means for their quantizers."""
 
 from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
-from ditq.diagnostics.collect import InputRecipe, collect_forecast, collect_inputs
+from ditq.diagnostics.collect import InputRecipe, collect_inputs
+from ditq.diagnostics.collect_forecast import ObservedInput, collect_cost, collect_forecast, input_shapes
 from ditq.diagnostics.judge import Thresholds, verdict
 from ditq.diagnostics.layer_files import (
     LayerStatistics,
@@ -23,12 +24,15 @@ __all__ = [
     "InputStatistics",
     "LayerStatistics",
     "Named",
+    "ObservedInput",
     "PooledStatistics",
     "ProfileRecipe",
     "Thresholds",
     "chosen",
+    "collect_cost",
     "collect_forecast",
     "collect_inputs",
+    "input_shapes",
     "merge",
     "merge_inputs",
     "merged",

@@ -16,13 +16,11 @@ from ditq.capture import Layer, traced
 from ditq.core import plan
 from ditq.core.errors import DitqError, UserError
 from ditq.diagnostics.channels import PerChannel
-from ditq.diagnostics.histogram import wide_edges
 from ditq.diagnostics.layer_files import KIND, MANIFEST, VERSION, noise_entry, whole_step, write_step
 from ditq.diagnostics.layer_inputs import InputStatistics, priorities, sample_rows
 from ditq.diagnostics.selection import check_selection
 from ditq.models.anatomy import Anatomy
 from ditq.models.base import Network, TextToImage
-from ditq.models.cost import sampling_seconds
 from ditq.models.digest import weights_digest
 
 PENDING_BYTES = 1 << 28
@@ -234,22 +232,3 @@ def _facts(anatomy: Anatomy, path: str) -> dict[str, Any]:
         "post_gelu": site.post_gelu,
         "foldable": site.fold is not None,
     }
-
-
-def collect_forecast(model: TextToImage, images: ImageSet, recipe: InputRecipe) -> str:
-    """Pictures, steps, layers, disk and a rough time, as one line; nothing is loaded."""
-    network = model.skeleton()
-    layers, modules = observed_inputs(network, recipe.inputs), network.anatomy.modules(network)
-    chosen = recipe.images(len(images.manifest["prompts"]))
-    steps = len(range(0, len(images.sigmas), recipe.stride))
-    channels = {source: capture.channels(modules[source]) for source in layers.values()}
-    size = sum(
-        (40 + 2 * sample_rows(recipe.sample_values, n)) * n + 8 * len(wide_edges()) for n in channels.values()
-    )
-    sample = images.latents(chosen[:1], 0)
-    seconds = sampling_seconds(model, len(chosen), steps, images.guided, *sample.shape[1:3])
-    return (
-        f"would replay {len(chosen)} pictures x {steps} steps and observe {len(channels)} inputs of "
-        f"{len(layers)} layers; "
-        f"disk: up to {size * steps / 1e6:,.1f} MB; {seconds:,.0f} s or more"
-    )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ditq import capture
 from ditq.calibration import PointSet
 from ditq.capture import traced
 from ditq.core import plan
+from ditq.core.cost import Cost
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import remove
 from ditq.diagnostics.channels import ChannelStatistics
@@ -23,7 +25,7 @@ from ditq.diagnostics.selection import check_selection
 from ditq.diagnostics.statistics import ActivationStatistics, read_statistics, write_statistics
 from ditq.models.anatomy import Site
 from ditq.models.base import Network, TextToImage
-from ditq.models.cost import sampling_seconds
+from ditq.models.cost import layer_inputs
 from ditq.models.digest import weights_digest
 
 """Which inputs can be observed: those behind an activation function, or those of all quantizable layers."""
@@ -33,6 +35,8 @@ CHECKPOINT_SECONDS = 60.0
 """What a kill may lose: the state is too large (350 MB for SD3 Medium) to be written after every batch."""
 
 Indices = Int64[np.ndarray, "points"]
+OBSERVED = 40
+"""Tallied values that an observed value's moments and histograms take as long as."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +141,20 @@ def _begun(state: Path, batches: Sequence[np.ndarray]) -> ActivationStatistics |
     return found if done in ends and np.array_equal(found.points, whole[:done]) else None
 
 
-def profile_forecast(model: TextToImage, points: PointSet, recipe: ProfileRecipe) -> str:
-    """Layers, timesteps, points, size of the statistics and a rough time, as one line; nothing is loaded."""
+def profile_forecast(model: TextToImage, points: PointSet, recipe: ProfileRecipe) -> tuple[str, Cost]:
+    """Layers, timesteps and points as one line, and what the run takes; nothing is loaded."""
     network = model.skeleton()
     paths, layers = observed_paths(network, recipe.inputs), network.anatomy.modules(network)
     rows = np.concatenate(recipe.batches(points))
     steps = len(np.unique(points.ts[rows]))
     channels = sum(capture.channels(layers[path]) for path in paths)
     size = 8 * steps * (PER_CHANNEL * channels + len(paths) * (BINS + len(wide_edges())))
-    seconds = sampling_seconds(model, len(rows), 1, points.cfg_scale > 1, *points.xs.shape[1:3])
-    return (
-        f"would run {len(rows):,} of {len(points):,} points and observe {len(paths)} layers x {steps} timesteps; "
-        f"statistics: {size / 1e6:,.1f} MB, in memory and on disk; {seconds:,.0f} s or more"
-    )
+    shapes = layer_inputs(network, model.geometry, *points.xs.shape[1:3])
+    passes = len(rows) * (2 if points.cfg_scale > 1 else 1)
+    values = passes * sum(prod(shapes[path]) for path in paths)
+    cost = Cost(rows=passes, counted=OBSERVED * values, bytes=size, files=2, memory=3 * size)
+    told = f"would run {len(rows):,} of {len(points):,} points and observe {len(paths)} layers x {steps} timesteps"
+    return told, cost
 
 
 def observe_batch(

@@ -1,13 +1,13 @@
-"""What a network costs, told before its weights are loaded: parameters, shapes, operations, and this device's speed."""
+"""What a network costs, told before its weights are loaded: parameters and shapes."""
 
-import time
+from math import prod
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ditq import capture
-from ditq.models.base import Conditioning, Geometry, Network, TextToImage
+from ditq.models.base import Conditioning, Geometry, Network
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -43,25 +43,17 @@ def layer_inputs(network: Network, geometry: Geometry, height: int, width: int) 
     return seen
 
 
-def sampling_seconds(
-    model: TextToImage, pictures: int, steps: int, guided: bool, height: int, width: int
-) -> float:
-    """A rough time for the denoising of `pictures` with latents (height, width): operations over measured speed.
-
-    Small models take longer than that, since they are bound by overhead and not by arithmetic.
-    """
-    rows = 2 if guided else 1
-    flops = model.skeleton().step_flops(rows, height, width, model.geometry.text_tokens)
-    return pictures * steps * flops / matmul_rate()
-
-
-def matmul_rate(side: int = 1024, repeats: int = 3) -> float:
-    """Floating-point operations per second of a matrix product on the default device, the best of a few."""
-    dtype = mx.float16 if mx.default_device() == mx.gpu else mx.float32
-    a = mx.ones((side, side), dtype=dtype)
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        mx.eval(a @ a)
-        seconds.append(time.perf_counter() - started)
-    return 2 * side**3 / min(seconds)
+def block_shares(network: Network, geometry: Geometry, height: int, width: int) -> dict[str, float]:
+    """Each block's part of the operations of a pass, by path, as far as its layers' matrices tell."""
+    layers, shapes = network.anatomy.modules(network), layer_inputs(network, geometry, height, width)
+    found = dict.fromkeys(network.anatomy.blocks, 0.0)
+    total = 0.0
+    for path, layer in layers.items():
+        if path not in shapes:
+            continue
+        rows = prod(capture.patches(layer, mx.zeros(shapes[path])).shape[:-1])
+        own, block = rows * layer.weight.size, network.anatomy.site(path).block
+        total += own
+        if block in found and network.anatomy.site(path).phase == "block":
+            found[block] += own
+    return {block: own / total for block, own in found.items()}

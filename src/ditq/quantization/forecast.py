@@ -1,6 +1,6 @@
 """What a run of a recipe will take, told before any weight is loaded: each method says its own cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,33 +16,39 @@ from ditq.checkpoint.mlx_folder.size import folder_bytes
 from ditq.checkpoint.mlx_folder.stored import Layout
 from ditq.core import packing
 from ditq.core.activation_grid import GridRows, TimestepGrid
+from ditq.core.cost import Cost
+from ditq.core.files import npz_size
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
 from ditq.models.base import Network, TextToImage
-from ditq.models.cost import layer_inputs, matmul_rate
+from ditq.models.cost import block_shares, layer_inputs
 from ditq.quantization.assignment import Assigned, assigned
 from ditq.quantization.tuning import tuning_cost, tuning_of
-from ditq.weights.cost import Cost, Work, block_work
+from ditq.weights.cost import Work, block_work
+
+STREAMS = 4
+"""Float32 states of all rows at once: both models' before a block, the float one behind it, the one handed on."""
+META = 16_000
+"""Bytes of a part's report: its losses and errors."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Numbers of a run; bytes and seconds."""
+    """Numbers of a run; bytes."""
 
     layers: dict[str, int]
     """By method."""
     blocks: int
     """Those with quantized layers."""
     rows: int
-    memory: int
-    """States between blocks and what methods hold, beside the network."""
     cache: int
     """Of the block cache on disk, removed at the end."""
     codes: int
     """Of the npz files that a run keeps of its blocks."""
     checkpoint: int
     """Of its folder's files."""
-    seconds: float
+    cost: Cost
+    """Of quantizing, without the calibration."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -50,10 +56,8 @@ class Forecast:
         return {
             "layers": self.layers,
             "rows": self.rows,
-            "memory_bytes": self.memory,
             "cache_bytes": self.cache,
             "checkpoint_bytes": self.checkpoint,
-            "seconds": round(self.seconds, 1),
         }
 
 
@@ -66,58 +70,74 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_s
     todo = assigned(network, recipe)
     layers = network.anatomy.modules(network)
     rows = len(meta["samples"]) * meta["rows_per_sample"]
-    height, width = meta["latents"]
-    block_flops = network.step_flops(rows, height, width, model.geometry.text_tokens) / meta["blocks"]
-    works = _works(model, network, todo, rows, block_flops, height, width)
-    costs = [method.cost(work) for path, work in works.items() if (method := todo.method(path))]
-    # every block runs once to fill the cache and once to hand on
-    if tuning := tuning_of(recipe.tuning, f"recipe {recipe.name}"):
-        row = network.step_flops(1, height, width, model.geometry.text_tokens)
-        costs.append(tuning_cost(tuning, meta, row, sum(capture.matrix(one).size for one in layers.values())))
-    total = sum(costs, Cost(2 * meta["blocks"] * block_flops))
-    state = max(sum(prod(shape) for shape in new.values()) for new in meta["states"])
+    works = _works(model, network, todo, rows, *meta["latents"])
+    cost = _outside(model, network, todo, rows, *meta["latents"])
+    for path, work in works.items():
+        if method := todo.method(path):
+            cost += method.cost(work) + work.passes(1)
     specs = {path: rule.spec for path, rule in todo.rules.items() if rule.spec is not None}
+    codes = npz_size(_codes({path: layers[path] for path in specs}, specs)) + META * len(works)
+    state = max(sum(prod(shape) for shape in new.values()) for new in meta["states"])
+    cost += Cost(bytes=codes, files=2 + len(works), memory=cost.memory + STREAMS * 4 * rows * state)
+    if tuning := tuning_of(recipe.tuning, f"recipe {recipe.name}"):
+        cost += tuning_cost(tuning, meta, sum(capture.matrix(one).size for one in layers.values()))
     names = [rule.method for rule in todo.rules.values()]
     return Forecast(
         layers={name: names.count(name) for name in dict.fromkeys(names)},
         blocks=len(works),
         rows=rows,
-        memory=round(4 * 4 * rows * state + max((cost.memory for cost in costs), default=0.0)),
         cache=len(meta["samples"]) * sample_bytes(meta),
-        codes=sum(_codes(layers[path], specs[path]) for path in specs),
+        codes=codes,
         checkpoint=folder_of(model, network, specs, grid_steps),
-        seconds=total.flops / matmul_rate() + total.seconds,
+        cost=cost,
     )
 
 
 def _works(
-    model: TextToImage,
-    network: Network,
-    todo: Assigned,
-    rows: int,
-    flops: float,
-    height: int,
-    width: int,
+    model: TextToImage, network: Network, todo: Assigned, rows: int, height: int, width: int
 ) -> dict[str, Work]:
     """The work of each block that has quantized layers, by path."""
-    layers = network.anatomy.modules(network)
-    shapes = layer_inputs(network, model.geometry, height, width)
-
-    def positions(path: str) -> int:
-        return prod(capture.patches(layers[path], mx.zeros(shapes[path])).shape[:-1])
-
-    found = {}
+    layers, shares = network.anatomy.modules(network), block_shares(network, model.geometry, height, width)
+    positions, found = _positions(model, network, height, width), {}
     for block in network.anatomy.blocks:
         own = {path: layers[path] for path in todo.specs(block)}
         if own:
-            found[block] = block_work(network.anatomy, own, rows, flops, positions)
+            found[block] = block_work(network.anatomy, own, rows, shares[block], positions)
     return found
 
 
-def _codes(layer: capture.Layer, spec: Spec) -> int:
-    """Bytes of a layer's codes, a byte each, and of its scales."""
-    out, columns = capture.matrix(layer).shape
-    return out * columns + 4 * out * columns // (spec.group_size or columns)
+def _outside(
+    model: TextToImage, network: Network, todo: Assigned, rows: int, height: int, width: int
+) -> Cost:
+    """The layers outside the blocks, whose passes are negligible beside the blocks'."""
+    layers, total = network.anatomy.modules(network), Cost()
+    asked = todo.phase("prepare", "begin", "finish")
+    positions = _positions(model, network, height, width)
+    for method in dict.fromkeys(method for method, _ in asked.values()):
+        own = {path: layers[path] for path, (other, _) in asked.items() if other == method}
+        total += method.cost(block_work(network.anatomy, own, rows, 0.0, positions))
+    return total
+
+
+def _positions(model: TextToImage, network: Network, height: int, width: int) -> Callable[[str], int]:
+    layers, shapes = (
+        network.anatomy.modules(network),
+        layer_inputs(network, model.geometry, height, width),
+    )
+    return lambda path: prod(capture.patches(layers[path], mx.zeros(shapes[path])).shape[:-1])
+
+
+def _codes(
+    layers: Mapping[str, capture.Layer], specs: Mapping[str, Spec]
+) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Shape and bytes of a value of each array that a run keeps of its layers."""
+    found: dict[str, tuple[tuple[int, ...], int]] = {}
+    for path, layer in layers.items():
+        out, columns = capture.matrix(layer).shape
+        groups = columns // (specs[path].group_size or columns)
+        found |= {f"{path}__weight_int": ((out, columns), 1), f"{path}__scale": ((out, groups), 4)}
+        found |= {} if specs[path].symmetric else {f"{path}__zero": ((out, groups), 4)}
+    return found
 
 
 def folder_of(model: TextToImage, network: Network, specs: Mapping[str, Spec], grid_steps: int) -> int:

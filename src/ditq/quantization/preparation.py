@@ -15,12 +15,14 @@ from ditq.activations import (
     write_quant_config,
 )
 from ditq.calibration import CacheRecipe, ImageSet, cache_blocks, read_block_cache
+from ditq.calibration.block_caching import batches, cache_cost, cache_meta
 from ditq.core import plan
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.files import read_text
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
-from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
+from ditq.diagnostics import InputRecipe, collect_forecast, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
 from ditq.models.base import TextToImage
 from ditq.quantization.driver import Calibration
@@ -105,6 +107,19 @@ def calibrated(
         _decide(model, images, recipe, amounts, method, config, on_unit)
         table = read_quant_config(config)
     return Calibration(images, cache, table, plan.digest(read_text(config)))
+
+
+def calibration_cost(
+    model: TextToImage, images: ImageSet, recipe: Recipe, amounts: CalibrationAmounts
+) -> Cost:
+    """What `calibrated` takes from the beginning."""
+    meta = cache_meta(model, images, amounts.cache)
+    total = cache_cost(meta, len(batches(meta)), len(meta["samples"]))
+    method = activation_method(recipe)
+    if method is None:
+        return total
+    told = collect_forecast(model, images, amounts.inputs)
+    return total + told.cost + method.cost(told.inputs, told.steps)
 
 
 def _kept_table(config: Path) -> ActivationTable | None:

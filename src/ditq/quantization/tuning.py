@@ -23,12 +23,12 @@ from ditq import capture
 from ditq.activations import ActivationTable
 from ditq.calibration import ImageSet
 from ditq.core import affine
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, write_npz
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.schema import at_least, checked
 from ditq.models.base import Conditioning, Network
-from ditq.weights import Cost
 from ditq.weights.block_error import held_out_pictures
 from ditq.weights.quantized_block import GridLayer, InputGrid, LayerOnGrid
 
@@ -39,6 +39,8 @@ OnStep = Callable[[int, float], None]
 """Receives the number of the finished step and its loss, as a part of the prediction's mean square."""
 CHECKS = 6
 """Judgements on held-out pictures along the way."""
+PER_WEIGHT = 8
+"""Element-wise operations of a step for each weight: its value from its code, and the gradient's way back."""
 JUDGED_STEPS = 4
 """Steps of the trajectories that judge."""
 
@@ -54,17 +56,17 @@ class Tuning:
     """Of Adam, falling to 0 along a cosine."""
 
 
-def tuning_cost(method: Tuning, meta: Mapping[str, Any], flops: float, weights: int) -> Cost:
+def tuning_cost(method: Tuning, meta: Mapping[str, Any], weights: int) -> Cost:
     """What a run takes with a block cache that `meta` describes, in a network of so many `weights`.
 
-    `flops` are those of one row through the network.
     A step runs the float network, and the quantized one with its gradients; a judgement runs both. The gradients hold
     every matrix in float32, twice.
     """
     pictures = list(dict.fromkeys(image for image, _ in meta["samples"]))
     judged = (CHECKS + 2) * JUDGED_STEPS * len(held_out_pictures(pictures) or pictures)
     learned = method.steps * min(method.pictures, len(pictures))
-    return Cost(meta["rows_per_sample"] * flops * (4 * learned + 2 * judged), memory=8.0 * weights)
+    rows = meta["rows_per_sample"] * (4 * learned + 2 * judged)
+    return Cost(rows=rows, values=PER_WEIGHT * weights * method.steps, memory=8.0 * weights)
 
 
 def tuning_of(content: Mapping[str, Any] | None, where: str) -> Tuning | None:

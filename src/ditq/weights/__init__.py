@@ -1,9 +1,10 @@
 """Weight methods: each decides on which codes of its grid every weight of a block stands."""
 
+from ditq.core.cost import Cost
 from ditq.core.methods import built
 from ditq.weights.adaround import AdaRound
 from ditq.weights.arrays import Solution, solve
-from ditq.weights.cost import Cost, LayerWork, Work, block_work
+from ditq.weights.cost import LayerWork, Work, block_work
 from ditq.weights.layerwise import ParallelGPTQ, SequentialGPTQ, SequentialQronos
 from ditq.weights.mixed import Mixed
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, LayerSolver, Method, block_specs

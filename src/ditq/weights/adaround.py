@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import mlx.core as mx
 import numpy as np
 
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.models.state import SomeRows
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
-from ditq.weights.cost import Cost, Work
+from ditq.weights.cost import ON_GRID, Work
 from ditq.weights.flips import flipped
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.layerwise import SequentialGPTQ
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
-from ditq.weights.reconstruction import Learned, Reconstruction
+from ditq.weights.reconstruction import LOOKS, Learned, Reconstruction
 from ditq.weights.soft_rounding import Parts, Rounding, start, start_from
 
 BOUNDS = (
@@ -40,10 +40,14 @@ BOUNDS = (
     ("gptq", 0, 1),
 )
 """Of AdaRound's fields: the least and the greatest value."""
-PER_WEIGHT = {"cpu": 6e-8, "gpu": 3e-10}
-"""Seconds that one iteration spends on a weight besides matrix products: rounding, its gradient, Adam."""
-COPIES = 7
-"""Float32 arrays as large as a block's weights: the float weight, its two codes, parts, their gradient, Adam's two."""
+PER_WEIGHT = 60
+"""Element-wise operations of an iteration for each weight: rounding, its gradient, Adam."""
+COPIES = 14
+"""Float32 arrays as large as a block's weights: the float weight, its two codes, parts, values, gradients, Adam's."""
+KEPT = 13
+"""Arrays as large as the layers' inputs that are kept for the gradients, or by MLX for the next ones."""
+JUDGEMENTS = 3
+"""Passes over all rows for the errors of rounding and of both starts, beside those of the tuning."""
 
 Weights = dict[str, QuantizedWeight]
 Begun = tuple[dict[str, Rounding], dict[str, Parts]]
@@ -161,15 +165,16 @@ class AdaRound:
         return nearest, rounding
 
     def cost(self, work: Work) -> Cost:
-        """GPTQ's, and for each iteration a run of the block on a batch and twice its products for the gradients."""
+        """GPTQ's and the search for ranges, errors on all rows, and iterations: a run of the block on a batch, twice
+        its products for the gradients, and what is done to each weight."""
         batch = min(self.batch_size, work.rows)
-        device = "cpu" if mx.default_device().type == mx.DeviceType.cpu else "gpu"
         begun = SequentialGPTQ().cost(work) if self.gptq else Cost()
-        return Cost(
-            begun.flops + 3 * self.iterations * work.flops * batch / work.rows,
-            begun.seconds + self.iterations * work.weights * PER_WEIGHT[device],
-            max(begun.memory, 4 * COPIES * work.weights),
+        step = Cost(
+            rows=3 * batch * work.share,
+            values=PER_WEIGHT * work.weights + 2 * ON_GRID * batch * work.inputs,
+            memory=4 * (COPIES * work.weights + KEPT * batch * work.inputs),
         )
+        return begun + work.search + work.passes(JUDGEMENTS + LOOKS) + step.times(self.iterations)
 
 
 def hardened(problem: BlockProblem, roundings: Mapping[str, Rounding], parts: Mapping[str, Parts]) -> Weights:

@@ -1,10 +1,16 @@
-"""What quantizing one block costs: the work, described by shapes alone, and a method's estimate for it."""
+"""What quantizing one block costs: the work, described by shapes alone."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ditq import capture
+from ditq.core.cost import Cost
 from ditq.models.anatomy import Anatomy
+
+RANGE_SEARCH = 1000
+"""Element-wise operations per weight of the search for its range."""
+ON_GRID = 8
+"""The same per value that is put on a grid."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,8 @@ class Work:
 
     rows: int
     """Calibration samples."""
-    flops: float
-    """Operations of one run of the block over all samples."""
+    share: float
+    """The block's part of a pass through the network."""
     layers: Mapping[str, LayerWork]
     """By path."""
 
@@ -42,6 +48,21 @@ class Work:
     def weights(self) -> int:
         """Of all layers."""
         return sum(layer.weights for layer in self.layers.values())
+
+    @property
+    def inputs(self) -> int:
+        """Values that the layers receive for one calibration sample."""
+        return sum(layer.rows * layer.columns for layer in self.layers.values())
+
+    @property
+    def search(self) -> Cost:
+        """The search for every weight's range."""
+        return Cost(values=RANGE_SEARCH * self.weights)
+
+    def passes(self, count: float, quantized: bool = True) -> Cost:
+        """So many runs of the block over all samples; inputs are put on grids where it is quantized."""
+        rows = count * self.rows
+        return Cost(rows=rows * self.share, values=ON_GRID * rows * self.inputs if quantized else 0)
 
     def only(self, paths: Iterable[str]) -> "Work":
         """The same block with fewer layers to quantize."""
@@ -62,26 +83,11 @@ class Work:
         ]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a method takes for one block."""
-
-    flops: float = 0.0
-    """Of matrix products."""
-    seconds: float = 0.0
-    """Besides these."""
-    memory: float = 0.0
-    """Bytes, beside the model and the streams."""
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.flops + other.flops, self.seconds + other.seconds, self.memory + other.memory)
-
-
 def block_work(
     anatomy: Anatomy,
     layers: Mapping[str, capture.Layer],
     rows: int,
-    flops: float,
+    share: float,
     rows_per_sample: Callable[[str], int],
 ) -> Work:
     """The work of quantizing these layers of one block; only shapes are looked at.
@@ -92,4 +98,4 @@ def block_work(
     for path, layer in layers.items():
         site, out = anatomy.site(path), layer.weight.shape[0]
         found[path] = LayerWork(out, layer.weight.size // out, rows_per_sample(path), site.input, site.stage)
-    return Work(rows, flops, found)
+    return Work(rows, share, found)

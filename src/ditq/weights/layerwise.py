@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 
 from ditq.capture import Layer, patches, traced
 from ditq.core import affine
+from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.state import SomeRows, row_batches, run_block, take_rows
@@ -24,7 +25,7 @@ from ditq.weights.columns.hessian import Moments
 from ditq.weights.columns.layer import LayerReport, solve_layer
 from ditq.weights.columns.outputs import LayerMethod
 from ditq.weights.columns.qronos import Qronos
-from ditq.weights.cost import Cost, LayerWork, Work
+from ditq.weights.cost import LayerWork, Work
 from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 from ditq.weights.quantized_block import GridLayer, Quantize, run_on_grids
@@ -64,14 +65,15 @@ class LayerByLayer:
 
     def cost(self, work: Work) -> Cost:
         """Passes through the block, sums of products of each input, and a factor of H for each rung that is tried."""
-        flops = self.passes * work.flops
+        flops = 0.0
         for group in work.by_input():
             columns, outputs = group[0].columns, sum(layer.out for layer in group)
             flops += work.rows * group[0].rows * columns**2 * (3 if self.streams == "both" else 1)
             flops += RUNGS * (columns**3 / 3 + columns**2 * 256) + 2 * columns**2 * outputs
         parts = work.by_stage() if self.sequential else [work]
         held = [sum(self._moments(group[0]) for group in part.by_input()) for part in parts]
-        return Cost(flops, memory=max(held, default=0.0))
+        passes = work.passes(self.passes, quantized=self.streams != "float")
+        return passes + work.search + Cost(flops=flops, memory=max(held, default=0.0))
 
     def _moments(self, layer: LayerWork) -> float:
         """Bytes of one input's moments; with both streams there is a second matrix."""

@@ -8,9 +8,10 @@ import mlx.nn as nn
 
 from ditq import capture
 from ditq.core.activation_grid import TimestepGrid
+from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.weights.checks import check_problem
-from ditq.weights.cost import Cost, Work
+from ditq.weights.cost import Work
 from ditq.weights.input_grids import inputs_of
 from ditq.weights.layerwise import judged
 from ditq.weights.problem import (

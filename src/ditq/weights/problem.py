@@ -10,12 +10,13 @@ from jaxtyping import Float, Float32, Int64
 
 from ditq import capture
 from ditq.core.activation_grid import ActivationGrid, TimestepGrid
+from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.anatomy import Anatomy
 from ditq.models.state import BlockState
 from ditq.weights.columns.hessian import Moments
-from ditq.weights.cost import Cost, Work
+from ditq.weights.cost import Work
 
 NO_BITS = 16
 """Activations of this many bits are left as they are."""

@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from ditq.core import affine
+from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
 from ditq.weights.columns.hessian import Moments
-from ditq.weights.cost import Cost, Work
+from ditq.weights.cost import Work
 from ditq.weights.input_grids import inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 
@@ -64,5 +65,5 @@ class RTN:
         return rounded, {"method": "RTN", "weight_error": moved}
 
     def cost(self, work: Work) -> Cost:
-        """Nothing beside the passes that fill the cache and hand on."""
-        return Cost()
+        """The search for ranges; with `search` off, nothing to speak of."""
+        return work.search if self.search else Cost()

@@ -25,6 +25,7 @@ from ditq.core.files.text import parsed, read_json, read_text
 from ditq.core.files.writing import (
     Figure,
     npz_bytes,
+    npz_size,
     replacing,
     write_figure,
     write_json,
@@ -44,6 +45,7 @@ __all__ = [
     "lock",
     "name_fault",
     "npz_bytes",
+    "npz_size",
     "parsed",
     "read_image",
     "read_json",

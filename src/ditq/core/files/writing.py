@@ -19,6 +19,9 @@ from ditq.core.errors import DitqError, UserError
 from ditq.core.files.leftovers import partial_prefix
 from ditq.core.files.safetensors import read_safetensors_header
 
+NPZ_ENTRY = 128 + 30 + 20 + 46
+"""Bytes that an array of an npz takes beside its data and, twice, its name."""
+
 
 class Figure(Protocol):
     """What matplotlib's figures can do, as far as writing them needs it."""
@@ -79,6 +82,13 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> int:
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.tell()
+
+
+def npz_size(arrays: Mapping[str, tuple[tuple[int, ...], int]]) -> int:
+    """The same from shapes and the bytes of a value alone, for names of at most 255 bytes and shapes that fit a header
+    of 128 bytes: beside its data an array takes that header, its entry and its line of the directory."""
+    data = sum(math.prod(shape) * size for shape, size in arrays.values())
+    return 22 + data + sum(NPZ_ENTRY + 2 * len(f"{name}.npy") for name in arrays)
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
