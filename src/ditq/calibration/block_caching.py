@@ -25,9 +25,8 @@ from ditq.calibration.block_cache import (
 from ditq.calibration.image_set import ImageSet, check_model, check_network, replay_inputs
 from ditq.calibration.samples import missing_samples, sample_file
 from ditq.core import plan
-from ditq.core.cost import Cost
 from ditq.core.errors import UserError
-from ditq.core.files import npz_size, remove_leftovers, write_npz
+from ditq.core.files import remove_leftovers, write_npz
 from ditq.core.remedies import again
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import state_shapes
@@ -37,8 +36,6 @@ from ditq.nn.clock import clock_of
 
 DTYPES = {"float16": mx.float16, "float32": mx.float32}
 """What arrays between blocks may be stored as."""
-CHECKED = 4
-"""Element-wise operations for each value that is converted, checked and copied."""
 Sample = tuple[int, int]
 """Image and step."""
 
@@ -123,25 +120,6 @@ def sample_bytes(meta: Mapping[str, Any]) -> int:
     """What the arrays of one sample take, on disk and in memory while it is written."""
     values = sum(prod(shape) for new in meta["states"] for shape in new.values())
     return meta["rows_per_sample"] * values * DTYPES[meta["storage_dtype"]].size
-
-
-def cache_cost(meta: Mapping[str, Any], batches: int, samples: int) -> Cost:
-    """What running so many of its batches takes, with so many samples."""
-    size, rows = min(meta["batch_size"], meta["num_images"]), meta["rows_per_sample"]
-    blocks, value = meta["blocks"], DTYPES[meta["storage_dtype"]].size
-    arrays = {
-        array_key(name, boundary, blocks): ((rows, *shape), value)
-        for boundary, new in enumerate(meta["states"])
-        for name, shape in new.items()
-    }
-    arrays |= dict.fromkeys(("timestep", "sigma", "step_index", "image_id"), ((), 4))
-    return Cost(
-        rows=samples * rows,
-        values=CHECKED * samples * sample_bytes(meta) / value,
-        bytes=samples * npz_size(arrays),
-        files=samples + batches,
-        memory=2 * size * sample_bytes(meta),
-    )
 
 
 def cache_blocks(

@@ -19,7 +19,8 @@ from ditq.calibration import (
 )
 from ditq.calibration.block_cache import CONTENTS
 from ditq.calibration.block_caching import DTYPES as STORED
-from ditq.calibration.block_caching import batches, cache_cost, cache_meta, sample_bytes, unfinished
+from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, unfinished
+from ditq.calibration.cache_cost import cache_cost
 from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
 from ditq.cli import values

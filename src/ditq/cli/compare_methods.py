@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ditq.calibration import ImageSet, read_images
-from ditq.calibration.block_caching import batches, cache_cost, cache_meta
+from ditq.calibration.block_caching import batches, cache_meta
+from ditq.calibration.cache_cost import cache_cost
 from ditq.cli import values
 from ditq.cli.flags import (
     add_asymmetric,

@@ -2,7 +2,8 @@
 
 from ditq.activations import ByError, Fixed, PerTimestep
 from ditq.calibration import CacheRecipe, ImageRecipe, default_prompts
-from ditq.calibration.block_caching import batches, cache_cost
+from ditq.calibration.block_caching import batches
+from ditq.calibration.cache_cost import cache_cost
 from ditq.cli.forecasts import decision_cost, figures_cost, kept_pictures_cost
 from ditq.cli.generate_calibration_data import recording_cost
 from ditq.cli.pipeline import Pipeline

@@ -15,7 +15,8 @@ from ditq.activations import (
     write_quant_config,
 )
 from ditq.calibration import CacheRecipe, ImageSet, cache_blocks, read_block_cache
-from ditq.calibration.block_caching import batches, cache_cost, cache_meta
+from ditq.calibration.block_caching import batches, cache_meta
+from ditq.calibration.cache_cost import cache_cost
 from ditq.core import plan
 from ditq.core.cost import Cost
 from ditq.core.errors import UserError
