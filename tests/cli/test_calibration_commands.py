@@ -34,7 +34,7 @@ def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
     sample_cali_data.main(["--model", "mini", "--dry-run", "--output", str(tmp_path / "x.npz")])
     out = capsys.readouterr().out
     assert "points to collect: 6,400, 256 trajectories x 25 of 100 steps, 64 prompts" in out
-    assert "disk: 106.5 MB" in out and "on this machine as it is now" in out and os.listdir(tmp_path) == []
+    assert "disk: 106.6 MB" in out and "on this machine as it is now" in out and os.listdir(tmp_path) == []
     generate_calibration_data.main(["--model", "mini", "--dry-run", "--calib-dir", str(tmp_path / "x")])
     out = capsys.readouterr().out
     assert "trajectories to record: 50 of 128x128, 2,500 points" in out
