@@ -24,6 +24,7 @@ AMOUNTS = {
     "statistics-images": 2,
     "statistics-stride": 2,
     "iters": 3,
+    "tuning": 2,
     "prompts": 2,
     "batch-size": 2,
 }
@@ -33,8 +34,7 @@ STEPS = [
     "collect_layer_activations",
     "analyze_activations",
     "cache_adaround_data",
-    "adaround_optimize",
-    "export_checkpoint",
+    "quantize",
     "evaluate",
     "comparison_page",
 ]
@@ -62,8 +62,9 @@ def test_every_step_leaves_what_it_is_for(finished):
         "calibration_data/manifest.json",
         "calibration_data/activations/quant_config.json",
         "calibration_data/adaround_cache/metadata.json",
-        "adaround_output/config.json",
-        "adaround_output/weights/mm3.npz",
+        "quantization/blocks.json",
+        "quantization/weights/mm3.npz",
+        "quantization/weights/tuning.npz",
         "checkpoint/config.json",
         "evaluation/report.json",
         "comparison.png",
@@ -113,7 +114,7 @@ def test_other_settings_and_a_second_run_are_refused(finished, capsys):
 def test_dry_run_computes_nothing(tmp_path, capsys):
     main(["--out", str(tmp_path / "none"), "--quick", "--dry-run"])
     told = capsys.readouterr().out
-    assert "mini to W4A8, 8 steps" in told and "forward passes" in told
+    assert "mini to W4A8, 7 steps" in told and "forward passes" in told
     main(["--out", str(tmp_path / "none"), "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["steps"] == STEPS
     assert not (tmp_path / "none").exists()

@@ -32,7 +32,7 @@ SMALLER = {
     "python -m src.compare_methods": f"{FEW_ROWS} --bits 4 --methods rounding-mse gptq --iters 3 --num-prompts 2"
     " --num-held-out 1 --steps 2 --force",
     "python -m src.run_pipeline": "--steps 3 --images 2 --cache-images 2 --cache-stride 2 --statistics-images 2"
-    " --statistics-stride 2 --iters 3 --prompts 2 --batch-size 2",
+    " --statistics-stride 2 --iters 3 --tuning 2 --prompts 2 --batch-size 2",
     "python scripts/01_collect_calibration_data.py": "--num_samples 3 --steps 8 --model mini --force",
     "python scripts/02_quantize_model.py": f"{FEW_ROWS} --blocks 1",
     "python scripts/03_benchmark.py": "--num_images 2 --steps 3 --checkpoint ./quantized_model",

@@ -15,12 +15,14 @@ class Amounts:
     statistics_images: int = 5
     statistics_stride: int = 2
     iterations: int = 1000
+    tuning: int = 300
+    """Steps of the last pass over scales and biases; 0: none."""
     prompts: int = 8
     """Of the evaluation."""
     batch_size: int = 1
 
 
-AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 400, 12, 10)}
+AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 150, 300, 12, 10)}
 """Other amounts than the defaults, by model."""
 QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, statistics_stride=7)
 """In place of these, for a look at the whole in a minute."""
@@ -29,4 +31,4 @@ QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, stat
 def amounts_for(model: str, quick: bool) -> Amounts:
     """The amounts of a model, or those that show in a minute or two that everything works."""
     amounts = AMOUNTS.get(model, Amounts())
-    return replace(amounts, **QUICK, iterations=60, prompts=4) if quick else amounts
+    return replace(amounts, **QUICK, iterations=60, tuning=0, prompts=4) if quick else amounts
