@@ -25,7 +25,6 @@ from ditq.activations import ActivationTable, ByError, ByTier, Fixed, PerTimeste
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import read_block_cache
 from ditq.checkpoint import QuantizedCheckpoint
-from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.pipeline import Pipeline
 from ditq.cli.progress import Progress
@@ -50,6 +49,7 @@ from ditq.evaluation import (
 from ditq.models import load
 from ditq.plots.comparison import picture_grid, scores_by_variant
 from ditq.quantization import WeightTrack, quantize_weights
+from ditq.quantization.amounts import Amounts
 from ditq.sampling.generate import settings_for
 from ditq.weights import AdaRound
 

@@ -90,7 +90,7 @@ def test_resuming_with_other_settings_names_the_field(cache, tmp_path):
         quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(4), blocks=(0,)), tmp_path)
     with pytest.raises(UserError, match="recipe"):
         quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(3), blocks=(0,)), tmp_path, resume=True)
-    with pytest.raises(UserError, match="--blocks"):
+    with pytest.raises(UserError, match="--block-numbers"):
         quantize_weights(mmdit, cache, WeightTrack(RTN(), Spec(3), blocks=(5,)), tmp_path / "none")
     with pytest.raises(UserError, match="--bits-a"):
         WeightTrack(RTN(), Spec(4), activation_bits=12)

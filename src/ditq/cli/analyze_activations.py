@@ -64,7 +64,11 @@ def main(argv: list[str] | None = None) -> None:
         help=f"what collect_layer_activations wrote (default: {place})",
     )
     flags.add_argument(
-        "--output", type=values.file, metavar="FILE", help="default: quant_config.json beside --stats"
+        "--output",
+        "--out",
+        type=values.file,
+        metavar="FILE",
+        help="default: quant_config.json beside --stats",
     )
     _add_bit_flags(flags)
     _add_grid_flags(flags)

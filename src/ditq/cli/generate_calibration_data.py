@@ -5,15 +5,15 @@ import json
 import math
 import time
 
-from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts, defaults
+from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts
 from ditq.cli.flags import (
-    add_batch_size,
+    add_amount,
     add_calibration,
     add_model_flags,
-    add_numbers,
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
+    amount,
     refuse_begun,
 )
 from ditq.cli.folders import begun
@@ -22,6 +22,7 @@ from ditq.cli.output import say, tell
 from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
+from ditq.quantization.amounts import told
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
         "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28 --calib-dir data",
     )
     add_calibration(flags, "the folder to write")
-    add_numbers(flags, {"--num-images": (50, "pictures")})
-    add_batch_size(flags, 1)
+    add_amount(flags, "--num-images", "images", "pictures")
+    add_amount(flags, "--batch-size", "batch_size", "pictures at once")
     add_prompts_file(flags)
-    add_sampler_flags(flags, steps=50, guidance=7.5)
-    add_model_flags(flags, default=defaults.MODEL)
+    add_sampler_flags(flags, steps=told("steps"), guidance=told("cfg_weight"))
+    add_model_flags(flags, default="mini")
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: collect(args), args)
@@ -44,21 +45,24 @@ def main(argv: list[str] | None = None) -> None:
 def collect(args: argparse.Namespace) -> None:
     """Writes the folder and prints what is in it."""
     model = model_from(args)
+    args.steps = amount(args.steps, model.name, "steps")
+    args.cfg_weight = amount(args.cfg_weight, model.name, "cfg_weight")
     settings = settings_from(args, model)
-    recipe = ImageRecipe(args.num_images, args.seed, args.batch_size)
+    count = amount(args.num_images, model.name, "images")
+    recipe = ImageRecipe(count, args.seed, amount(args.batch_size, model.name, "batch_size"))
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
     points = recipe.num_images * settings.steps
     refuse_begun(args.calib_dir / "manifest.json", args)
     if args.dry_run:
         disk = (points + recipe.num_images) * math.prod(settings.latent_shape(model.geometry)) * 2
         facts = {"trajectories": recipe.num_images, "points": points, "bytes": disk}
-        told = [
+        lines = [
             f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points",
             model_forecast(args, model, settings, recipe.num_images),
             f"disk: {disk / 1e6:.1f} MB of latents in {args.calib_dir}, and the pictures",
         ]
         facts |= {**model_facts(args, model, settings, recipe.num_images), "output": str(args.calib_dir)}
-        tell(args, facts, "\n".join(told))
+        tell(args, facts, "\n".join(lines))
         return
     started = time.perf_counter()
     held = begun(args.calib_dir, "manifest.json", CONTENTS if args.force else None)

@@ -31,7 +31,6 @@ from ditq.calibration import (
 from ditq.calibration.block_caching import cache_meta
 from ditq.calibration.drawn_by import NAME, check_weights, read_drawn_by
 from ditq.checkpoint import read_folder, write_folder
-from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_samples
 from ditq.cli.folders import begun
@@ -57,6 +56,7 @@ from ditq.evaluation import (
 )
 from ditq.models import TextToImage
 from ditq.quantization import Calibration, quantize
+from ditq.quantization.amounts import Amounts
 from ditq.sampling.generate import Settings
 
 CONTENTS = (

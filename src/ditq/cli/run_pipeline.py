@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from functools import partial
 
 from ditq.cli import values
-from ditq.cli.amounts import QUICK, Amounts, amounts_for
 from ditq.cli.flags import (
     add_group_size,
     add_model_flags,
@@ -29,6 +28,7 @@ from ditq.cli.stages import Finished, facts, finish
 from ditq.core.recipe import FLOAT, Recipe, read_recipe
 from ditq.core.spec import Spec
 from ditq.quantization import check_storable
+from ditq.quantization.amounts import QUICK, Amounts, amounts_for
 
 FLAGS = {
     "images": ("--images", "calibration pictures"),

@@ -54,7 +54,9 @@ class WeightTrack:
         chosen = tuple(range(count)) if self.blocks is None else self.blocks
         wrong = [number for number in chosen if not 0 <= number < count]
         if wrong or not chosen:
-            raise UserError("--blocks", got=wrong[0] if wrong else "none", expected=f"from 0 to {count - 1}")
+            raise UserError(
+                "--block-numbers", got=wrong[0] if wrong else "none", expected=f"from 0 to {count - 1}"
+            )
         return tuple(sorted(set(chosen)))
 
     @property

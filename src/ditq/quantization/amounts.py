@@ -1,4 +1,4 @@
-"""How much of everything the pipeline takes, by model."""
+"""How much of everything a model takes: the one table of defaults of all commands."""
 
 from dataclasses import dataclass, replace
 
@@ -22,13 +22,20 @@ class Amounts:
     batch_size: int = 1
 
 
-AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 150, 300, 12, 10)}
+AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 400, 300, 12, 10)}
 """Other amounts than the defaults, by model."""
-QUICK = dict(images=4, cache_images=4, cache_stride=7, statistics_images=4, statistics_stride=7)
+QUICK = {"images": 4, "cache_images": 4, "cache_stride": 7, "statistics_images": 4, "statistics_stride": 7}
 """In place of these, for a look at the whole in a minute."""
 
 
-def amounts_for(model: str, quick: bool) -> Amounts:
+def amounts_for(model: str, quick: bool = False) -> Amounts:
     """The amounts of a model, or those that show in a minute or two that everything works."""
     amounts = AMOUNTS.get(model, Amounts())
     return replace(amounts, **QUICK, iterations=60, tuning=0, prompts=4) if quick else amounts
+
+
+def told(field: str) -> str:
+    """The defaults of a field as help texts tell them: "50; mini: 40"."""
+    usual = getattr(Amounts(), field)
+    others = {name: getattr(amounts, field) for name, amounts in AMOUNTS.items()}
+    return "; ".join([f"{usual:g}", *(f"{name}: {own:g}" for name, own in others.items() if own != usual)])
