@@ -63,6 +63,12 @@ def _unet() -> tuple[type, Callable[[Any], Network]]:
     return UNetConfig, UNet
 
 
+def _pixart() -> tuple[type, Callable[[Any], Network]]:
+    from ditq.models.pixart import PixArt, PixArtConfig
+
+    return PixArtConfig, PixArt
+
+
 WITH_T5 = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
 """The models whose T5 can be left out: `text_encoders` changes nothing for the others."""
 
@@ -77,6 +83,7 @@ MODELS: dict[str, Loader] = {
 FAMILIES: dict[str, Callable[[], tuple[type, Callable[[Any], Network]]]] = {
     "mmdit": _mmdit,
     "unet": _unet,
+    "pixart": _pixart,
 }
 """Each family's config and network class: what a checkpoint's config.json names as its `model_type`."""
 

@@ -16,7 +16,8 @@ def check_folder_config(path: str | Path, wanted: Mapping[str, Any], model: str)
     """Raises UserError that names each field of `path`/config.json that is there and is not as `wanted`.
 
     `path` may also be a file, or a folder without config.json: then nothing is known, and nothing is refused. A list
-    that is empty, null or left out is the same. `model` is what a message calls the model.
+    that is empty, null or left out is the same. A value of `wanted` may be a set: one of them. `model` is what a
+    message calls the model.
     """
     config = Path(path) / "config.json"
     if not config.is_file():
@@ -25,12 +26,21 @@ def check_folder_config(path: str | Path, wanted: Mapping[str, Any], model: str)
     other = {
         key: value
         for key, value in wanted.items()
-        if key in stored and (stored[key] or None) != (value or None)
+        if key in stored and (stored[key] or None) not in [one or None for one in _choices(value)]
     }
     if other:
         raise UserError(
             str(config),
             got=", ".join(f"{key} {shown(stored[key])}" for key in other),
-            expected=", ".join(f"{key} {shown(value)}" for key, value in other.items()) + f", as {model} has",
+            expected=", ".join(f"{key} {_shown(value)}" for key, value in other.items())
+            + f", as {model} has",
             remedy="use the folder as it was published, or name the model that it is of",
         )
+
+
+def _choices(value: Any) -> list[Any]:
+    return sorted(value, key=str) if isinstance(value, frozenset) else [value]
+
+
+def _shown(value: Any) -> str:
+    return " or ".join(shown(one) for one in _choices(value))
