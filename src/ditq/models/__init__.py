@@ -51,6 +51,12 @@ def _sd1(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: st
     return SD1(name, path, dtype)
 
 
+def _pixart_model(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: str) -> TextToImage:
+    from ditq.models.diffusionkit import PixArtModel
+
+    return PixArtModel(name, path, dtype)
+
+
 def _mmdit() -> tuple[type, Callable[[Any], Network]]:
     from ditq.models.mmdit import MMDiT, MMDiTConfig
 
@@ -77,6 +83,7 @@ MODELS: dict[str, Loader] = {
     **{name: partial(_sd3, name) for name in WITH_T5},
     "sd1.5": partial(_sd1, "sd1.5"),
     "sd1.4": partial(_sd1, "sd1.4"),
+    **{name: partial(_pixart_model, name) for name in ("pixart-alpha", "pixart-alpha-512", "pixart-sigma")},
 }
 """Each name's loader; a loader imports what it needs when called, so that `mini` never needs DiffusionKit."""
 
