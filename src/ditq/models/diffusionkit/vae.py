@@ -164,8 +164,9 @@ class VAE:
 
 def _whose(config: Mapping[str, Any]) -> str | None:
     scale = config.get("scaling_factor")
-    known = isinstance(scale, float) and scale in _OF_SCALE
-    return f"the VAE of {_OF_SCALE[scale]}" if known else None
+    if not isinstance(scale, float) or scale not in _OF_SCALE:
+        return None
+    return f"the VAE of {_OF_SCALE[scale]}"
 
 
 def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "checkpoint") -> Weights:
