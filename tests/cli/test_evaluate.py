@@ -77,7 +77,7 @@ def test_everything_is_written(finished):
 
 
 def test_the_page_needs_nothing_but_itself_and_says_what_each_picture_is(finished):
-    page = read_text(finished[0] / "index.html")
+    page = (finished[0] / "index.html").read_text(encoding="utf-8")
     sources = re.findall(r'src="([^"]*)"', page)
     assert sources and all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?://|url\(|@import|<link", page)

@@ -82,7 +82,8 @@ def verdict(found: Evaluation, subject: Subject) -> str:
     flat = next((one for one in found.flat if one.variant == name), None)
     if flat is not None:
         at = flat.steps.index(report.settings["steps"])
-        parts.append(f"In flat areas it adds noise of {flat.added[at]:.2f} levels of 255.")
+        added = f"noise of {flat.added[at]:.2f} levels of 255" if flat.added[at] >= 0.005 else "no noise"
+        parts.append(f"In flat areas it adds {added}.")
     return " ".join(parts)
 
 

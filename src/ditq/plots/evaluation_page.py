@@ -66,10 +66,8 @@ def _tiles(found: Evaluation) -> dict[str, str]:
     tiles = {f"of the float model's bytes ({name})": f"{one.size.bytes / report.reference.size.bytes:.0%}"}
     for metric in ("psnr", "latent_error"):
         if metric in report.units:
-            middle = float(np.quantile(report.shown_scores(name, metric), 0.5, method="lower"))
-            tiles[f"median {report.titles[metric]} to the float model's pictures"] = score_caption(
-                middle, report.units[metric]
-            )
+            meaning = f"median {report.titles[metric]} to the float model's pictures"
+            tiles[meaning] = score_caption(report.median(name, metric), report.units[metric])
     if curve := found.curve(name):
         tiles["teacher-forced error of the prediction"] = f"{100 * curve.prediction_error:.2g} %"
     return tiles
