@@ -70,7 +70,9 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
         layers, grids, _ = read_block(folder, number, config["bits_a"] if config["bits_a"] <= 8 else None)
         weights |= layers
         static |= grids
-    meta = {"adaround": config["recipe"], "calibration_prompts": config.get("calibration_prompts", [])}
+    meta: dict[str, Any] = {"adaround": config["recipe"]}
+    if "calibration_prompts" in config:
+        meta["calibration_prompts"] = config["calibration_prompts"]
     checkpoint = QuantizedCheckpoint(
         config["model"], weights, static_table(static), meta, config.get("made_from")
     )
