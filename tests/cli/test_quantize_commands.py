@@ -162,7 +162,7 @@ def test_presets_are_listed(capsys):
 
 def test_benchmark_measures_weights_alone_and_activations_too(capsys, fails, quantized, tmp_path):
     flags = f"--num_images 2 --batch_size 2 --output_dir {tmp_path / 'results'}".split()
-    argv = [*flags, "--checkpoint", str(quantized), "--steps", "2"]
+    argv = [*flags, "--checkpoint", str(quantized), "--steps", "2", "--num-timed", "1", "--num-flat", "1"]
     benchmark.main(argv)
     told = capsys.readouterr().out
     assert "| W4A16 |" in told and "| W4, activations quantized |" in told and "ms per step" in told

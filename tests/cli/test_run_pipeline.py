@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from ditq.checkpoint import read_folder
 from ditq.cli.pipeline_page import ordinal
 from ditq.cli.run_pipeline import main
+from ditq.core.files import read_image
 from ditq.evaluation import fingerprint_of, read_report
 from tests.house.checker import ROOT
 
@@ -51,7 +51,7 @@ def finished(tmp_path_factory):
 def result(folder) -> tuple:
     """What a run is for, without times."""
     report = read_report(folder / "evaluation" / "report.json")
-    pictures = [np.load(part)["pictures"] for part in sorted((folder / "evaluation").rglob("[0-9]*.npz"))]
+    pictures = [read_image(path)[0] for path in sorted((folder / "evaluation").rglob("[0-9]*.png"))]
     digest = fingerprint_of(read_folder(folder / "checkpoint"))
     scores = [entry.scores for entry in [report.reference, report.floor, *report.variants]]
     return digest, scores, [picture.tobytes() for picture in pictures]

@@ -149,9 +149,10 @@ def add_prompt_flags(flags: argparse.ArgumentParser) -> None:
     add_prompts_file(flags, "; # starts a comment line")
 
 
-def add_prompts_file(flags: Flags, more: str = " (default: twenty of our own)") -> None:
-    """--prompts-file."""
-    add_file(flags, "--prompts-file", None, f"one prompt per line{more}")
+def add_prompts_file(flags: Flags, more: str = " (default: twenty of our own)", *more_names: str) -> None:
+    """--prompts-file, also under the names of `more_names`."""
+    text = f"one prompt per line{more}"
+    flags.add_argument("--prompts-file", *more_names, type=values.file, metavar="FILE", help=text)
 
 
 def add_calibration(

@@ -60,6 +60,16 @@ class Calibration:
     table_digest: str = ""
     """Stands for the table in the plan."""
 
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of the recorded pictures, or of the cache where there are none; each once."""
+        found = (
+            self.cache.meta.get("prompts", {}).values()
+            if self.images is None
+            else self.images.manifest["prompts"]
+        )
+        return list(dict.fromkeys(found))
+
 
 @dataclass(frozen=True)
 class Quantized:

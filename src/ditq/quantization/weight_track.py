@@ -129,6 +129,7 @@ def _config(
     return {
         **begun,
         "producer": f"ditq {ditq.__version__}",
+        "calibration_prompts": Calibration(None, cache).prompts,
         "bits_w": track.spec.bits,
         "bits_a": track.activation_bits,
         "iterations": getattr(track.method, "iterations", 0),
