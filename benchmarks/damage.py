@@ -229,7 +229,7 @@ def _write(args: argparse.Namespace, inputs: list[dict], rows: dict[str, dict[st
         )
     second = (
         "All inputs of the blocks on grids: the same measured error of the predictions, and that of static grids as "
-        "1; its 95 % interval is of the bootstrap over pictures, the same for both."
+        "1. Intervals are of the bootstrap over pictures; those of two pictures are hardly more than their two values."
     )
     third = (
         f"Mean squared error of the final latents of {args.prompts} pictures that are drawn from the same noise, its "
