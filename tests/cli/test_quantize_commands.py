@@ -77,11 +77,12 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_
             {"paths": ["*_blocks.*"], "method": "qronos", "bits": 4, "group_size": 64},
             {"paths": ["*"], "method": "float"},
         ],
-        "activations": {"bits": 8},
+        "activations": {"bits": 8, "damage": {"num_images": 1, "stride": 5, "noise_steps": 1}},
     }
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
     argv = ["--recipe", str(tmp_path / "mine.json"), "--calib", str(calibration), *QUICK, "--blocks", "1"]
-    quantize_qronos.main([*argv, "--out", str(tmp_path / "one")])
+    quantize_qronos.main([*argv, "--keep-work", "--out", str(tmp_path / "one")])
+    assert len(list((tmp_path / "one").rglob("damage.npz"))) == 1
     assert "mine: " in capsys.readouterr().out
     parts = checkpoint.load(tmp_path / "one")
     inner = [path for path in parts.weights if ".adaLN_modulation." not in path]

@@ -25,6 +25,7 @@ SMALLER = {
     "python -m src.activation_diagnostics.profile_postgelu": "--num-samples 3 --force",
     "python -m src.activation_diagnostics.visualize_postgelu": "--layers mm_00_img --force",
     "python -m src.collect_layer_activations": FEW_ROWS,
+    "python -m src.measure_damage": "--num-images 1 --stride 4 --noise-steps 2",
     "python -m src.cache_adaround_data": FEW_ROWS,
     "python -m src.adaround_optimize": "--iters 3",
     "python -m src.load_adaround_model": "--steps 3",

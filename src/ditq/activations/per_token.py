@@ -13,7 +13,7 @@ from ditq.activations.decision import Decision, Weights
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.errors import UserError
 from ditq.core.spec import is_whole
-from ditq.diagnostics import LayerStatistics, PooledStatistics
+from ditq.diagnostics import LayerStatistics
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PerToken:
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
     ) -> Decision:
         """The grids of all observed inputs, a row each, which holds at all timesteps."""
-        pooled = PooledStatistics(statistics.folder, statistics.manifest)
+        pooled = statistics.pooled
         rows = GridRows.of([self.bits], np.ones(1), per_token=np.array([self.part]))
         grid: ActivationGrid = TimestepGrid(pooled.timesteps, rows)
         for _ in statistics.steps:

@@ -31,6 +31,7 @@ from ditq.cli import values
 from ditq.cli.flags import (
     CALIBRATION,
     add_count,
+    add_file,
     add_model_path,
     add_numbers,
     add_run_flags,
@@ -44,7 +45,7 @@ from ditq.cli.run import run
 from ditq.core.errors import UserError
 from ditq.core.files import lock, write_figure, write_json
 from ditq.core.spec import Spec
-from ditq.diagnostics import LayerStatistics, read_layer_statistics
+from ditq.diagnostics import LayerStatistics, read_damage, read_layer_statistics
 
 TEMPORAL = "layer_temporal_analysis.json"
 
@@ -70,6 +71,10 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FILE",
         help="default: quant_config.json beside --stats",
     )
+    text = (
+        "choose grids and bits by what errors cost at the end of the trajectory, as measure_damage found it"
+    )
+    add_file(flags, "--damage", None, f"{text} (default: by the error of each layer's output)")
     _add_bit_flags(flags)
     _add_grid_flags(flags)
     group = flags.add_argument_group(
@@ -89,6 +94,10 @@ def analyze(args: argparse.Namespace) -> None:
         refuse_overwriting(path, args)
     method = method_from(args)
     statistics = read_layer_statistics(args.stats)
+    if args.damage is not None:
+        damage = read_damage(args.damage)
+        damage.check(statistics, str(args.damage))
+        method = method.by_damage(damage)
     if args.dry_run:
         steps = 1 if isinstance(method, Static) else len(statistics.steps)
         layers, inputs = len(statistics.layers), len(statistics.groups)
@@ -131,7 +140,7 @@ def write_decision(
     return summary, analysed, len(draw(statistics, decision, output)) if plots else 0
 
 
-def method_from(args: argparse.Namespace) -> ActivationMethod:
+def method_from(args: argparse.Namespace) -> Static | PerTimestep:
     """The method that the flags describe. Raises UserError for flags that exclude each other."""
     if args.bits is not None and args.objective == "error":
         raise UserError("--bits", got="with --objective error", remedy="give one of them")
@@ -162,7 +171,7 @@ def method_from(args: argparse.Namespace) -> ActivationMethod:
     if not args.norm >= 1:
         raise UserError("--norm", got=args.norm, expected="at least 1")
     common = bits, args.scale, args.norm, smoothing, args.shift_gain
-    return Static(*common) if args.timesteps == "one" else PerTimestep(*common, args.time_gain)
+    return Static(*common) if args.timesteps == "one" else PerTimestep(*common, time_gain=args.time_gain)
 
 
 def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any]:
@@ -173,6 +182,7 @@ def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any
     weighted = sum(sizes[source] * float(np.mean(bits)) for source, bits in decision.bits.items())
     cells = [b for source, paths in statistics.groups.items() for b in decision.bits[source] * len(paths)]
     kinds = list(decision.kinds.values())
+    predicted = [one["predicted_damage"] for one in decision.reports.values() if "predicted_damage" in one]
     return {
         "layers": len(statistics.layers),
         "inputs": len(statistics.groups),
@@ -181,6 +191,7 @@ def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any
         "bits": {f"A{b}": cells.count(b) for b in sorted(set(cells))},
         "shift_kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "smoothed_inputs": len(decision.smooth),
+        **({"predicted_damage": sum(predicted)} if predicted else {}),
     }
 
 
@@ -276,8 +287,10 @@ def _report(
         say(json.dumps({**facts, "figures": figures, "seconds": round(seconds, 3)}))
         return
     bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
+    damage = summary.get("predicted_damage")
+    predicted = "" if damage is None else f"predicted mean squared error of the latents {damage:.3g}, "
     say(
         f"{summary['layers']} layers x {summary['timesteps']} timesteps: {bits} ({summary['average_bits']:.2f} bits on "
-        f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {figures} figures, "
+        f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {predicted}{figures} figures, "
         f"{seconds:.1f} s: {output}"
     )

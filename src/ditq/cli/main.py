@@ -19,6 +19,7 @@ STEPS: dict[str, tuple[str, str]] = {
     "benchmark": ("benchmark", "the same with the amounts of the GPTQ baseline: 5000 pictures"),
     "compare-methods": ("compare_methods", "put weights on the same grids by every method, and compare"),
     "collect-layer-activations": ("collect_layer_activations", "step 2A: what every layer receives"),
+    "measure-damage": ("measure_damage", "what errors in layers' inputs cost at the end of a trajectory"),
     "analyze-activations": ("analyze_activations", "step 3A: bits, grids and channel factors of activations"),
     "cache-adaround-data": ("cache_adaround_data", "step 2W: inputs and outputs of every block"),
     "adaround-optimize": ("adaround_optimize", "step 3W: learned rounding of every block's weights"),

@@ -2,15 +2,17 @@
 
 from ditq.diagnostics.channels import ChannelStatistics, merged, moving_shift
 from ditq.diagnostics.collect import InputRecipe, collect_forecast, collect_inputs
+from ditq.diagnostics.damage import Damage, read_damage, write_damage
 from ditq.diagnostics.judge import Thresholds, verdict
 from ditq.diagnostics.layer_files import (
     LayerStatistics,
     PooledStatistics,
-    merge_inputs,
     read_layer_statistics,
 )
 from ditq.diagnostics.layer_inputs import InputStatistics
 from ditq.diagnostics.layer_names import Named, chosen, representative, streams
+from ditq.diagnostics.measure_damage import DamageRecipe, damage_forecast, measure_damage
+from ditq.diagnostics.merging import merge_inputs
 from ditq.diagnostics.profiling import ProfileRecipe, observed_paths, parts_of, profile, profile_forecast
 from ditq.diagnostics.statistics import ActivationStatistics, merge, read_statistics, write_statistics
 from ditq.diagnostics.summary_table import LEGEND, summary_rows
@@ -19,6 +21,8 @@ __all__ = [
     "LEGEND",
     "ActivationStatistics",
     "ChannelStatistics",
+    "Damage",
+    "DamageRecipe",
     "InputRecipe",
     "InputStatistics",
     "LayerStatistics",
@@ -29,6 +33,8 @@ __all__ = [
     "chosen",
     "collect_forecast",
     "collect_inputs",
+    "damage_forecast",
+    "measure_damage",
     "merge",
     "merge_inputs",
     "merged",
@@ -37,11 +43,13 @@ __all__ = [
     "parts_of",
     "profile",
     "profile_forecast",
+    "read_damage",
     "read_layer_statistics",
     "read_statistics",
     "representative",
     "streams",
     "summary_rows",
     "verdict",
+    "write_damage",
     "write_statistics",
 ]

@@ -10,6 +10,7 @@ from ditq import capture
 from ditq.activations import (
     ActivationMethod,
     ActivationTable,
+    SearchedGrids,
     method_for,
     read_quant_config,
     write_quant_config,
@@ -20,7 +21,7 @@ from ditq.core.errors import UserError
 from ditq.core.files import read_text
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
-from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
+from ditq.diagnostics import InputRecipe, collect_inputs, measure_damage, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
 from ditq.models.base import TextToImage
 from ditq.quantization.amounts import amounts_for
@@ -139,6 +140,17 @@ def _decide(
         model, images, wanted, config.parent, True, lambda count: on_unit("activations", count, forwards)
     )
     statistics = read_layer_statistics(config.parent / MANIFEST)
+    if isinstance(method, SearchedGrids) and method.measure is not None:
+        passes = method.measure.passes(images)
+        damage = measure_damage(
+            model,
+            images,
+            method.measure,
+            config.parent / "damage.npz",
+            True,
+            lambda count: on_unit("damage", count, passes),
+        )
+        method = method.by_damage(damage)
     network = model.network()
     layers = network.anatomy.modules(network)
     decision = method.decide(
