@@ -69,7 +69,7 @@ class SearchedGrids:
         if smooth not in POLICIES:
             raise UserError(f"{where}: smooth", got=shown(smooth), expected=" or ".join(POLICIES))
         asked_for = {name: asked.get(name, getattr(cls, name)) for name in cls.NUMBERS}
-        numbers = {
+        numbers: dict[str, Any] = {
             name: float(checked(value, float, f"{where}: {name}")) for name, value in asked_for.items()
         }
         if not numbers["norm"] >= 1:
@@ -127,7 +127,7 @@ class SearchedGrids:
             if self.damage is not None:
                 reports[source] |= {"damage": errors, "predicted_damage": errors[kind]}
                 continue
-            energy = sum(one.energy for one in judged[source]) or 1.0
+            energy = sum(one.energy or 0.0 for one in judged[source]) or 1.0
             reports[source]["relative_error"] = {name: error / energy for name, error in errors.items()}
         ranges = {source: np.array([one.reach.range for one in steps]) for source, steps in judged.items()}
         return Decision.of(statistics, grids, ranges=ranges, reports=reports), own

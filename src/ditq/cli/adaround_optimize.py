@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,11 @@ def add_grid_flags(flags: argparse.ArgumentParser) -> None:
 
 def optimise(args: argparse.Namespace) -> None:
     """Writes the blocks, config.json and the figures, and prints how good they are."""
+    track = track_from(args)
     cache = read_block_cache(args.cache_dir)
     args.iters = amount(args.iters, cache.meta["model"], "iterations")
-    track = track_from(args)
+    assert isinstance(track.method, AdaRound)
+    track = replace(track, method=replace(track.method, iterations=args.iters))
     model = model_from(args, cache.meta["model"])
     recipe = track.recipe(model.skeleton().anatomy)
     refuse_begun(args.out / "plan.json", args)
@@ -168,7 +170,8 @@ def track_from(args: argparse.Namespace) -> WeightTrack:
         without_effect(args, "where no input grids are learned", "lr_scale")
     if args.quant_config is not None and args.bits_a != 8:
         without_effect(args, "with --quant-config, which says the bits", "bits_a")
-    values = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
+    given = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
+    values = {name: value for name, value in given.items() if value is not None}
     table, digest = None, ""
     if args.quant_config is not None:
         table, digest = read_quant_config(args.quant_config), plan.digest(read_text(args.quant_config))

@@ -47,7 +47,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "--spike-from": (1, 1e9),
     "--time-gain": (0, 1),
     "--shift-gain": (0, 1),
-    "--min-ssim": (-1, 1),
+    "--min-ssim": (0, 1),
     "--num-trajectories": (0, 1000),
     "--num-flat": (0, 1000),
     "--num-timed": (0, 1000),

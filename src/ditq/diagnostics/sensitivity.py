@@ -38,7 +38,9 @@ def squared_gradients(
     """
     latents, inputs = replay_inputs(network, images, chosen, step)
     states, shapes = _forward(network, latents, inputs, layers)
-    signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), (len(chosen), *latents.shape[1:]))
+    signs = np.random.default_rng(seed).choice(
+        np.array([-1, 1], np.float32), (len(chosen), *latents.shape[1:])
+    )
     gradients = _behind_the_blocks(network, images, states[-1], signs)
     squares: dict[str, PerChannel] = {}
     for number in reversed(range(len(network.blocks))):
