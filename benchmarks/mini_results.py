@@ -25,10 +25,10 @@ from ditq.activations import ActivationTable, ByError, ByTier, Fixed, PerTimeste
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import read_block_cache
 from ditq.checkpoint import QuantizedCheckpoint
-from ditq.cli.amounts import Amounts
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.pipeline import Pipeline
 from ditq.cli.progress import Progress
+from ditq.cli.run_pipeline import pipeline_recipe
 from ditq.cli.stages import finish
 from ditq.core import plan
 from ditq.core.files import read_json, read_text, write_figure, write_json, write_text
@@ -49,6 +49,7 @@ from ditq.evaluation import (
 from ditq.models import load
 from ditq.plots.comparison import picture_grid, scores_by_variant
 from ditq.quantization import WeightTrack, quantize_weights
+from ditq.quantization.amounts import Amounts
 from ditq.sampling.generate import settings_for
 from ditq.weights import AdaRound
 
@@ -175,7 +176,8 @@ def main() -> None:
     settings, prompts = settings_for(model), evaluation_prompts("mini", args.prompts)
     amounts = Amounts(args.images, settings.steps, settings.guidance, args.images, 7, min(args.images, 16), 2)
     amounts = replace(amounts, iterations=args.iters, prompts=len(prompts), batch_size=8)
-    line = Pipeline(model, settings, amounts, Spec(4), 8, "none", 0, args.work)
+    recipe = pipeline_recipe(Spec(4), amounts, "none")
+    line = Pipeline(model, settings, amounts, recipe, 8, "none", 0, args.work)
     line.begin(resume=True)
     study = Study(line, args.iters)
     study.calibrate()

@@ -9,6 +9,7 @@ fitted on: about 25 minutes with `--prompts 24` on one core. Finished parts are 
 import argparse
 import platform
 import textwrap
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from ditq.evaluation import (
 )
 from ditq.models import load
 from ditq.quantization import quantize
-from ditq.quantization.preparation import CalibrationAmounts, calibrated
+from ditq.quantization.preparation import calibrated, calibration_amounts
 from ditq.sampling.generate import settings_for
 
 ROLES = {"adaLN": "modulation", "embedders": "embedder", "head": "head"}
@@ -118,7 +119,7 @@ def main() -> None:
 
 def quantized(model, recipe: Recipe, images: int, work: Path, name: str) -> QuantizedCheckpoint:
     """The checkpoint of a recipe, from the recorded pictures."""
-    amounts = CalibrationAmounts(images, 7, 8, "float32")
+    amounts = replace(calibration_amounts("mini", images), num_images=images)
     folder = work / "runs" / slug(name)
     with Bars() as bars:
         calibration = calibrated(

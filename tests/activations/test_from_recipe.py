@@ -23,6 +23,7 @@ from ditq.activations import (
 from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.spec import Spec
+from ditq.diagnostics import DamageRecipe
 from tests.activations.invented import folder, weights_of
 
 
@@ -39,6 +40,8 @@ def test_words_become_a_method():
     assert (budget.bits, budget.how, budget.shift_gain) == (ByError(5.0), "max", 0.1)
     static = method_for({"method": "static", "bits": 8, "norm": 2}, Spec(4), "r")
     assert static == Static(Fixed(8), norm=2.0, smoothing=Smoothing("none"))
+    by = method_for({"bits": 8, "damage": {"num_images": 2}}, Spec(4), "r")
+    assert isinstance(by, PerTimestep) and by.measure == DamageRecipe(num_images=2) and by.damage is None
     timed = method_for({"bits": 8, "time_gain": 0.5}, Spec(4), "r")
     assert isinstance(timed, PerTimestep) and timed.time_gain == 0.5
 
@@ -58,6 +61,10 @@ def test_words_become_a_method():
         ({"bits": 8, "norm": 0.5}, "norm: got 0.5; expected at least 1"),
         ({"bits": 8, "method": "dynamic"}, "method: got 'dynamic'; expected one of per-timestep, static"),
         ({"bits": 8, "method": "static", "time_gain": 0.1}, "got time_gain; expected some of bits"),
+        (
+            {"bits": 8, "damage": {"colour": 1}},
+            "activations: damage: damage: got colour; expected one of num_images",
+        ),
         ([8], "activations: got [8]"),
     ],
 )

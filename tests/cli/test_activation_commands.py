@@ -8,9 +8,9 @@ import sys
 import time
 
 from ditq.activations import read_quant_config
-from ditq.cli import analyze_activations, collect_layer_activations
+from ditq.cli import analyze_activations, collect_layer_activations, measure_damage
 from ditq.core.files import read_image
-from ditq.diagnostics.layer_files import step_file
+from ditq.diagnostics.layer_files import MANIFEST, step_file
 from tests.activations.invented import FC1, folder
 from tests.house.checker import ROOT
 
@@ -80,3 +80,38 @@ def test_command_writes_config_analysis_and_figures(capsys, fails, tmp_path):
         (["--stats", str(tmp_path / "none.json")], "no such file"),
     ):
         assert message in fails(analyze_activations.main, *argv, *wrong, "--force")
+
+
+def test_damage_is_measured_and_decides(calibration, capsys, fails, tmp_path):
+    out, main = tmp_path / "damage.npz", measure_damage.main
+    argv = ["--calibration", str(calibration), "--out", str(out), "--num-images", "1", "--stride", "5"]
+    argv += ["--noise-steps", "2"]
+    main([*argv, "--dry-run"])
+    assert "37 inputs on 1 pictures: gradients at 2 steps, noise at 2" in capsys.readouterr().out
+    assert not out.exists()
+    main(argv)
+    assert "37 inputs x 2 steps; of an error of the prediction, " in capsys.readouterr().out
+    assert "use --resume, --force" in fails(main, *argv)
+    main([*argv, "--resume", "--json"])
+    assert json.loads(capsys.readouterr().out)["inputs"] == 37
+    assert "--model sd1.5: got calibration data of mini" in fails(main, *argv, "--model", "sd1.5")
+    collected = [
+        "--calib-dir",
+        str(calibration),
+        "--num-images",
+        "1",
+        "--stride",
+        "5",
+        "--out",
+        str(tmp_path),
+    ]
+    collect_layer_activations.main(collected)
+    statistics = ["--stats", str(tmp_path / "layer_statistics.json"), "--smooth", "none", "--no-plots"]
+    capsys.readouterr()
+    analyze_activations.main([*statistics, "--bits", "4", "--damage", str(out)])
+    assert "predicted mean squared error of the latents " in capsys.readouterr().out
+    config = json.loads((tmp_path / "quant_config.json").read_text())
+    assert config["summary"]["predicted_damage"] > 0 and len(config["method"]["damage"]) == 16
+    other = folder(tmp_path / "other")
+    wrong = fails(analyze_activations.main, "--stats", str(other.folder / MANIFEST), "--damage", str(out))
+    assert "damage.npz: model: got mini; expected invented, as the statistics say" in wrong

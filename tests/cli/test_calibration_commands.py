@@ -37,8 +37,8 @@ def test_dry_run_tells_points_disk_and_time(capsys, tmp_path):
     assert "disk: 106.6 MB" in out and "on this machine as it is now" in out and os.listdir(tmp_path) == []
     generate_calibration_data.main(["--model", "mini", "--dry-run", "--calib-dir", str(tmp_path / "x")])
     out = capsys.readouterr().out
-    assert "trajectories to record: 50 of 128x128, 2,500 points" in out
-    assert "disk: 25." in out and os.listdir(tmp_path) == []
+    assert "trajectories to record: 40 of 128x128, 1,120 points" in out
+    assert "disk: 1" in out and os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(

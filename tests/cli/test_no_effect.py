@@ -47,6 +47,11 @@ def told(capsys, main, *argv) -> tuple[str, str]:
             ["a fox", "--model", "sd1.5", "--text-encoders", "clip", "--dry-run"],
             ["--text-encoders"],
         ),
+        (
+            generate.main,
+            ["a fox", "--model", "pixart-alpha", "--text-encoders", "clip", "--dry-run"],
+            ["--text-encoders"],
+        ),
         (quantize.main, ["--list", "--out", "x", "--seed", "3"], ["--out", "--seed"]),
         (
             run_pipeline.main,

@@ -77,11 +77,12 @@ def test_recipe_files_first_blocks_and_quantized_adaln(capsys, calibration, tmp_
             {"paths": ["*_blocks.*"], "method": "qronos", "bits": 4, "group_size": 64},
             {"paths": ["*"], "method": "float"},
         ],
-        "activations": {"bits": 8},
+        "activations": {"bits": 8, "damage": {"num_images": 1, "stride": 5, "noise_steps": 1}},
     }
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
     argv = ["--recipe", str(tmp_path / "mine.json"), "--calib", str(calibration), *QUICK, "--blocks", "1"]
-    quantize_qronos.main([*argv, "--out", str(tmp_path / "one")])
+    quantize_qronos.main([*argv, "--keep-work", "--out", str(tmp_path / "one")])
+    assert len(list((tmp_path / "one").rglob("damage.npz"))) == 1
     assert "mine: " in capsys.readouterr().out
     parts = checkpoint.load(tmp_path / "one")
     inner = [path for path in parts.weights if ".adaLN_modulation." not in path]
@@ -162,7 +163,7 @@ def test_presets_are_listed(capsys):
 
 def test_benchmark_measures_weights_alone_and_activations_too(capsys, fails, quantized, tmp_path):
     flags = f"--num_images 2 --batch_size 2 --output_dir {tmp_path / 'results'}".split()
-    argv = [*flags, "--checkpoint", str(quantized), "--steps", "2"]
+    argv = [*flags, "--checkpoint", str(quantized), "--steps", "2", "--num-timed", "1", "--num-flat", "1"]
     benchmark.main(argv)
     told = capsys.readouterr().out
     assert "| W4A16 |" in told and "| W4, activations quantized |" in told and "ms per step" in told

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from ditq.checkpoint import read_folder
 from ditq.cli.pipeline_page import ordinal
 from ditq.cli.run_pipeline import main
+from ditq.core.files import read_image
 from ditq.evaluation import fingerprint_of, read_report
 from tests.house.checker import ROOT
 
@@ -24,6 +24,7 @@ AMOUNTS = {
     "statistics-images": 2,
     "statistics-stride": 2,
     "iters": 3,
+    "tuning": 2,
     "prompts": 2,
     "batch-size": 2,
 }
@@ -33,8 +34,7 @@ STEPS = [
     "collect_layer_activations",
     "analyze_activations",
     "cache_adaround_data",
-    "adaround_optimize",
-    "export_checkpoint",
+    "quantize",
     "evaluate",
     "comparison_page",
 ]
@@ -51,7 +51,7 @@ def finished(tmp_path_factory):
 def result(folder) -> tuple:
     """What a run is for, without times."""
     report = read_report(folder / "evaluation" / "report.json")
-    pictures = [np.load(part)["pictures"] for part in sorted((folder / "evaluation").rglob("[0-9]*.npz"))]
+    pictures = [read_image(path)[0] for path in sorted((folder / "evaluation").rglob("[0-9]*.png"))]
     digest = fingerprint_of(read_folder(folder / "checkpoint"))
     scores = [entry.scores for entry in [report.reference, report.floor, *report.variants]]
     return digest, scores, [picture.tobytes() for picture in pictures]
@@ -62,8 +62,9 @@ def test_every_step_leaves_what_it_is_for(finished):
         "calibration_data/manifest.json",
         "calibration_data/activations/quant_config.json",
         "calibration_data/adaround_cache/metadata.json",
-        "adaround_output/config.json",
-        "adaround_output/weights/mm3.npz",
+        "quantization/blocks.json",
+        "quantization/weights/mm3.npz",
+        "quantization/weights/tuning.npz",
         "checkpoint/config.json",
         "evaluation/report.json",
         "comparison.png",
@@ -113,7 +114,7 @@ def test_other_settings_and_a_second_run_are_refused(finished, capsys):
 def test_dry_run_computes_nothing(tmp_path, capsys):
     main(["--out", str(tmp_path / "none"), "--quick", "--dry-run"])
     told = capsys.readouterr().out
-    assert "mini to W4A8, 8 steps" in told and "on this machine as it is now" in told
+    assert "mini to W4A8, 7 steps" in told and "on this machine as it is now" in told
     main(["--out", str(tmp_path / "none"), "--dry-run", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["steps"] == STEPS == list(told["seconds_by_step"])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_npz, write_json, write_npz
+from ditq.core.files import read_image, read_json, read_npz, write_json, write_npz, write_png
 from ditq.evaluation import draw
-from ditq.evaluation.drawing import part_of
+from ditq.evaluation.drawing import part_of, picture_of
 from ditq.evaluation.variants import float_variant
 from ditq.sampling.generate import settings_for
 from tests.sampling.test_generate import Small
@@ -23,23 +23,25 @@ def drawn(folder, model=None):
 def test_what_is_lost_cut_off_or_another_batch_is_drawn_again(tmp_path):
     found, counts = drawn(tmp_path)
     assert counts == [0, 2, 1]
-    path = part_of(found.folder, 0)
-    before, data = read_npz(path), path.read_bytes()
+    path, second = part_of(found.folder, 0), picture_of(found.folder, 1)
+    before, data, pixels = read_npz(path), path.read_bytes(), read_image(second)[0]
     changes = (
         lambda: path.unlink(),
         lambda: path.write_bytes(data[:-100]),
-        lambda: write_npz(path, {**before, "pictures": before["pictures"][:1]}),
-        lambda: write_npz(path, {**before, "pictures": before["pictures"][:, :8]}),
+        lambda: second.unlink(),
+        lambda: [write_png(picture_of(found.folder, i), pixels[:8], {}) for i in range(2)],
+        lambda: write_png(second, pixels[:8], {}),
+        lambda: second.write_bytes(second.read_bytes()[:60]),
         lambda: write_npz(path, {**before, "latents": np.full_like(before["latents"], np.nan)}),
     )
     for number, change in enumerate(changes):
         change()
         if number != 3:  # readers do not know the size
-            with pytest.raises(UserError, match=r"00000.npz.*run the same command again"):
+            with pytest.raises(UserError, match=r"0000[01]\.(npz|png).*run the same command again"):
                 list(found.batches())
         assert drawn(tmp_path)[1] == [1, 2]
-        for name in ("pictures", "latents"):
-            assert np.array_equal(read_npz(path)[name], before[name])
+        assert np.array_equal(read_npz(path)["latents"], before["latents"])
+        assert np.array_equal(read_image(second)[0], pixels)
     assert drawn(tmp_path)[1] == [3]
 
 

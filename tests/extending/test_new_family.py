@@ -70,7 +70,8 @@ def folders(calibration, tmp_path_factory):
         name = str(everything) if recipe == "everything" else recipe
         out = place / recipe
         flags = ["--model", "toy", "--recipe", name, "--calib", str(calibration), "--out", str(out)]
-        quantize.main([*flags, "--num-images", "3", "--stride", "2"])
+        amounts = "--num-images 3 --stride 2 --statistics-images 3 --statistics-stride 1"
+        quantize.main([*flags, *amounts.split()])
         made[recipe] = out
     return made
 

@@ -136,6 +136,7 @@ def test_the_benchmark_computes_the_invented_metric(quantized, tmp_path):
         "2",
         "--steps",
         "3",
+        *("--num-timed", "1", "--num-flat", "1"),
     ]
     benchmark.main([*flags, "--metrics", "changed", "psnr", "--out", str(tmp_path / "results")])
     report = read_json(tmp_path / "results" / "report.json")

@@ -16,6 +16,7 @@ TRAINING = "python scripts/train_mini.py"
 FEW = "--num-images 3 --num-steps 8 --batch-size 2 --model mini --force"
 FEW_POINTS = "--num-fid-samples 2 --num-sampling-steps 6 --num-selected-steps 3 --model mini --force"
 FEW_ROWS = "--num-images 2 --stride 3 --batch-size 2"
+LITTLE = "--num-timed 1 --num-flat 1 --num-trajectories 1"
 SMALLER = {
     "ditq generate": "--steps 3 --force",
     "python -m src.generate": "--steps 3 --force",
@@ -24,6 +25,7 @@ SMALLER = {
     "python -m src.activation_diagnostics.profile_postgelu": "--num-samples 3 --force",
     "python -m src.activation_diagnostics.visualize_postgelu": "--layers mm_00_img --force",
     "python -m src.collect_layer_activations": FEW_ROWS,
+    "python -m src.measure_damage": "--num-images 1 --stride 4 --noise-steps 2",
     "python -m src.cache_adaround_data": FEW_ROWS,
     "python -m src.adaround_optimize": "--iters 3",
     "python -m src.load_adaround_model": "--steps 3",
@@ -31,11 +33,12 @@ SMALLER = {
     "python -m src.quantize_qronos": f"{FEW_ROWS} --blocks 1",
     "python -m src.compare_methods": f"{FEW_ROWS} --bits 4 --methods rounding-mse gptq --iters 3 --num-prompts 2"
     " --num-held-out 1 --steps 2 --force",
+    "python -m src.evaluate": f"--num-prompts 2 --steps 3 {LITTLE}",
     "python -m src.run_pipeline": "--steps 3 --images 2 --cache-images 2 --cache-stride 2 --statistics-images 2"
-    " --statistics-stride 2 --iters 3 --prompts 2 --batch-size 2",
+    " --statistics-stride 2 --iters 3 --tuning 2 --prompts 2 --batch-size 2",
     "python scripts/01_collect_calibration_data.py": "--num_samples 3 --steps 8 --model mini --force",
     "python scripts/02_quantize_model.py": f"{FEW_ROWS} --blocks 1",
-    "python scripts/03_benchmark.py": "--num_images 2 --steps 3 --checkpoint ./quantized_model",
+    "python scripts/03_benchmark.py": f"--num_images 2 --steps 3 --checkpoint ./quantized_model {LITTLE}",
     "python scripts/generate_samples.py": "--steps 2 --checkpoint ./quantized_model",
 }
 """Flags that are typed after a program's own, so that it does little: the last of two equal flags holds."""

@@ -68,7 +68,8 @@ def test_the_vae_of_another_family_is_told_by_its_scale(tmp_path):
     flux = {"scaling_factor": 0.3611, "shift_factor": 0.1159}
     (tmp_path / "config.json").write_text(json.dumps(flux))
     with pytest.raises(
-        UserError, match="scaling_factor 0.3611, shift_factor 0.1159; expected scaling_factor 1.5305"
+        UserError,
+        match="0.3611, shift_factor 0.1159, as the VAE of FLUX has; expected scaling_factor 1.5305",
     ):
         VAE(tmp_path, SHAPE).decoder()
     (tmp_path / "config.json").write_text(json.dumps({"scaling_factor": 1.5305, "shift_factor": 0.0609}))

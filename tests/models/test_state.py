@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from ditq.models.state import Flow, joined, row_batches, run_block, take_rows
+from ditq.models.state import BATCH_VALUES, Flow, row_batches, rows_at_once, run_block, take_rows
 
 
 class Down(nn.Module):
@@ -48,14 +48,31 @@ def test_an_array_that_nobody_reads_is_not_carried():
     assert flow.carried(0) == {"x": 0} and flow.read_later(1) == ("x",)
 
 
-def test_rows_are_taken_in_float32_and_joined_again():
+class Squares:
+    """Row r holds r, squared; not in memory."""
+
+    shape = (5, 2)
+
+    def rows(self, rows):
+        return mx.array(np.repeat(np.square(rows)[:, None], 2, axis=1))
+
+
+def test_rows_are_taken_in_float32_from_memory_or_from_elsewhere():
     state = {"x": mx.arange(10).reshape(5, 2).astype(mx.float16), "y": mx.arange(5)}
     rows = np.arange(5)
     parts = [take_rows(state, some) for some in row_batches(rows, 2)]
     assert [len(part["y"]) for part in parts] == [2, 2, 1]
-    whole = joined(parts)
-    assert whole["x"].dtype == mx.float32
-    assert whole["x"].tolist() == state["x"].tolist() and whole["y"].tolist() == [0, 1, 2, 3, 4]
+    assert all(part["x"].dtype == mx.float32 for part in parts)
+    assert [row for part in parts for row in part["x"].tolist()] == state["x"].tolist()
+    taken = take_rows({"x": Squares()}, np.array([3, 1]))
+    assert taken["x"].dtype == mx.float32 and taken["x"].tolist() == [[9, 9], [1, 1]]
+
+
+def test_few_rows_run_at_once_where_pictures_are_large():
+    assert rows_at_once({"x": Squares()}) == 16 and rows_at_once({}) == 16
+    large = {"x": mx.zeros((1, BATCH_VALUES // 4)), "y": mx.zeros((1, BATCH_VALUES // 4))}
+    assert rows_at_once(large) == 2
+    assert rows_at_once({**large, "z": mx.zeros((1, 4 * BATCH_VALUES))}) == 1
 
 
 def test_what_is_written_again_before_it_is_read_is_not_carried():

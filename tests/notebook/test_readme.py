@@ -6,8 +6,8 @@ import pytest
 
 import ditq
 from ditq.checkpoint import read_folder
-from ditq.cli import amounts
 from ditq.models.mini import Mini
+from ditq.quantization import amounts
 from tests.house.checker import ROOT
 
 

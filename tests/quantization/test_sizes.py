@@ -36,6 +36,16 @@ def test_stable_diffusion_with_its_convolutions_takes_less_than_a_third(preset):
     assert np.isclose(weights_bytes(network, {}), 1.72e9, rtol=0.01)
 
 
+@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("model", ["pixart-alpha", "pixart-sigma"])
+def test_every_preset_fits_pixart(model, preset):
+    network, recipe = load(model).skeleton(), read_recipe(preset)
+    check_storable(network, recipe)
+    assert list(assigned(network, recipe).rules) == list(network.anatomy.modules(network))
+    assert 0.25 < share(model, preset) <= (0.55 if preset == "w8a8" else 0.30)
+    assert np.isclose(weights_bytes(network, {}), 1.22e9, rtol=0.01)
+
+
 def test_a_share_is_that_of_the_weights_bits():
     """By hand, for SD3 Medium: packed codes with a float16 scale and bias in each group, the rest as float16."""
     network, recipe = load("sd3-medium").skeleton(), read_recipe("w4a8-small")

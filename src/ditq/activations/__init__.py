@@ -13,6 +13,7 @@ from ditq.activations.log_snr import LogSNRGrid
 from ditq.activations.per_timestep import PerTimestep
 from ditq.activations.per_token import PerToken
 from ditq.activations.quant_config import read_quant_config, write_quant_config
+from ditq.activations.searched_grids import SearchedGrids
 from ditq.activations.smooth import Smoothing
 from ditq.activations.static import Static
 from ditq.activations.table import ActivationTable
@@ -32,6 +33,7 @@ __all__ = [
     "LogSNRGrid",
     "PerTimestep",
     "PerToken",
+    "SearchedGrids",
     "Smoothing",
     "Static",
     "Tiers",

@@ -22,8 +22,8 @@ class Judged:
     """The output error by bits, those that `options` named."""
     size: int
     """Values that the input had over the calibration."""
-    energy: float
-    """What errors are relative to."""
+    energy: float | None
+    """What errors are relative to; None: they are comparable as they are."""
     smoothed: bool
     """Whether it has channel factors."""
 
@@ -79,10 +79,10 @@ class Fixed:
 
 @dataclass(frozen=True)
 class ByError:
-    """The least sum of relative output errors at an average of bits per activation value.
+    """The least sum of relative output errors, or of damages, at an average of bits per activation value.
 
-    Errors are relative to the layer's output over all timesteps, so that a loud layer does not outvote the others
-    while a loud timestep still counts for more. An input that several layers share counts once.
+    Output errors are relative to the layer's output over all timesteps, so that a loud layer does not outvote the
+    others while a loud timestep still counts for more. An input that several layers share counts once.
     """
 
     average_bits: float = 6.0
@@ -100,7 +100,8 @@ class ByError:
         """The allocation of `budget.allocate`."""
         errors, sizes = [], []
         for steps in judged.values():
-            energy = sum(one.energy for one in steps) or 1.0
+            energies = [one.energy for one in steps if one.energy is not None]
+            energy = sum(energies) or 1.0
             errors += [[one.errors[b] / energy for b in TIERS] for one in steps]
             sizes += [float(one.size) for one in steps]
         options = allocate(np.array(errors), TIERS, np.array(sizes), self.average_bits)

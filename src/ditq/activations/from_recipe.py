@@ -6,7 +6,8 @@
 "activations": {"method": "static", "bits": 8}             one grid for all timesteps
 "activations": {"method": "dual-scale", "bits": 8}         a step above zero and one below it
 "activations": {"method": "per-token", "bits": 8}          each token's own greatest value decides
-beside it: "scale": "mse" or "max", "smooth": "none", "foldable" or "all", "norm", "shift_gain", "time_gain": numbers
+beside it: "scale": "mse" or "max", "smooth": "none", "foldable" or "all", "norm", "shift_gain", "time_gain": numbers,
+           "damage": {} or the fields of `diagnostics.DamageRecipe`: by what errors cost at the end of the trajectory
 Other methods are given their fields by name.
 """
 

@@ -6,6 +6,7 @@ least and greatest value of the whole calibration are added with the weight of o
 that a sample misses are neither forgotten nor overrated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -46,19 +47,27 @@ class Inputs:
     rows: Float32[np.ndarray, "rows channels"]
     weights: Float64[np.ndarray, "rows"]
     """They add up to 1 or a little more."""
-    importance: Float64[np.ndarray, "channels"]
+    importance: Float64[np.ndarray, "*rows channels"]
+    """One for all rows, or one for each."""
     shift: Float64[np.ndarray, "channels"] | None = None
     """The moving midpoints, where they are kept."""
 
     @staticmethod
-    def of(found: InputStatistics) -> "Inputs":
-        """The sample and the extremes of these statistics."""
+    def of(found: InputStatistics, importance: Float64[np.ndarray, "channels"] | None = None) -> "Inputs":
+        """The sample and the extremes of these statistics; without an `importance`, errors count in the output."""
         sample = found.sample.rows.astype(np.float32)
         weights = np.full(len(sample), 1 / len(sample))
         if found.count > len(sample):  # otherwise the sample is all there is
             sample = np.concatenate([sample, found.abs_min[None], found.abs_max[None]])
             weights = np.append(weights, [1 / found.count] * 2)
-        return Inputs(sample, weights, found.column_norms, found.shift)
+        return Inputs(sample, weights, found.column_norms if importance is None else importance, found.shift)
+
+    @staticmethod
+    def joined(parts: Sequence["Inputs"], shift: Float64[np.ndarray, "channels"] | None) -> "Inputs":
+        """All rows of some timesteps: the error is the sum of theirs."""
+        rows = np.concatenate([part.rows for part in parts])
+        importance = np.concatenate([np.broadcast_to(part.importance, part.rows.shape) for part in parts])
+        return Inputs(rows, np.concatenate([part.weights for part in parts]), importance, shift)
 
     def smoothed(self, factors: Float[np.ndarray, "channels"]) -> "Inputs":
         """The input divided by channel factors, with which the weights that it meets are multiplied."""
@@ -73,13 +82,17 @@ class Inputs:
     @property
     def energy(self) -> float:
         """The output's squared norm under the same assumption: what errors are compared with."""
-        return float(self.weights @ np.square(self.rows.astype(np.float64)) @ self.importance)
+        return self._total(np.square(self.rows.astype(np.float64)))
 
     def error(self, grid: GridRows) -> float:
-        """The mean squared norm of the output's error under a grid of one row."""
+        """The mean squared norm of the output's error under a grid of one row; or whatever `importance` counts."""
         x = mx.array(self.rows)
-        squares = np.array(mx.square(on_grid(x, grid) - x)).astype(np.float64)
-        return float(self.weights @ squares @ self.importance)
+        return self._total(np.array(mx.square(on_grid(x, grid) - x)).astype(np.float64))
+
+    def _total(self, squares: Float64[np.ndarray, "rows channels"]) -> float:
+        if self.importance.ndim == 1:
+            return float(self.weights @ squares @ self.importance)
+        return float(self.weights @ (squares * self.importance).sum(axis=1))
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Tally:
     def of(
         rows: Float32[np.ndarray, "rows channels"],
         weights: Float64[np.ndarray, "rows"],
-        importance: Float64[np.ndarray, "channels"],
+        importance: Float64[np.ndarray, "*rows channels"],
         norm: float = NORM,
     ) -> "Tally":
         """The tally of these values; a bin stands at the weighted mean of what it holds."""

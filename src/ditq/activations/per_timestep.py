@@ -8,10 +8,10 @@ import numpy as np
 
 from ditq.activations.decision import Decision, Weights
 from ditq.activations.grid_search import find_grid
-from ditq.activations.searched_grids import SearchedGrids, inputs_of
+from ditq.activations.searched_grids import SearchedGrids
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.cost import Cost
-from ditq.diagnostics import LayerStatistics, ObservedInput, PooledStatistics
+from ditq.diagnostics import LayerStatistics, ObservedInput
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,16 @@ class PerTimestep(SearchedGrids):
         """
         shared: dict[str, GridRows] = {}
         smooth, kinds = decision.smooth, decision.kinds
-        pooled = PooledStatistics(statistics.folder, statistics.manifest)
-        for source, found in pooled.at(pooled.steps[0]).items():
+        pooled = statistics.pooled
+        for source, _, inputs in self.observed(pooled, pooled.steps[0], smooth):
             bits = set(decision.bits[source])
             if len(bits) == 1:
-                inputs = inputs_of(found, smooth.get(source))
                 shared[source] = find_grid(inputs, bits.pop(), kinds[source], self.how, self.norm)
         errors = dict.fromkeys(shared, 0.0)
         for step in statistics.steps:
-            for source, found in statistics.at(step).items():
+            for source, _, inputs in self.observed(statistics, step, smooth):
                 if source in shared:
-                    errors[source] += inputs_of(found, smooth.get(source)).error(shared[source])
+                    errors[source] += inputs.error(shared[source])
         grids, steps = dict(decision.grids), len(statistics.steps)
         for source, grid in shared.items():
             saved = 1 - own[source] / errors[source] if errors[source] > 0 else 0.0
@@ -64,4 +63,6 @@ class PerTimestep(SearchedGrids):
             if saved < self.time_gain:
                 rows = grid.take(np.zeros(steps, np.int64))
                 grids[source] = TimestepGrid(decision.timesteps, rows, grids[source].smooth)
+                if self.damage is not None:
+                    decision.reports[source]["predicted_damage"] = errors[source]
         return replace(decision, grids=grids)

@@ -14,7 +14,7 @@ from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.cost import Cost
 from ditq.core.errors import UserError
 from ditq.core.spec import is_whole
-from ditq.diagnostics import LayerStatistics, ObservedInput, PooledStatistics
+from ditq.diagnostics import LayerStatistics, ObservedInput
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PerToken:
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
     ) -> Decision:
         """The grids of all observed inputs, a row each, which holds at all timesteps."""
-        pooled = PooledStatistics(statistics.folder, statistics.manifest)
+        pooled = statistics.pooled
         rows = GridRows.of([self.bits], np.ones(1), per_token=np.array([self.part]))
         grid: ActivationGrid = TimestepGrid(pooled.timesteps, rows)
         for _ in statistics.steps:

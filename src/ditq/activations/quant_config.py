@@ -231,7 +231,8 @@ def _entries(rows: GridRows) -> list[dict[str, Any]]:
 
 
 def _reasons(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: report[name] for name in ("relative_error", "saved_by_own_grids") if name in report}
+    names = ("relative_error", "damage", "predicted_damage", "saved_by_own_grids")
+    return {name: report[name] for name in names if name in report}
 
 
 def _shift(where: str, entries: list[OwnEntry], channels: np.ndarray | None) -> np.ndarray | None:

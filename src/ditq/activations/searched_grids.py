@@ -1,7 +1,7 @@
 """What the methods that search for grids of least output error have in common: bits, shifts and channel factors."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, TypeVar, get_args
 
 import mlx.core as mx
@@ -16,10 +16,11 @@ from ditq.activations.smoothing_gate import smoothing_factors
 from ditq.activations.tiers import TIERS, reach_of
 from ditq.core.activation_grid import ActivationGrid, GridRows, TimestepGrid
 from ditq.core.cost import Cost
-from ditq.core.errors import UserError
+from ditq.core.errors import DitqError, UserError
+from ditq.core.methods import built
 from ditq.core.schema import checked, shown
 from ditq.core.spec import Spec
-from ditq.diagnostics import InputStatistics, LayerStatistics, ObservedInput
+from ditq.diagnostics import Damage, DamageRecipe, InputStatistics, LayerStatistics, ObservedInput
 
 M = TypeVar("M", bound="SearchedGrids")
 CHANNELS: Kind = "channels"
@@ -38,6 +39,10 @@ class SearchedGrids:
     smoothing: Smoothing = field(default_factory=Smoothing)
     shift_gain: float = 0.02
     """The part of the error that a shift must save, over the layer's timesteps, to be worth its bias table."""
+    damage: Damage | None = None
+    """What errors cost at the end of the trajectory, by which all is chosen; None: by their layer's output."""
+    measure: DamageRecipe | None = None
+    """How that is to be measured before anything is decided, where it is not at hand; see `by_damage`."""
 
     NUMBERS: ClassVar[tuple[str, ...]] = ("norm", "shift_gain")
     """The fields that a recipe gives as plain numbers."""
@@ -55,7 +60,7 @@ class SearchedGrids:
 
         `weights` is the grid that factors are judged on. Raises UserError, beginning with `where`.
         """
-        known = ("bits", "average_bits", "scale", "smooth", *cls.NUMBERS)
+        known = ("bits", "average_bits", "scale", "smooth", "damage", *cls.NUMBERS)
         unknown = sorted(set(asked) - set(known))
         if unknown:
             raise UserError(where, got=", ".join(unknown), expected=f"some of {', '.join(known)}")
@@ -65,13 +70,21 @@ class SearchedGrids:
         if smooth not in POLICIES:
             raise UserError(f"{where}: smooth", got=shown(smooth), expected=" or ".join(POLICIES))
         asked_for = {name: asked.get(name, getattr(cls, name)) for name in cls.NUMBERS}
-        numbers = {
+        numbers: dict[str, Any] = {
             name: float(checked(value, float, f"{where}: {name}")) for name, value in asked_for.items()
         }
         if not numbers["norm"] >= 1:
             raise UserError(f"{where}: norm", got=numbers["norm"], expected="at least 1")
         smoothing = Smoothing(smooth, weights=weights)
-        return cls(bits_asked(asked, where), how=scale, smoothing=smoothing, **numbers)
+        damage = asked.get("damage")
+        measure = (
+            None if damage is None else built({"damage": DamageRecipe}, "damage", damage, f"{where}: damage")
+        )
+        return cls(bits_asked(asked, where), how=scale, smoothing=smoothing, measure=measure, **numbers)
+
+    def by_damage(self: M, damage: Damage) -> M:
+        """The method with what it asked to be measured."""
+        return replace(self, damage=damage, measure=None)
 
     def to_json(self) -> dict[str, Any]:
         """The method as JSON values."""
@@ -81,6 +94,7 @@ class SearchedGrids:
             "norm": self.norm,
             "smoothing": {**asdict(self.smoothing), "weights": asdict(self.smoothing.weights)},
             "shift_gain": self.shift_gain,
+            **({} if self.damage is None else {"damage": self.damage.digest}),
         }
 
     def search(
@@ -90,13 +104,15 @@ class SearchedGrids:
 
         `weights` is asked only where a layer has isolated spikes.
         """
+        if self.measure is not None:
+            raise DitqError("grids by damage were asked for, and the damage was not measured: by_damage(...)")
         reports: dict[str, dict[str, Any]] = {source: {} for source in statistics.groups}
         factors = smoothing_factors(statistics, weights, self.smoothing, self.bits, reports)
         judged: dict[str, list[Judged]] = {source: [] for source in statistics.groups}
         candidates: dict[str, list[Tried]] = {source: [] for source in statistics.groups}
         for step in statistics.steps:
-            for source, found in statistics.at(step).items():
-                one, tried = self._candidates(found, factors.get(source))
+            for source, found, inputs in self.observed(statistics, step, factors):
+                one, tried = self._candidates(found, inputs, source in factors)
                 judged[source].append(one)
                 candidates[source].append(tried)
             on_step()
@@ -108,9 +124,12 @@ class SearchedGrids:
             rows = [tried[b, kind][0] for tried, b in zip(steps, chosen[source], strict=True)]
             smooth = mx.array(factors[source]) if source in factors else None
             grids[source] = TimestepGrid(statistics.timesteps, GridRows.joined(rows), smooth)
-            energy = sum(one.energy for one in judged[source]) or 1.0
-            reports[source]["relative_error"] = {name: error / energy for name, error in errors.items()}
             own[source] = errors[kind]
+            if self.damage is not None:
+                reports[source] |= {"damage": errors, "predicted_damage": errors[kind]}
+                continue
+            energy = sum(one.energy or 0.0 for one in judged[source]) or 1.0
+            reports[source]["relative_error"] = {name: error / energy for name, error in errors.items()}
         ranges = {source: np.array([one.reach.range for one in steps]) for source, steps in judged.items()}
         return Decision.of(statistics, grids, ranges=ranges, reports=reports), own
 
@@ -130,19 +149,33 @@ class SearchedGrids:
     def _kinds(self, shifted: bool) -> list[Kind]:
         return ["none", "tensor", *([CHANNELS] if shifted else [])]
 
-    def _candidates(
-        self, found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None
-    ) -> tuple[Judged, Tried]:
+    def observed(
+        self, statistics: LayerStatistics, step: int, smooth: Mapping[str, Float32[np.ndarray, "_"]]
+    ) -> Iterator[tuple[str, InputStatistics, Inputs]]:
+        """Each observed input's statistics at a step, and its sample, divided by its channel factors.
+
+        By damage, the sample is that of all recorded steps that this one stands for, each with its own importance.
+        """
+        at = statistics.at(step)
+        if self.damage is None:
+            weighed = {source: Inputs.of(found) for source, found in at.items()}
+        else:
+            weighed = _by_damage(statistics, step, at, self.damage)
+        for source, found in at.items():
+            inputs = weighed.pop(source)
+            yield source, found, inputs.smoothed(smooth[source]) if source in smooth else inputs
+
+    def _candidates(self, found: InputStatistics, inputs: Inputs, smoothed: bool) -> tuple[Judged, Tried]:
         """The grids of every number of bits and kind of shift, and what the choice of bits looks at."""
-        inputs, reach = inputs_of(found, smooth), reach_of(found)
-        kinds, tried = self.kinds(found), Tried()
-        for bits in self.bits.options(reach, smooth is not None):
+        reach, kinds, tried = reach_of(found), self.kinds(found), Tried()
+        for bits in self.bits.options(reach, smoothed):
             for kind in kinds:
                 grid = find_grid(inputs, bits, kind, self.how, self.norm)
                 tried[bits, kind] = (grid, inputs.error(grid))
         errors = {b: min(e for (own, _), (_, e) in tried.items() if own == b) for b, _ in tried}
         size = found.count * len(found.abs_min)
-        return Judged(reach, errors, size, inputs.energy, smooth is not None), tried
+        energy = inputs.energy if self.damage is None else None
+        return Judged(reach, errors, size, energy, smoothed), tried
 
     def _kind(self, steps: list[Tried], bits: list[int]) -> tuple[Kind, dict[Kind, float]]:
         """The simplest kind of shift that no costlier one betters by `shift_gain`, and each kind's total error."""
@@ -157,7 +190,16 @@ class SearchedGrids:
         return best, errors
 
 
-def inputs_of(found: InputStatistics, smooth: Float32[np.ndarray, "channels"] | None) -> Inputs:
-    """The sampled input, divided by its channel factors."""
-    inputs = Inputs.of(found)
-    return inputs if smooth is None else inputs.smoothed(smooth)
+def _by_damage(
+    statistics: LayerStatistics, step: int, at: Mapping[str, InputStatistics], damage: Damage
+) -> dict[str, Inputs]:
+    """The samples at a step, each channel's errors counted by what they cost at the end of the trajectory."""
+    each, behind = statistics.each, statistics.behind(step)
+    parts: dict[str, list[Inputs]] = {source: [] for source in at}
+    for one in behind:
+        row = each.steps.index(one)
+        for source, found in (at if behind == [step] else each.at(one)).items():
+            parts[source].append(Inputs.of(found, damage.importance(source, each.timesteps)[row]))
+    if len(behind) == 1:
+        return {source: own[0] for source, own in parts.items()}
+    return {source: Inputs.joined(own, at[source].shift) for source, own in parts.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ditq.activations.decision import Decision, Weights
 from ditq.activations.searched_grids import SearchedGrids
 from ditq.core.cost import Cost
-from ditq.diagnostics import LayerStatistics, ObservedInput, PooledStatistics
+from ditq.diagnostics import LayerStatistics, ObservedInput
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Static(SearchedGrids):
         self, statistics: LayerStatistics, weights: Weights, on_step: Callable[[], None] = lambda: None
     ) -> Decision:
         """The grids of all observed inputs, a row each. `weights` is asked only where a layer has isolated spikes."""
-        decision, _ = self.search(PooledStatistics(statistics.folder, statistics.manifest), weights)
+        decision, _ = self.search(statistics.pooled, weights)
         for _ in statistics.steps:
             on_step()
         return decision

@@ -22,6 +22,7 @@ import mlx.core as mx
 import numpy as np
 from jaxtyping import Float32, Int
 
+from ditq.calibration.cached_rows import CachedRows
 from ditq.calibration.drawn_by import check_weights
 from ditq.calibration.samples import missing_samples, sample_file
 from ditq.calibration.stored import check_array, check_place, made_again_by
@@ -31,7 +32,7 @@ from ditq.core.plan import PRODUCER
 from ditq.core.remedies import again
 from ditq.core.schema import FILLED, at_least, checked
 from ditq.models.base import Network
-from ditq.models.state import BlockState, Flow
+from ditq.models.state import BlockState, Flow, take_rows
 
 MADE_BY = "cache_adaround_data"
 KIND, QUANTIZED, VERSION = "ditq.block_cache", "ditq.quantized_block_cache", 2
@@ -107,29 +108,27 @@ class BlockCache:
         Every call reads the files anew. Raises UserError, naming file and array, for what is missing or misshapen.
         """
         wanted = np.arange(len(self))[slice(None) if rows is None else rows]
+        return take_rows(self.stream(boundary, quantized), wanted)
+
+    def stream(self, boundary: int, quantized: bool = False) -> dict[str, CachedRows]:
+        """The same as `state`, left on disk: a row is read when it is asked for, and checked when it is read first."""
         folder = self._quantized(boundary) if quantized else self.folder / "samples"
         if not 0 <= boundary <= self.blocks:
             raise DitqError(
                 f"boundary {boundary} of a model of {self.blocks} blocks: they are numbered from 0 to {self.blocks}"
             )
-        carried = self.flow.carried(boundary)
-        keys = {name: array_key(name, at, self.blocks) for name, at in carried.items()}
-        shapes = {name: self._shape(name, at) for name, at in carried.items()}
-        dtype = np.dtype(self.meta["storage_dtype"])
-        gathered = {name: np.empty((len(wanted), *shape[1:]), dtype) for name, shape in shapes.items()}
-        for sample in np.unique(wanted // self.rows_per_sample):
-            path = sample_file(folder, *self.samples[sample])
-            with made_again_by(
-                f"{MADE_BY}{' --stream quantized --adaround-output DIR' if quantized else ''}"
-            ):
-                arrays = read_npz(path, list(keys.values()))
-                for name, key in keys.items():
-                    dtype_name = self.meta["storage_dtype"]
-                    check_array(path, key, arrays[key], shapes[name], dtype_name, "metadata.json")
-            places = np.flatnonzero(wanted // self.rows_per_sample == sample)
-            for name, key in keys.items():
-                gathered[name][places] = arrays[key][wanted[places] % self.rows_per_sample]
-        return {name: mx.array(array).astype(mx.float32) for name, array in gathered.items()}
+        made_by = f"{MADE_BY}{' --stream quantized --adaround-output DIR' if quantized else ''}"
+        paths = [sample_file(folder, *sample) for sample in self.samples]
+        return {
+            name: CachedRows(
+                paths,
+                array_key(name, at, self.blocks),
+                self._shape(name, at),
+                self.meta["storage_dtype"],
+                made_by,
+            )
+            for name, at in self.flow.carried(boundary).items()
+        }
 
     def given(self, network: Network) -> BlockState:
         """What the network gives its blocks for every row, float32: computed anew from conditioning and timestep.

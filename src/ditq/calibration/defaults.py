@@ -8,4 +8,4 @@ CFG_SCALE = 1.5
 LATENT_SIZE = 32
 """Side of the latents in cells: 256 pixels for SD3."""
 SEED = 0
-MODEL = "sd3-medium"
+MODEL = "mini"

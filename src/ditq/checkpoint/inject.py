@@ -167,9 +167,11 @@ class LayerMaker:
         return {path: alone(layer, self._pictures(path)) for path, layer in layers if path not in made}
 
     def _pictures(self, path: str) -> int:
-        """The axis of the pictures in a layer's input: what is prepared for a whole run is (steps, prompts, ...)."""
+        """The axis of the pictures in a layer's input: what is prepared for all steps is (steps, prompts, ...)."""
         site = self._anatomy.sites.get(path)
-        return int(site is not None and site.phase == "prepare" and site.rows != "tokens")
+        return int(
+            site is not None and site.phase == "prepare" and site.rows not in ("tokens", "prompt_tokens")
+        )
 
 
 def check_fits(modules: Mapping[str, capture.Layer], weights: Mapping[str, QuantizedWeight]) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import BlockCache, read_block_cache
 from ditq.cli import values
 from ditq.cli.flags import (
+    add_amount,
     add_asymmetric,
     add_dtype,
     add_group_size,
@@ -17,6 +18,7 @@ from ditq.cli.flags import (
     add_numbers,
     add_out,
     add_run_flags,
+    amount,
     group_size,
     refuse_begun,
 )
@@ -57,16 +59,19 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group("optimisation")
     for field in fields(AdaRound):
         name = FLAGS.get(field.name, field.name).replace("_", "-")
+        if field.name == "iterations":
+            add_amount(group, f"--{name}", "iterations", field.metadata["help"])
+            continue
         default: Any = field.default
         kind = int if isinstance(default, int) else float
         add_numbers(group, {f"--{name}": (default, field.metadata["help"])}, kind)
     add_numbers(group, {"--seed": (0, "of batches and mixing")})
     group.add_argument(
-        "--blocks",
-        type=values.whole("--blocks", 0),
+        "--block-numbers",
+        type=values.whole("--block-numbers", 0),
         nargs="+",
         metavar="N",
-        help="quantize only these (default: all)",
+        help="quantize only these, counted from 0 (default: all)",
     )
     model = flags.add_argument_group("model (named by the cache)")
     add_model_path(model)
@@ -98,6 +103,9 @@ def optimise(args: argparse.Namespace) -> None:
     """Writes the blocks, config.json and the figures, and prints how good they are."""
     track = track_from(args)
     cache = read_block_cache(args.cache_dir)
+    args.iters = amount(args.iters, cache.meta["model"], "iterations")
+    assert isinstance(track.method, AdaRound)
+    track = replace(track, method=replace(track.method, iterations=args.iters))
     model = model_from(args, cache.meta["model"])
     recipe = track.recipe(model.skeleton().anatomy)
     refuse_begun(args.out / "plan.json", args)
@@ -162,7 +170,8 @@ def track_from(args: argparse.Namespace) -> WeightTrack:
         without_effect(args, "where no input grids are learned", "lr_scale")
     if args.quant_config is not None and args.bits_a != 8:
         without_effect(args, "with --quant-config, which says the bits", "bits_a")
-    values = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
+    given = {field.name: getattr(args, FLAGS.get(field.name, field.name)) for field in fields(AdaRound)}
+    values = {name: value for name, value in given.items() if value is not None}
     table, digest = None, ""
     if args.quant_config is not None:
         table, digest = read_quant_config(args.quant_config), plan.digest(read_text(args.quant_config))
@@ -172,7 +181,7 @@ def track_from(args: argparse.Namespace) -> WeightTrack:
         activation_bits=args.bits_a,
         table=table,
         table_digest=digest,
-        blocks=None if args.blocks is None else tuple(args.blocks),
+        blocks=None if args.block_numbers is None else tuple(args.block_numbers),
         seed=args.seed,
     )
 

@@ -12,40 +12,31 @@ import numpy as np
 
 from ditq.activations import (
     ActivationMethod,
-    ByError,
-    ByTier,
     Decision,
-    Fixed,
-    PerTimestep,
-    Smoothing,
     Static,
-    Tiers,
     Weights,
     described,
     observed_ranges,
     temporal_analysis,
     write_quant_config,
 )
-from ditq.activations.smooth import POLICIES
 from ditq.cli import values
+from ditq.cli.activation_flags import add_bit_flags, add_grid_flags, method_from
 from ditq.cli.flags import (
     CALIBRATION,
-    add_count,
+    add_file,
     add_model_path,
-    add_numbers,
     add_run_flags,
     refuse_overwriting,
 )
 from ditq.cli.forecasts import decision_cost, told_of
 from ditq.cli.given import model_from
 from ditq.cli.output import say, tell
-from ditq.cli.parsing import parser, without_effect
+from ditq.cli.parsing import parser
 from ditq.cli.progress import Progress
 from ditq.cli.run import run
-from ditq.core.errors import UserError
 from ditq.core.files import lock, write_figure, write_json
-from ditq.core.spec import Spec
-from ditq.diagnostics import LayerStatistics, ObservedInput, read_layer_statistics
+from ditq.diagnostics import LayerStatistics, ObservedInput, read_damage, read_layer_statistics
 from ditq.models.probe import probe_alone
 
 TEMPORAL = "layer_temporal_analysis.json"
@@ -66,10 +57,18 @@ def main(argv: list[str] | None = None) -> None:
         help=f"what collect_layer_activations wrote (default: {place})",
     )
     flags.add_argument(
-        "--output", type=values.file, metavar="FILE", help="default: quant_config.json beside --stats"
+        "--output",
+        "--out",
+        type=values.file,
+        metavar="FILE",
+        help="default: quant_config.json beside --stats",
     )
-    _add_bit_flags(flags)
-    _add_grid_flags(flags)
+    text = (
+        "choose grids and bits by what errors cost at the end of the trajectory, as measure_damage found it"
+    )
+    add_file(flags, "--damage", None, f"{text} (default: by the error of each layer's output)")
+    add_bit_flags(flags)
+    add_grid_flags(flags)
     group = flags.add_argument_group(
         "model (named by the statistics; read only where a layer has isolated spikes)"
     )
@@ -87,6 +86,10 @@ def analyze(args: argparse.Namespace) -> None:
         refuse_overwriting(path, args)
     method = method_from(args)
     statistics = read_layer_statistics(args.stats)
+    if args.damage is not None:
+        damage = read_damage(args.damage)
+        damage.check(statistics, str(args.damage))
+        method = method.by_damage(damage)
     if args.dry_run:
         steps = 1 if isinstance(method, Static) else len(statistics.steps)
         layers, inputs = len(statistics.layers), len(statistics.groups)
@@ -137,40 +140,6 @@ def write_decision(
     return summary, analysed, len(draw(statistics, decision, output)) if plots else 0
 
 
-def method_from(args: argparse.Namespace) -> ActivationMethod:
-    """The method that the flags describe. Raises UserError for flags that exclude each other."""
-    if args.bits is not None and args.objective == "error":
-        raise UserError("--bits", got="with --objective error", remedy="give one of them")
-    if args.average_bits is not None and args.objective != "error":
-        raise UserError(
-            "--average-bits", got=f"with --objective {args.objective}", remedy="add --objective error"
-        )
-    limits = ("a4_below", "a4_below_shifted", "a6_below", "tail_from")
-    if args.bits is not None or args.objective == "error":
-        without_effect(args, f"with {'--bits' if args.bits is not None else '--objective error'}", *limits)
-    if args.bits is not None:
-        without_effect(args, "with --bits", "objective")
-    if args.timesteps == "one":
-        without_effect(args, "with --timesteps one", "time_gain")
-    if args.scale == "max":
-        without_effect(args, "with --scale max", "norm")
-    if args.smooth == "none":
-        own = ("spike_from", "spike_channels", "bits_w", "group_size", "model_path")
-        without_effect(args, "with --smooth none", *own)
-    tiers = Tiers(args.a4_below, args.a4_below_shifted, args.a6_below, args.tail_from)
-    bits = ByTier(tiers)
-    if args.bits is not None:
-        bits = Fixed(args.bits)
-    elif args.objective == "error":
-        bits = ByError(ByError.average_bits if args.average_bits is None else args.average_bits)
-    spec = Spec(args.bits_w, group_size=args.group_size)
-    smoothing = Smoothing(args.smooth, args.spike_from, args.spike_channels, spec)
-    if not args.norm >= 1:
-        raise UserError("--norm", got=args.norm, expected="at least 1")
-    common = bits, args.scale, args.norm, smoothing, args.shift_gain
-    return Static(*common) if args.timesteps == "one" else PerTimestep(*common, args.time_gain)
-
-
 def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any]:
     """Counts over layers and timesteps; average bits per activation value, a shared input counted once."""
     sizes = {}
@@ -179,6 +148,7 @@ def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any
     weighted = sum(sizes[source] * float(np.mean(bits)) for source, bits in decision.bits.items())
     cells = [b for source, paths in statistics.groups.items() for b in decision.bits[source] * len(paths)]
     kinds = list(decision.kinds.values())
+    predicted = [one["predicted_damage"] for one in decision.reports.values() if "predicted_damage" in one]
     return {
         "layers": len(statistics.layers),
         "inputs": len(statistics.groups),
@@ -187,6 +157,7 @@ def summary_of(statistics: LayerStatistics, decision: Decision) -> dict[str, Any
         "bits": {f"A{b}": cells.count(b) for b in sorted(set(cells))},
         "shift_kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
         "smoothed_inputs": len(decision.smooth),
+        **({"predicted_damage": sum(predicted)} if predicted else {}),
     }
 
 
@@ -199,73 +170,6 @@ def draw(statistics: LayerStatistics, decision: Decision, output: Path) -> list[
         write_figure(folder / f"{name}.png", figure)
         names.append(name)
     return names
-
-
-def _add_bit_flags(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("bits")
-    group.add_argument(
-        "--objective",
-        choices=["tiers", "error"],
-        default="tiers",
-        help="by the size of the values, or the least output error under a budget (default: tiers)",
-    )
-    group.add_argument(
-        "--average-bits",
-        type=values.number("--average-bits"),
-        metavar="B",
-        help=f"the budget (default: {ByError.average_bits:g})",
-    )
-    add_count(group, "--bits", "the same for all, in place of an objective")
-    limits = {
-        "--a4-below": (Tiers.a4_below, "A4 where the range is below this"),
-        "--a4-below-shifted": (Tiers.a4_below_shifted, "the same for post-GELU inputs, around their shift"),
-        "--a6-below": (Tiers.a6_below, "A6 from there to below this, A8 beyond"),
-        "--tail-from": (Tiers.tail_from, "A8 where p99/p50 of |x| reaches this"),
-    }
-    add_numbers(group, limits, float)
-
-
-def _add_grid_flags(flags: argparse.ArgumentParser) -> None:
-    group = flags.add_argument_group("grids and channel factors")
-    group.add_argument(
-        "--scale",
-        choices=["mse", "max"],
-        default="mse",
-        help="least output error, or the full range (default: mse)",
-    )
-    group.add_argument(
-        "--timesteps",
-        choices=["each", "one"],
-        default="each",
-        help="a grid for each timestep, or one that serves all (default: each)",
-    )
-    gains = {
-        "--time-gain": (
-            PerTimestep.time_gain,
-            "part of the error that grids per timestep must save, or one serves all",
-        ),
-        "--norm": (PerTimestep.norm, "grids minimise |error|^X; 2: the mean square"),
-        "--shift-gain": (PerTimestep.shift_gain, "part of the error that a shift must save"),
-    }
-    add_numbers(group, gains, float)
-    group.add_argument(
-        "--smooth",
-        choices=POLICIES,
-        default="foldable",
-        help="factors where adaLN can take the division in, none, or all layers (default: foldable)",
-    )
-    spikes = {
-        "--spike-from": (Smoothing.spike_from, "p100/p99 of |x| of an isolated spike"),
-        "--spike-channels": (Smoothing.rarer_than, "part of the channels that may spike"),
-    }
-    add_numbers(group, spikes, float)
-    add_numbers(group, {"--bits-w": (4, "bits of the weights, for the gate")})
-    group.add_argument(
-        "--group-size",
-        type=values.whole("--group-size"),
-        metavar="N",
-        help="group of the weights (default: per channel)",
-    )
 
 
 def _report(
@@ -282,8 +186,10 @@ def _report(
         say(json.dumps({**facts, "figures": figures, "seconds": round(seconds, 3)}))
         return
     bits = ", ".join(f"{count} {name}" for name, count in summary["bits"].items())
+    damage = summary.get("predicted_damage")
+    predicted = "" if damage is None else f"predicted mean squared error of the latents {damage:.3g}, "
     say(
         f"{summary['layers']} layers x {summary['timesteps']} timesteps: {bits} ({summary['average_bits']:.2f} bits on "
-        f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {figures} figures, "
+        f"average), {switching} inputs switch, {summary['smoothed_inputs']} smoothed, {predicted}{figures} figures, "
         f"{seconds:.1f} s: {output}"
     )

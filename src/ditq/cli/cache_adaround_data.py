@@ -25,13 +25,14 @@ from ditq.checkpoint import QuantizedModel
 from ditq.checkpoint.npz_run.partial_run import read_finished
 from ditq.cli import values
 from ditq.cli.flags import (
+    add_amount,
     add_calibration,
     add_dtype,
     add_model_choice,
     add_model_path,
-    add_numbers,
     add_out,
     add_run_flags,
+    amount,
     refuse_begun,
 )
 from ditq.cli.folders import check_space, size_words
@@ -82,12 +83,9 @@ def main(argv: list[str] | None = None) -> None:
 def add_recipe_flags(flags: argparse.ArgumentParser) -> None:
     """--num-images, --stride, --batch-size, --storage-dtype; None where they are not given."""
     group = flags.add_argument_group("recipe (of the quantized stream: the cache's own)")
-    numbers = {
-        "--num-images": (CacheRecipe.num_images, "pictures, spread over the calibration data"),
-        "--stride": (CacheRecipe.stride, "take every so many steps"),
-        "--batch-size": (CacheRecipe.batch_size, "pictures at once; guidance doubles them"),
-    }
-    add_numbers(group, numbers, unset=True)
+    add_amount(group, "--num-images", "cache_images", "pictures, spread over the calibration data")
+    add_amount(group, "--stride", "cache_stride", "take every so many steps")
+    add_amount(group, "--batch-size", "batch_size", "pictures at once; guidance doubles them")
     group.add_argument(
         "--storage-dtype",
         choices=list(STORED),
@@ -121,8 +119,12 @@ Job = tuple[dict[str, Any], Path, list[Path], Callable[[Callable[[int], None]], 
 
 def float_job(args: argparse.Namespace, model: TextToImage, images: ImageSet, folder: Path) -> Job:
     """The cache itself."""
-    given = {name: value for name in RECIPE if (value := getattr(args, name)) is not None}
-    recipe = CacheRecipe(**given)
+    recipe = CacheRecipe(
+        amount(args.num_images, model.name, "cache_images", len(images.manifest["prompts"])),
+        amount(args.stride, model.name, "cache_stride"),
+        args.storage_dtype or CacheRecipe.storage_dtype,
+        amount(args.batch_size, model.name, "batch_size"),
+    )
     if args.adaround_output is not None:
         raise UserError("--adaround-output", got="the float stream", expected="--stream quantized")
     meta = cache_meta(model, images, recipe)

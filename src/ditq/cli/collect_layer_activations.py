@@ -9,6 +9,7 @@ from typing import Any
 from ditq.calibration import ImageSet, read_images
 from ditq.cli import values
 from ditq.cli.flags import (
+    add_amount,
     add_calibration,
     add_dtype,
     add_model_choice,
@@ -17,6 +18,7 @@ from ditq.cli.flags import (
     add_out,
     add_run_flags,
     add_shard,
+    amount,
     refuse_begun,
 )
 from ditq.cli.forecasts import machine_for_images, told_of
@@ -48,13 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         help="instead: add up the folders of several runs",
     )
     group = flags.add_argument_group("recipe")
-    numbers = {
-        "--num-images": (InputRecipe.num_images, "pictures to replay"),
-        "--stride": (InputRecipe.stride, "replay every N-th step"),
-        "--batch-size": (InputRecipe.batch_size, "pictures at once; guidance doubles them"),
-        "--sample-values": (InputRecipe.sample_values, "values kept whole per layer and timestep"),
-    }
-    add_numbers(group, numbers)
+    add_amount(group, "--num-images", "statistics_images", "pictures to replay")
+    add_amount(group, "--stride", "statistics_stride", "replay every N-th step")
+    add_amount(group, "--batch-size", "batch_size", "pictures at once; guidance doubles them")
+    values_kept = (InputRecipe.sample_values, "values kept whole per layer and timestep")
+    add_numbers(group, {"--sample-values": values_kept})
     group.add_argument(
         "--inputs",
         default="all",
@@ -73,12 +73,17 @@ def main(argv: list[str] | None = None) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """Writes the folder and prints what is in it."""
-    recipe = InputRecipe(
-        args.num_images, args.stride, args.batch_size, args.inputs, args.sample_values, args.shard
-    )
     output = args.out or args.calib_dir / "activations"
     images = read_images(args.calib_dir)
     model = _model(args, images)
+    recipe = InputRecipe(
+        amount(args.num_images, model.name, "statistics_images", len(images.manifest["prompts"])),
+        amount(args.stride, model.name, "statistics_stride"),
+        amount(args.batch_size, model.name, "batch_size"),
+        args.inputs,
+        args.sample_values,
+        args.shard,
+    )
     refuse_begun(output / MANIFEST, args)
     if args.dry_run:
         expected = collect_forecast(model, images, recipe)

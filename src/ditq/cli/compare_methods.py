@@ -13,6 +13,7 @@ from ditq.calibration.block_caching import batches, cache_meta
 from ditq.calibration.cache_cost import cache_cost
 from ditq.cli import values
 from ditq.cli.flags import (
+    add_amount,
     add_asymmetric,
     add_batch_size,
     add_calibration,
@@ -73,19 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     _add_grid_flags(flags)
     group = flags.add_argument_group("calibration and pictures")
-    group.add_argument(
-        "--num-images",
-        type=values.whole("--num-images"),
-        metavar="N",
-        help="calibrate on these many; errors are taken on the others",
+    add_amount(
+        group, "--num-images", "cache_images", "calibrate on these many; errors are taken on the others"
     )
     add_numbers(group, {"--num-held-out": (4, "recorded pictures for the errors")})
-    group.add_argument(
-        "--stride",
-        type=values.whole("--stride"),
-        metavar="N",
-        help="take every so many steps (default: by model)",
-    )
+    add_amount(group, "--stride", "cache_stride", "take every so many steps")
     add_numbers(group, {"--num-prompts": (16, "pictures per row")})
     add_count(group, "--steps", "of the sampler (default: the model's)")
     add_batch_size(group)

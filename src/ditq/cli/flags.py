@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
@@ -11,6 +12,7 @@ from ditq.core.errors import UserError
 from ditq.core.files import lock
 from ditq.core.spec import GROUP_SIZES
 from ditq.models import MODELS
+from ditq.quantization.amounts import amounts_for, told
 from ditq.sampling.schedules import PROCESSES
 from ditq.sampling.steppers import STEPPERS
 
@@ -33,6 +35,19 @@ def add_numbers(
         text = f"{meaning} (default: {shown})"
         read = values.whole(flag) if kind is int else values.number(flag)
         flags.add_argument(flag, type=read, default=None if unset else default, metavar=metavar, help=text)
+
+
+def add_amount(flags: Flags, flag: str, field: str, meaning: str, *more_names: str) -> None:
+    """A flag for a field of `Amounts`, None where the user does not give it; its help tells the defaults by model."""
+    add_count(flags, flag, f"{meaning} (default: {told(field)})", *more_names)
+
+
+def amount(given: Any, model: str, field: str, available: int | None = None) -> Any:
+    """What the user gave, or else the model's own amount, of which at most as much as is there."""
+    if given is not None:
+        return given
+    usual = getattr(amounts_for(model), field)
+    return usual if available is None else min(usual, available)
 
 
 def add_count(flags: Flags, flag: str, meaning: str, *more_names: str) -> None:
@@ -84,24 +99,27 @@ def add_text_encoders(flags: Flags) -> None:
 
 
 def add_sampler_flags(
-    flags: argparse.ArgumentParser, steps: int | None = None, guidance: float | None = None
+    flags: argparse.ArgumentParser, steps: int | str | None = None, guidance: float | str | None = None
 ) -> None:
-    """--steps, --cfg-weight, --size, --shift, --schedule, --sampler, --negative, --seed."""
+    """--steps, --cfg-weight, --size, --shift, --schedule, --sampler, --negative, --seed.
+
+    A default that is a text is told in the help alone.
+    """
     group = flags.add_argument_group("sampling (default: the model's own)")
-    told = [f" (default: {value})" if value is not None else "" for value in (steps, guidance)]
+    shown = [f" (default: {value})" if value is not None else "" for value in (steps, guidance)]
     group.add_argument(
         *("--steps", "--num-steps"),
         type=values.whole("--steps"),
-        default=steps,
+        default=None if isinstance(steps, str) else steps,
         metavar="N",
-        help=f"denoising steps{told[0]}",
+        help=f"denoising steps{shown[0]}",
     )
     group.add_argument(
         "--cfg-weight",
         type=values.number("--cfg-weight"),
-        default=guidance,
+        default=None if isinstance(guidance, str) else guidance,
         metavar="W",
-        help=f"guidance; 1 or less: none{told[1]}",
+        help=f"guidance; 1 or less: none{shown[1]}",
     )
     group.add_argument(
         "--size", type=values.size, metavar="PIXELS", help="side of the picture, or WIDTHxHEIGHT"
@@ -131,9 +149,10 @@ def add_prompt_flags(flags: argparse.ArgumentParser) -> None:
     add_prompts_file(flags, "; # starts a comment line")
 
 
-def add_prompts_file(flags: Flags, more: str = " (default: twenty of our own)") -> None:
-    """--prompts-file."""
-    add_file(flags, "--prompts-file", None, f"one prompt per line{more}")
+def add_prompts_file(flags: Flags, more: str = " (default: twenty of our own)", *more_names: str) -> None:
+    """--prompts-file, also under the names of `more_names`."""
+    text = f"one prompt per line{more}"
+    flags.add_argument("--prompts-file", *more_names, type=values.file, metavar="FILE", help=text)
 
 
 def add_calibration(

@@ -10,10 +10,13 @@ from ditq.calibration import ImageSet
 from ditq.cli.folders import size_words
 from ditq.core.cost import Cost
 from ditq.diagnostics import ObservedInput
+from ditq.diagnostics.collect import observed_inputs
 from ditq.models import TextToImage
 from ditq.models import probe as probing
+from ditq.models.cost import layer_inputs
 from ditq.models.probe import Machine
 from ditq.sampling.generate import Settings
+from ditq.weights.cost import ON_GRID
 
 DECODING = 3000
 """Bytes for each pixel of the picture that is decoded."""
@@ -100,6 +103,14 @@ def kept_pictures_cost(model: TextToImage, settings: Settings, pictures: int, ba
     pixels, latents = 3 * settings.width * settings.height, prod(settings.latent_shape(model.geometry))
     drawn = drawing_cost(settings, pictures, batch_size)
     return replace(drawn, bytes=pictures * (pixels + 4 * latents), files=pictures / batch_size)
+
+
+def on_grid_cost(model: TextToImage, settings: Settings, pictures: int) -> Cost:
+    """What putting the inputs of the blocks' layers on grids adds to denoising so many pictures."""
+    network, (height, width, _) = model.skeleton(), settings.latent_shape(model.geometry)
+    shapes = layer_inputs(network, model.geometry, height, width)
+    values = sum(prod(shapes[path]) for path in set(observed_inputs(network, "all").values()))
+    return Cost(values=ON_GRID * pictures * settings.steps * (2 if settings.guidance > 1 else 1) * values)
 
 
 def decision_cost(

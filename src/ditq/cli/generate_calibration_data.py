@@ -4,16 +4,16 @@ import argparse
 import json
 import time
 
-from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts, defaults
+from ditq.calibration import CONTENTS, ImageRecipe, collect_images, default_prompts
 from ditq.calibration.images import collect_cost
 from ditq.cli.flags import (
-    add_batch_size,
+    add_amount,
     add_calibration,
     add_model_flags,
-    add_numbers,
     add_prompts_file,
     add_run_flags,
     add_sampler_flags,
+    amount,
     refuse_begun,
 )
 from ditq.cli.folders import begun
@@ -25,6 +25,7 @@ from ditq.cli.progress import Progress
 from ditq.cli.run import run
 from ditq.core.cost import Cost
 from ditq.models import TextToImage
+from ditq.quantization.amounts import told
 from ditq.sampling.generate import Settings
 
 
@@ -35,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
         "python -m src.generate_calibration_data --model mini --num-images 8 --num-steps 28 --calib-dir data",
     )
     add_calibration(flags, "the folder to write")
-    add_numbers(flags, {"--num-images": (50, "pictures")})
-    add_batch_size(flags, 1)
+    add_amount(flags, "--num-images", "images", "pictures")
+    add_amount(flags, "--batch-size", "batch_size", "pictures at once")
     add_prompts_file(flags)
-    add_sampler_flags(flags, steps=50, guidance=7.5)
-    add_model_flags(flags, default=defaults.MODEL)
+    add_sampler_flags(flags, steps=told("steps"), guidance=told("cfg_weight"))
+    add_model_flags(flags, default="mini")
     add_run_flags(flags)
     args = flags.parse_args(argv)
     run(lambda: collect(args), args)
@@ -48,17 +49,20 @@ def main(argv: list[str] | None = None) -> None:
 def collect(args: argparse.Namespace) -> None:
     """Writes the folder and prints what is in it."""
     model = model_from(args)
+    args.steps = amount(args.steps, model.name, "steps")
+    args.cfg_weight = amount(args.cfg_weight, model.name, "cfg_weight")
     settings = settings_from(args, model)
-    recipe = ImageRecipe(args.num_images, args.seed, args.batch_size)
+    count = amount(args.num_images, model.name, "images")
+    recipe = ImageRecipe(count, args.seed, amount(args.batch_size, model.name, "batch_size"))
     prompts = prompts_in(args.prompts_file) if args.prompts_file else default_prompts(model.name)
     points = recipe.num_images * settings.steps
     refuse_begun(args.calib_dir / "manifest.json", args)
     if args.dry_run:
-        told = forecast(model, settings, recipe, len(prompts))
-        facts = {"model": model.name, "trajectories": recipe.num_images, "points": points, **told.facts}
+        expected = forecast(model, settings, recipe, len(prompts))
+        facts = {"model": model.name, "trajectories": recipe.num_images, "points": points, **expected.facts}
         lines = [
             f"trajectories to record: {recipe.num_images} of {settings.width}x{settings.height}, {points:,} points",
-            f"{told} in {args.calib_dir}",
+            f"{expected} in {args.calib_dir}",
         ]
         tell(args, {**facts, "output": str(args.calib_dir)}, "\n".join(lines))
         return

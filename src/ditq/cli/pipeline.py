@@ -3,8 +3,8 @@
 DIR/pipeline.json           what was asked, which a resumed run must share
 DIR/steps/<name>.json       that a step is finished: its line, its seconds
 DIR/calibration_data/       step 1, with activations/ (2A, 3A) and adaround_cache/ (2W) in it
-DIR/adaround_output/        step 3W
-DIR/checkpoint/             the export
+DIR/quantization/           step 3W: the run of the recipe, and its figures
+DIR/checkpoint/             the quantized model
 DIR/evaluation/             a folder per variant, report.json
 DIR/comparison.html, comparison.png
 """
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
-from ditq import checkpoint
 from ditq.activations import ByError, ByTier, Fixed, PerTimestep, Smoothing
 from ditq.activations.quant_config import read_quant_config
 from ditq.calibration import (
@@ -30,15 +30,15 @@ from ditq.calibration import (
 )
 from ditq.calibration.block_caching import cache_meta
 from ditq.calibration.drawn_by import NAME, check_weights, read_drawn_by
-from ditq.checkpoint import write_folder
-from ditq.cli.adaround_optimize import write_figures
-from ditq.cli.amounts import Amounts
+from ditq.checkpoint import read_folder, write_folder
 from ditq.cli.analyze_activations import write_decision
 from ditq.cli.cache_adaround_data import check_samples
 from ditq.cli.folders import begun
-from ditq.cli.progress import Progress
+from ditq.cli.pipeline_blocks import write_blocks
+from ditq.cli.progress import Bars, Progress
 from ditq.core import plan
 from ditq.core.files import read_text
+from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
 from ditq.diagnostics import InputRecipe, collect_inputs, read_layer_statistics
 from ditq.diagnostics.layer_files import MANIFEST
@@ -55,15 +55,15 @@ from ditq.evaluation import (
     write_report,
 )
 from ditq.models import TextToImage
-from ditq.quantization import WeightTrack, quantize_weights
+from ditq.quantization import Calibration, quantize
+from ditq.quantization.amounts import Amounts
 from ditq.sampling.generate import Settings
-from ditq.weights import AdaRound
 
 CONTENTS = (
     "pipeline.json",
     "steps",
     "calibration_data",
-    "adaround_output",
+    "quantization",
     "checkpoint",
     "evaluation",
     "comparison.html",
@@ -79,7 +79,8 @@ class Pipeline:
     model: TextToImage
     settings: Settings
     amounts: Amounts
-    spec: Spec
+    recipe: Recipe
+    """Of the weights; step 3A decides on the activations."""
     bits_a: int | str
     """4 to 8, or "tiers" (by size) or "error" (by error under a budget)."""
     smooth: str
@@ -109,14 +110,26 @@ class Pipeline:
         return self.calibration / "adaround_cache"
 
     @property
-    def adaround(self) -> Path:
+    def quantization(self) -> Path:
         """Step 3W's folder."""
-        return self.folder / "adaround_output"
+        return self.folder / "quantization"
+
+    @property
+    def spec(self) -> Spec:
+        """The grid of most layers: that of the recipe's last line."""
+        spec = self.recipe.rules[-1].spec
+        assert spec is not None, "the last line of a pipeline's recipe quantizes"
+        return spec
 
     @property
     def label(self) -> str:
         """What the quantized model is called: W4A8, or W4A4-8 where bits differ."""
-        return f"W{self.spec.bits}A{self.bits_a if isinstance(self.bits_a, int) else '4-8'}"
+        return f"W{self.spec.bits}A{self.bits_told}"
+
+    @property
+    def bits_told(self) -> int | str:
+        """The bits of the activations as a name has them."""
+        return self.bits_a if isinstance(self.bits_a, int) else "4-8"
 
     def begin(self, resume: bool) -> None:
         """Writes what is asked, or compares it with what was. Raises UserError when they differ."""
@@ -128,7 +141,7 @@ class Pipeline:
         }
         asked |= {
             "amounts": vars(self.amounts),
-            "weights": vars(self.spec),
+            "recipe": self.recipe.to_json(),
             "bits_a": self.bits_a,
             **self.loaded,
         }
@@ -149,8 +162,7 @@ class Pipeline:
             ("collect_layer_activations", self.collect),
             ("analyze_activations", self.analyze),
             ("cache_adaround_data", self.cache_data),
-            ("adaround_optimize", self.optimise),
-            ("export_checkpoint", self.export),
+            ("quantize", self.quantize),
             ("evaluate", self.evaluate),
         ]
 
@@ -205,29 +217,32 @@ class Pipeline:
             cache_blocks(self.model, images, recipe, self.cache, True, bar.advance)
         return f"{samples} samples of every block"
 
-    def optimise(self) -> str:
-        """Step 3W: learned rounding, on the grids of step 3A."""
-        cache = read_block_cache(self.cache)
-        track = WeightTrack(
-            AdaRound(iterations=self.amounts.iterations),
-            self.spec,
-            self.bits_a if isinstance(self.bits_a, int) else 8,
-            read_quant_config(self.quant_config),
-            plan.digest(read_text(self.quant_config)),
-            seed=self.seed,
-        )
-        with Progress(cache.blocks * self.amounts.iterations, "iteration", "adaround") as bar:
-            config = quantize_weights(
-                self.model.network(), cache, track, self.adaround, True, lambda *_: bar.advance()
+    def quantize(self) -> str:
+        """Step 3W: the recipe on the grids of step 3A, and the checkpoint that comes of it."""
+        cache, images = read_block_cache(self.cache), read_images(self.calibration)
+        table = read_quant_config(self.quant_config)
+        data = Calibration(images, cache, table, plan.digest(read_text(self.quant_config)))
+        blocks: list[dict[str, Any]] = []
+        iterations, tuning = cache.blocks * self.amounts.iterations, self.amounts.tuning
+        with Bars() as bars:
+            made = quantize(
+                self.model,
+                self.recipe,
+                data,
+                self.quantization,
+                True,
+                self.seed,
+                on_iteration=lambda *_: bars.advance("adaround, iterations", 1, iterations),
+                on_block=lambda _, report: blocks.append(report),
+                on_tuning=lambda *_: bars.advance("tuning, steps", 1, tuning),
             )
-        write_figures(self.adaround, config)
-        ratio = config["error"] / config["error_rounding"]
-        return f"{len(config['per_block'])} blocks, {ratio:.0%} of the error of rounding to nearest"
-
-    def export(self) -> str:
-        """The checkpoint in MLX's convention."""
-        files = write_folder(self.folder / "checkpoint", self.model.network(), self.quantized())
-        return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {len(files)} files"
+        config = write_blocks(self.quantization, self.recipe, self.bits_told, len(cache), blocks)
+        files = write_folder(self.folder / "checkpoint", self.model.network(), made)
+        size, ratio = sum(file.stat().st_size for file in files), config["error"] / config["error_rounding"]
+        return (
+            f"{len(blocks)} blocks, {ratio:.0%} of the error of rounding to nearest; {size / 1e6:.1f} MB "
+            f"in {len(files)} files"
+        )
 
     def evaluate(self) -> str:
         """Same-seed pictures of every variant."""
@@ -247,32 +262,25 @@ class Pipeline:
         write_report(self.folder / "evaluation" / "report.json", report)
         return self.verdict(report)
 
-    def quantized(self) -> checkpoint.QuantizedCheckpoint:
-        """What both tracks made."""
-        return checkpoint.load(self.adaround, self.quant_config)
-
     def variants(self) -> list[Variant]:
         """The float model, then rounding and AdaRound, with weights alone and with activations too.
 
         Each is made when it is drawn with, so that one at a time is in memory.
         """
         table, alone = read_quant_config(self.quant_config), f"W{self.spec.bits}A16"
-        size, whole = size_on(self.model, self.spec), size_on(self.model, self.spec, table)
+        size, whole = size_on(self.model, self.recipe), size_on(self.model, self.recipe, table)
         grids = plan.digest(read_text(self.quant_config))
-        learned = plan.digest(read_text(self.adaround / "plan.json"), grids)
+        learned = plan.digest(read_text(self.quantization / "plan.json"), grids)
+        plain, ours = (
+            partial(rounded, self.model, self.recipe),
+            partial(read_folder, self.folder / "checkpoint"),
+        )
         return [
             float_variant(self.model),
-            lazy_variant(
-                f"{alone} rounding", partial(rounded, self.model, self.spec), "rounding", size, False
-            ),
-            lazy_variant(f"{alone} AdaRound", self.quantized, learned, size, False),
-            lazy_variant(
-                f"{self.label} rounding",
-                partial(rounded, self.model, self.spec, table),
-                f"rounding, {grids}",
-                whole,
-            ),
-            lazy_variant(f"{self.label} AdaRound", self.quantized, learned, whole),
+            lazy_variant(f"{alone} rounding", plain, "rounding", size, False),
+            lazy_variant(f"{alone} AdaRound", ours, learned, size, False),
+            lazy_variant(f"{self.label} rounding", partial(plain, table), f"rounding, {grids}", whole),
+            lazy_variant(f"{self.label} AdaRound", ours, learned, whole),
         ]
 
     def verdict(self, report: EvalReport) -> str:

@@ -4,21 +4,16 @@ from ditq.activations import ByError, Fixed, PerTimestep
 from ditq.calibration import CacheRecipe, ImageRecipe, default_prompts
 from ditq.calibration.block_caching import batches
 from ditq.calibration.cache_cost import cache_cost
-from ditq.cli.forecasts import decision_cost, figures_cost, kept_pictures_cost
+from ditq.cli.forecasts import decision_cost, figures_cost, kept_pictures_cost, on_grid_cost
 from ditq.cli.generate_calibration_data import recording_cost
 from ditq.cli.pipeline import Pipeline
 from ditq.core.cost import Cost
-from ditq.core.recipe import plain_recipe
 from ditq.diagnostics import InputRecipe, collect_cost, input_shapes
-from ditq.models.cost import parameter_count, state_shapes
+from ditq.models.cost import state_shapes
 from ditq.quantization import forecast
-from ditq.quantization.forecast import folder_of
-from ditq.weights.cost import ON_GRID
 
 DRAWN, ON_GRIDS = 6, 2
 """Sets of pictures in the evaluation, the float model's from other seeds among them, and those with inputs on grids."""
-UNPACKING = 30
-"""Element-wise operations for each weight of an exported checkpoint."""
 
 
 def pipeline_costs(asked: Pipeline) -> dict[str, Cost]:
@@ -35,19 +30,9 @@ def pipeline_costs(asked: Pipeline) -> dict[str, Cost]:
     layers = network.anatomy.paths("block")
     method = PerTimestep(Fixed(8) if isinstance(asked.bits_a, int) else ByError())
     meta = cache_facts(asked)
-    expected = forecast(
-        model,
-        plain_recipe("pipeline", "adaround", asked.spec, {"iterations": amounts.iterations}),
-        meta,
-    )
-    specs = dict.fromkeys(layers, asked.spec)
-    written = folder_of(model, network, specs, timesteps)
-    pictures = DRAWN * amounts.prompts
-    on_grid = ON_GRIDS * amounts.prompts * settings.steps * (2 if guided else 1)
-    per_row = sum(one.rows * one.channels for one in inputs) / (
-        amounts.statistics_images * (2 if guided else 1)
-    )
-    evaluation = kept_pictures_cost(model, settings, pictures, amounts.batch_size)
+    expected = forecast(model, asked.recipe, meta, timesteps)
+    on_grid = on_grid_cost(model, settings, ON_GRIDS * amounts.prompts)
+    evaluation = kept_pictures_cost(model, settings, DRAWN * amounts.prompts, amounts.batch_size)
     return {
         "generate_calibration_data": recording_cost(
             model, settings, recorded, len(default_prompts(model.name))
@@ -57,11 +42,8 @@ def pipeline_costs(asked: Pipeline) -> dict[str, Cost]:
         ),
         "analyze_activations": decision_cost(method, inputs, len(layers), timesteps, 3),
         "cache_adaround_data": cache_cost(meta, len(batches(meta)), len(meta["samples"])),
-        "adaround_optimize": expected.cost + figures_cost(2),
-        "export_checkpoint": Cost(
-            values=UNPACKING * parameter_count(network), bytes=written, files=2, memory=4.0 * written
-        ),
-        "evaluate": evaluation + Cost(values=ON_GRID * on_grid * per_row),
+        "quantize": expected.cost + Cost(bytes=expected.checkpoint + expected.streams, files=3),
+        "evaluate": evaluation + on_grid,
         "comparison_page": figures_cost(4),
     }
 

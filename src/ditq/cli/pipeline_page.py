@@ -7,7 +7,9 @@ import numpy as np
 from PIL import Image
 
 from ditq.cli.pipeline import Pipeline
+from ditq.cli.pipeline_blocks import read_blocks
 from ditq.core.files import read_image, read_json, write_figure, write_text
+from ditq.core.recipe import Rule
 from ditq.evaluation import (
     EvalReport,
     Spread,
@@ -30,7 +32,7 @@ def draw_page(pipeline: Pipeline) -> str:
 
     folder = pipeline.folder
     report = read_report(folder / "evaluation" / "report.json")
-    config = read_json(pipeline.adaround / "config.json")
+    config = read_blocks(pipeline.quantization)
     names = [report.reference.name, *(entry.name for entry in report.variants)]
     first = range(min(SHOWN, len(report.prompts)))
     shown = {name: read_drawn(folder / "evaluation", name).pictures(first) for name in names}
@@ -102,10 +104,15 @@ def _distances(pipeline: Pipeline, report: EvalReport) -> Section:
 def _sizes(pipeline: Pipeline, report: EvalReport) -> Section:
     exported = sorted((pipeline.folder / "checkpoint").iterdir())
     files = [["file", "MB"], *([file.name, f"{file.stat().st_size / 1e6:.2f}"] for file in exported)]
+    sizes = {rule.spec.bits for rule in pipeline.recipe.rules if rule.spec is not None}
+    bits = sorted(sizes)
     note = (
-        "The blocks' linear layers are quantized; embeddings, adaptive layer norms and the last layer stay in 16 bits. "
-        "The exported folder holds those as the model has them in memory, so that it is larger for a model in float32."
+        f"Every layer is quantized, to {bits[0]}"
+        + (f" up to {bits[-1]}" if len(bits) > 1 else "")
+        + " bits; biases, norms and scales are stored in 16."
     )
+    if any(rule.spec is None for rule in pipeline.recipe.rules):
+        note = "Adaptive layer norms, which hold the channel factors, stay in 16 bits, as do biases, norms and scales."
     return Section("Size", [size_sentence(report, f"{pipeline.label} AdaRound"), note], table(files))
 
 
@@ -143,13 +150,14 @@ def _activations(pipeline: Pipeline) -> Section:
 
 
 def _making(pipeline: Pipeline, config: dict) -> Section:
-    amounts, weights = pipeline.amounts, pipeline.spec
-    grid = "one scale per output channel" if weights.group_size is None else f"groups of {weights.group_size}"
+    amounts = pipeline.amounts
+    tuning = f"{amounts.tuning} steps on the guided prediction" if amounts.tuning else "none"
     listed = [
         ["what", "how much"],
         ["calibration", f"{amounts.images} trajectories of {amounts.steps} steps"],
-        ["weights", f"{weights.bits} bits, {grid}, AdaRound with {config['iterations']} iterations a block"],
+        *([_layers(rule), _grid(rule, amounts.iterations)] for rule in pipeline.recipe.rules),
         ["blocks reconstructed on", f"{config['rows']} rows (pictures x timesteps x guidance)"],
+        ["last pass over all scales and biases", tuning],
         [
             "activation grids from",
             f"{amounts.statistics_images} pictures, every {ordinal(amounts.statistics_stride)}timestep",
@@ -157,6 +165,22 @@ def _making(pipeline: Pipeline, config: dict) -> Section:
         ["prompts to compare", f"{amounts.prompts}"],
     ]
     return Section("How it was made", [], table(listed))
+
+
+def _layers(rule: Rule) -> str:
+    return ", ".join(rule.roles) or "all other layers"
+
+
+def _grid(rule: Rule, iterations: int) -> str:
+    if rule.spec is None:
+        return "16 bits"
+    size = rule.spec.group_size
+    grid = "one scale per output channel" if size is None else f"groups of {size}"
+    methods = {
+        "rtn": "rounded to nearest",
+        "adaround": f"AdaRound from GPTQ's codes, {iterations} iterations a block",
+    }
+    return f"{rule.spec.bits} bits, {grid}, {methods.get(rule.method, rule.method)}"
 
 
 def ordinal(number: int) -> str:

@@ -55,7 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     default = "activation_stats_postgelu.npz"
     flags.add_argument(
-        "--output", type=values.file, default=Path(default), metavar="FILE", help=f"default: {default}"
+        "--output",
+        "--out",
+        type=values.file,
+        default=Path(default),
+        metavar="FILE",
+        help=f"default: {default}",
     )
     group = flags.add_argument_group("recipe")
     numbers = {

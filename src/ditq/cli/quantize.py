@@ -13,8 +13,8 @@ from ditq.calibration.block_caching import cache_meta
 from ditq.checkpoint import QuantizedCheckpoint, read_folder, write_folder
 from ditq.cli import values
 from ditq.cli.flags import (
+    add_amount,
     add_calibration,
-    add_count,
     add_dtype,
     add_model_choice,
     add_model_path,
@@ -82,20 +82,13 @@ def add_quantize_flags(
         metavar="N",
         help="quantize the first N blocks alone (default: all)",
     )
-    group = flags.add_argument_group("calibration (default: by model)")
-    group.add_argument(
-        "--num-images",
-        type=values.whole("--num-images"),
-        metavar="N",
-        help="recorded pictures to calibrate on",
-    )
-    add_count(group, "--stride", "take every so many steps")
-    group.add_argument(
-        "--batch-size",
-        type=values.whole("--batch-size"),
-        metavar="N",
-        help="pictures at once; guidance doubles them",
-    )
+    group = flags.add_argument_group("calibration")
+    add_amount(group, "--num-images", "cache_images", "recorded pictures that the weights are fitted on")
+    add_amount(group, "--stride", "cache_stride", "take every so many steps of those")
+    add_amount(group, "--batch-size", "batch_size", "pictures at once; guidance doubles them")
+    images = "recorded pictures that the activation grids are made from"
+    add_amount(group, "--statistics-images", "statistics_images", images)
+    add_amount(group, "--statistics-stride", "statistics_stride", "take every so many steps of those")
     add_numbers(group, {"--seed": (0, "of learned rounding")})
     group.add_argument(
         "--keep-work",
@@ -145,7 +138,8 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
         # one process runs both, and MLX keeps what the calibration freed
         cost = replace(cost, memory=told.cost.memory + calibration.memory)
         machine = machine_for(model, SOLVER_ROWS, *cache_meta(model, images, amounts.cache)["latents"])
-        _print_forecast(args, recipe, told, told_of(machine, cost, cost.bytes + told.checkpoint))
+        disk = cost.bytes + told.streams + told.checkpoint
+        _print_forecast(args, recipe, told, told_of(machine, cost, disk))
         return
     with lock(args.out):
         _carry_out(args, images, model, recipe, amounts)
@@ -223,7 +217,8 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _amounts(args: argparse.Namespace, images: ImageSet) -> CalibrationAmounts:
     usual = calibration_amounts(args.model, len(images.manifest["prompts"]))
-    given = {name: getattr(args, name) for name in ("num_images", "stride", "batch_size")}
+    names = ("num_images", "stride", "batch_size", "statistics_images", "statistics_stride")
+    given = {name: getattr(args, name) for name in names}
     return replace(usual, **{name: value for name, value in given.items() if value is not None})
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 from ditq.cli import values
-from ditq.cli.amounts import QUICK, amounts_for
 from ditq.cli.flags import (
     add_group_size,
     add_model_flags,
@@ -29,9 +28,10 @@ from ditq.cli.pipeline_forecast import pipeline_costs
 from ditq.cli.run import run
 from ditq.cli.stages import Finished, facts, finish
 from ditq.core.cost import Cost
-from ditq.core.recipe import plain_recipe
+from ditq.core.recipe import FLOAT, Recipe, read_recipe
 from ditq.core.spec import Spec
 from ditq.quantization import check_storable
+from ditq.quantization.amounts import QUICK, Amounts, amounts_for
 
 FLAGS = {
     "images": ("--images", "calibration pictures"),
@@ -40,6 +40,7 @@ FLAGS = {
     "statistics_images": ("--statistics-images", "of them, those that activation grids are made from"),
     "statistics_stride": ("--statistics-stride", "every so many timesteps of those"),
     "iterations": ("--iters", "AdaRound's iterations per block"),
+    "tuning": ("--tuning", "steps of the last pass over scales and biases, 0: none"),
     "prompts": ("--prompts", "prompts on which variants are compared"),
     "batch_size": ("--batch-size", "pictures at once"),
 }
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     group = flags.add_argument_group("amounts (default: by the model, as --dry-run tells)")
     for flag, meaning in FLAGS.values():
         names = [flag, "--num-images"] if flag == "--images" else [flag]
-        group.add_argument(*names, type=values.whole(flag), metavar="N", help=meaning)
+        least = 0 if flag == "--tuning" else 1
+        group.add_argument(*names, type=values.whole(flag, least), metavar="N", help=meaning)
     group.add_argument("--quick", action="store_true", help="least amounts: a look at the whole")
     group = flags.add_argument_group("grids")
     add_numbers(group, {"--bits-w": (4, "weights, 2 to 8")})
@@ -68,9 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     group.add_argument(
         "--smooth",
-        default="foldable",
+        default="none",
         choices=["foldable", "none"],  # factors of all layers cannot be exported
-        help="channel factors where adaLN can take them in, or none (default: foldable)",
+        help="channel factors where adaLN, which then stays in 16 bits, can take them in (default: none)",
     )
     add_sampler_flags(flags)
     add_model_flags(flags, default="mini")
@@ -84,7 +86,7 @@ def pipeline(args: argparse.Namespace) -> None:
     from ditq.cli.pipeline_page import draw_page
 
     asked = pipeline_from(args)
-    check_storable(asked.model.skeleton(), plain_recipe("of run_pipeline", "adaround", asked.spec))
+    check_storable(asked.model.skeleton(), replace(asked.recipe, activations={"smooth": args.smooth}))
     steps = [*asked.steps(), ("comparison_page", partial(draw_page, asked))]
     refuse_begun(asked.folder / "pipeline.json", args)
     if args.dry_run:
@@ -127,7 +129,9 @@ def pipeline_from(args: argparse.Namespace) -> Pipeline:
     amounts = amounts_for(args.model, args.quick)
     given = {name: getattr(args, flag[2:].replace("-", "_")) for name, (flag, _) in FLAGS.items()}
     amounts = replace(amounts, **{name: value for name, value in given.items() if value is not None})
-    if args.quick and all(given.get(name) is not None for name in (*QUICK, "iterations", "prompts")):
+    if args.quick and all(
+        given.get(name) is not None for name in (*QUICK, "iterations", "tuning", "prompts")
+    ):
         without_effect(args, "where every amount is given", "quick")
     for name in ("cache_images", "statistics_images"):
         if given[name] is not None and given[name] > amounts.images:
@@ -144,12 +148,36 @@ def pipeline_from(args: argparse.Namespace) -> Pipeline:
         model=model,
         settings=settings_from(args, model),
         amounts=amounts,
-        spec=Spec(args.bits_w, group_size=group_size(args)),
+        recipe=pipeline_recipe(Spec(args.bits_w, group_size=group_size(args)), amounts, args.smooth),
         bits_a=int(args.bits_a) if args.bits_a.isdigit() else args.bits_a,
         smooth=args.smooth,
         seed=args.seed,
         loaded={name: getattr(args, name) for name in ("dtype", "text_encoders")},
         folder=args.out,
+    )
+
+
+def pipeline_recipe(spec: Spec, amounts: Amounts, smooth: str) -> Recipe:
+    """The preset w4a8-adaround with the blocks on this grid, and without activations, which have a step of their own.
+
+    Factors of channels are multiplied into adaLN, which stays float where there are some.
+    """
+    preset = read_recipe("w4a8-adaround")
+    *kept, blocks = preset.rules
+    if smooth != "none":
+        why = "takes the channel factors of the inputs"
+        kept = [
+            replace(rule, method=FLOAT, spec=None, why=why) if rule.roles == ("modulation",) else rule
+            for rule in kept
+        ]
+    methods = {**preset.methods, "adaround": {"iterations": amounts.iterations}}
+    return replace(
+        preset,
+        name="of run_pipeline",
+        rules=(*kept, replace(blocks, spec=spec)),
+        methods=methods,
+        activations=None,
+        tuning={"steps": amounts.tuning} if amounts.tuning else None,
     )
 
 
@@ -167,7 +195,8 @@ def forecast(args: argparse.Namespace, asked: Pipeline, names: list[str]) -> Non
         lines.append(f"finished before: {', '.join(done)}")
     lines += [
         f"{amounts.images} trajectories of {steps} steps; grids from {amounts.statistics_images} pictures, "
-        f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.prompts} prompts compared",
+        f"blocks from {amounts.cache_images}, {amounts.iterations} iterations each; {amounts.tuning} steps of tuning; "
+        f"{amounts.prompts} prompts compared",
         ", ".join(f"{name} {duration(count)}" for name, count in seconds.items()),
         f"{told} in {asked.folder}",
     ]

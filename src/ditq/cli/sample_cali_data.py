@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     flags.add_argument(
         "--output",
+        "--out",
         type=values.file,
         default=Path("DiT_cali_data.npz"),
         metavar="FILE",

@@ -47,6 +47,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "--spike-from": (1, 1e9),
     "--time-gain": (0, 1),
     "--shift-gain": (0, 1),
+    "--min-ssim": (0, 1),
+    "--num-trajectories": (0, 1000),
+    "--num-flat": (0, 1000),
+    "--num-timed": (0, 1000),
 }
 """The least and the greatest value of a flag; the flags of Python's floats that are not here take 0 to 1e9."""
 

@@ -9,7 +9,7 @@ from functools import cache
 
 OPENBLAS = "libopenblas.so.0"
 """The name of OpenBLAS on Debian, Ubuntu, Fedora, Arch and conda."""
-CACHE_LIMIT = 4 << 30
+CACHE_LIMIT = 1 << 30
 """Bytes of freed memory that MLX keeps on a CPU; its own 32 MB makes it ask the system for every large array."""
 
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ receive the same array share the first one's. Files of older releases lack what 
 are called by their paths, belong to no stream, and say nothing of folding.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from ditq.calibration.stored import made_again_by
-from ditq.core import plan
 from ditq.core.errors import UserError
 from ditq.core.files import read_json, read_npz, read_stored_json, write_json, write_npz
 from ditq.core.remedies import again
@@ -38,8 +36,6 @@ KIND, VERSION, MADE_BY = "ditq.layer_statistics", 1, "collect_layer_activations"
 MANIFEST, FOLDER = "layer_statistics.json", "timestep_stats"
 CONTENTS = (MANIFEST, FOLDER)
 """What the folder holds: what a forced run removes."""
-SAME = ("model", "noise", "dtype", "guidance", "inputs", "sample_values", "step_keys", "sigma_map", "layers")
-"""What folders must share to be merged."""
 ARRAYS = (*PER_CHANNEL, "hist", "images", "count", "sample", "priorities")
 
 
@@ -109,9 +105,23 @@ class LayerStatistics:
                 )
         return all(entry["foldable"] for entry in entries.values())
 
+    @property
+    def pooled(self) -> "PooledStatistics":
+        """The same with all timesteps taken as one."""
+        return PooledStatistics(self.folder, self.manifest)
+
+    @property
+    def each(self) -> "LayerStatistics":
+        """The same with no timesteps pooled."""
+        return LayerStatistics(self.folder, self.manifest)
+
     def at(self, step: int) -> dict[str, InputStatistics]:
         """The statistics of every observed layer at one step."""
         return read_step(self.folder, step, self.manifest)
+
+    def behind(self, step: int) -> list[int]:
+        """The recorded steps that one of `steps` stands for."""
+        return [step]
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,10 @@ class PooledStatistics(LayerStatistics):
     def steps(self) -> list[int]:
         """The first step, which stands for all."""
         return super().steps[:1]
+
+    def behind(self, step: int) -> list[int]:
+        """All of them."""
+        return super().steps
 
     def at(self, step: int) -> dict[str, InputStatistics]:
         """The statistics of every observed layer over all steps; samples stay as large as one step's."""
@@ -249,37 +263,3 @@ def read_step(folder: Path, step: int, manifest: dict[str, Any]) -> dict[str, In
                 sample=Reservoir(size, values["priorities"], values["sample"]),
             )
     return found
-
-
-def merge_inputs(folders: Sequence[Path], output: Path, resume: bool = False) -> dict[str, Any]:
-    """Fills `output` with the statistics of all folders' pictures; returns its manifest.
-
-    Raises UserError when they do not belong together, or share a picture.
-    """
-    parts = [read_layer_statistics(folder / MANIFEST) for folder in folders]
-    first = parts[0].manifest
-    images: list[str] = []
-    for folder, part in zip(folders, parts, strict=True):
-        both = plan.WEIGHTS in part.manifest and plan.WEIGHTS in first  # older folders say nothing of them
-        for name in (*SAME, *([plan.WEIGHTS] if both else [])):
-            if part.manifest.get(name) != first.get(name):
-                raise UserError(f"cannot merge {folder}: {name}", got="another than the first folder's")
-        shared = set(images) & set(part.manifest["images"])
-        if shared:
-            remedy = "merge the shards of one run (--shard K/N), which share none"
-            raise UserError(
-                f"cannot merge {folder}", got=f"{len(shared)} pictures that others have", remedy=remedy
-            )
-        images += part.manifest["images"]
-    manifest = {**first, "images": images}
-    new = not (output / MANIFEST).exists()
-    plan.begin(output / MANIFEST, manifest, resume)
-    for step in manifest["step_keys"]:
-        if not new and whole_step(output, step, manifest):
-            continue
-        whole = parts[0].at(step)
-        for part in parts[1:]:
-            for path, statistics in part.at(step).items():
-                whole[path].add(statistics)
-        write_step(output, step, whole, manifest)
-    return manifest

@@ -189,7 +189,7 @@ def forward(network: Network, points: PointSet, batch: Indices) -> mx.array:
 
 def _once_a_prompt(site: Site) -> bool:
     """Whether a layer runs once for all timesteps: its input depends on the prompt alone."""
-    return site.rows == "prompts" or (site.phase == "prepare" and site.rows == "tokens")
+    return site.rows == "prompts" or (site.phase == "prepare" and site.rows in ("tokens", "prompt_tokens"))
 
 
 def _by_timestep(

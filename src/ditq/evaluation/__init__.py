@@ -8,6 +8,7 @@ from ditq.evaluation.report import EvalReport, Gain, Spread, VariantReport, read
 from ditq.evaluation.report_table import markdown, rows
 from ditq.evaluation.rounding_baseline import rounded
 from ditq.evaluation.same_seed import FLOOR, evaluate
+from ditq.evaluation.trajectory_curves import Curves, measure_along_trajectories, units
 from ditq.evaluation.variants import (
     FLOAT,
     Size,
@@ -26,6 +27,7 @@ __all__ = [
     "FLOAT",
     "FLOOR",
     "METRICS",
+    "Curves",
     "Drawn",
     "EvalReport",
     "Gain",
@@ -45,6 +47,7 @@ __all__ = [
     "floor_sentence",
     "lazy_variant",
     "markdown",
+    "measure_along_trajectories",
     "quantized_variant",
     "read_drawn",
     "read_report",
@@ -53,5 +56,6 @@ __all__ = [
     "size_of",
     "size_on",
     "size_sentence",
+    "units",
     "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Variants of a model drawn from the same prompts and seeds, each finished batch kept on disk."""
+"""Variants of a model drawn from the same prompts and seeds: a PNG for each picture, latents and times by batch."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +13,15 @@ from jaxtyping import UInt8
 from ditq.calibration.stored import check_array
 from ditq.core import plan
 from ditq.core.errors import UserError
-from ditq.core.files import read_json, read_npz, write_npz
+from ditq.core.files import read_image, read_json, read_npz, write_npz, write_png
 from ditq.evaluation.metrics import Samples
 from ditq.evaluation.variants import Variant, slug_of
 from ditq.models.base import TextToImage
 from ditq.models.digest import weights_digest
 from ditq.sampling.generate import Settings, denoised
 
-HELD = ("pictures", "latents", "seconds", "peak_memory")
-"""The arrays of a batch."""
+HELD = ("latents", "seconds", "peak_memory")
+"""The arrays of a batch; its pictures are PNGs beside them, written before."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,12 @@ class Drawn:
         """The pictures and latents of one batch after the other."""
         for start in self._starts:
             prompts = self.prompts[start : start + self.batch_size]
-            part = read_part(part_of(self.folder, start), len(prompts))
-            yield Samples(prompts, part["pictures"], part["latents"])
+            part, pictures = read_part(self.folder, start, len(prompts))
+            yield Samples(prompts, pictures, part["latents"])
 
     def pictures(self, chosen: Sequence[int]) -> UInt8[np.ndarray, "chosen height width 3"]:
-        """Some of the pictures, by their prompts' numbers; only their batches are read."""
-        found = []
-        for number in chosen:
-            start = number - number % self.batch_size
-            count = len(self.prompts[start : start + self.batch_size])
-            found.append(read_part(part_of(self.folder, start), count)["pictures"][number - start])
-        return np.stack(found)
+        """Some of the pictures, by their prompts' numbers; only these are read."""
+        return np.stack([_picture(picture_of(self.folder, number)) for number in chosen])
 
     @cached_property
     def seconds_per_step(self) -> float:
@@ -98,9 +93,7 @@ def draw(
     starts = range(0, len(prompts), batch_size)
     todo = list(starts)
     if (own / "plan.json").exists():
-        todo = [
-            at for at in starts if not _whole(part_of(own, at), len(prompts[at : at + batch_size]), settings)
-        ]
+        todo = [at for at in starts if not _whole(own, at, len(prompts[at : at + batch_size]), settings)]
     if todo:  # text encoders and network shall not lie in memory together
         model.encode(list(prompts))
     asked[plan.WEIGHTS] = weights_digest(model.network())
@@ -110,7 +103,7 @@ def draw(
         with variant.opened(model) as opened:
             for start in todo:
                 rows = slice(start, start + batch_size)
-                _draw_batch(opened, prompts[rows], seeds[rows], settings, part_of(own, start))
+                _draw_batch(opened, prompts[rows], seeds[rows], settings, own, start)
                 on_picture(len(prompts[rows]))
     return Drawn(own, list(prompts), batch_size)
 
@@ -124,35 +117,57 @@ def read_drawn(folder: Path, name: str) -> Drawn:
     return Drawn(path.parent, asked["prompts"], asked["batch_size"])
 
 
-def read_part(path: Path, count: int) -> dict[str, np.ndarray]:
-    """The arrays of a batch of `count` pictures. Raises UserError for a file that is cut off or holds another batch."""
+def read_part(
+    folder: Path, start: int, count: int
+) -> tuple[dict[str, np.ndarray], UInt8[np.ndarray, "count height width 3"]]:
+    """The arrays and the pictures of a batch of `count` pictures that begins with number `start`.
+
+    Raises UserError for a file that is missing, cut off or of another batch.
+    """
+    path = part_of(folder, start)
     try:
         part = read_npz(path, HELD)
-        check_array(path, "pictures", part["pictures"], (count, None, None, 3), "uint8")
         check_array(path, "latents", part["latents"], (count, None, None, None), "float32")
         check_array(path, "seconds", part["seconds"], (None,), "float64")
+        pictures = [_picture(picture_of(folder, start + row)) for row in range(count)]
+        for row, picture in enumerate(pictures):
+            check_array(picture_of(folder, start + row), "pixels", picture, pictures[0].shape, "uint8")
     except UserError as error:
         remedy = "run the same command again: it draws this batch again"
         raise UserError(error.what, got=error.got, expected=error.expected, remedy=remedy) from error
-    return part
+    return part, np.stack(pictures)
 
 
-def _whole(path: Path, count: int, settings: Settings) -> bool:
-    """Whether a batch's file can be read, and its pictures are as many and as large as asked for."""
+def _whole(folder: Path, start: int, count: int, settings: Settings) -> bool:
+    """Whether a batch's files can be read, and its pictures are as many and as large as asked for."""
     try:
-        pictures = read_part(path, count)["pictures"]
+        pictures = read_part(folder, start, count)[1]
     except UserError:
         return False
     return pictures.shape[1:3] == (settings.height, settings.width)
 
 
 def part_of(folder: Path, start: int) -> Path:
-    """The file of the batch that begins with picture `start`."""
+    """The file of the arrays of the batch that begins with picture `start`."""
     return folder / f"{start:05d}.npz"
 
 
+def picture_of(folder: Path, number: int) -> Path:
+    """The file of a picture."""
+    return folder / f"{number:05d}.png"
+
+
+def _picture(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    return read_image(path)[0]
+
+
 def _draw_batch(
-    model: TextToImage, prompts: Sequence[str], seeds: Sequence[int], settings: Settings, path: Path
+    model: TextToImage,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    folder: Path,
+    start: int,
 ) -> None:
     mx.reset_peak_memory()
     ticks = [time.perf_counter()]
@@ -160,12 +175,13 @@ def _draw_batch(
         model, prompts, seeds, settings, len(prompts), lambda: ticks.append(time.perf_counter())
     )
     latents = mx.concatenate(list(batches))
-    peak = mx.get_peak_memory()
     part = {
-        "pictures": np.array(model.decode(latents)),
         "latents": np.array(latents.astype(mx.float32)),
-        "seconds": np.diff(ticks)[-settings.steps + 1 :]
-        / len(prompts),  # the first step also prepares the run
-        "peak_memory": np.array(peak),
+        # the first step also prepares the run
+        "seconds": np.diff(ticks)[-settings.steps + 1 :] / len(prompts),
+        "peak_memory": np.array(mx.get_peak_memory()),
     }
-    write_npz(path, part)
+    for row, picture in enumerate(np.array(model.decode(latents))):
+        told = {"prompt": prompts[row], "seed": str(seeds[row]), **settings.as_text()}
+        write_png(picture_of(folder, start + row), picture, told)
+    write_npz(part_of(folder, start), part)

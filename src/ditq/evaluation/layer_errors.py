@@ -59,10 +59,10 @@ def errors_of(
             quantized_states = _block_outputs(network, flow, images, image, step)
         for block, (ours, reference) in enumerate(zip(quantized_states, float_states, strict=True)):
             for name in reference:
-                _add(of_blocks, block, ours[name], reference[name])
+                add(of_blocks, block, ours[name], reference[name])
     return Errors(
-        {path: _relative(sums) for path, sums in of_layers.items()},
-        [_relative(of_blocks[block]) for block in sorted(of_blocks)],
+        {path: relative(sums) for path, sums in of_layers.items()},
+        [relative(of_blocks[block]) for block in sorted(of_blocks)],
     )
 
 
@@ -87,7 +87,7 @@ def _comparing(
     modules = network.anatomy.modules(network)
 
     def observe(path: str, x: mx.array) -> None:
-        _add(sums, path, layers[path](x), modules[path](x))
+        add(sums, path, layers[path](x), modules[path](x))
 
     return observe
 
@@ -102,7 +102,8 @@ def _block_outputs(network: Network, flow: Flow, images: ImageSet, image: int, s
     return outputs
 
 
-def _add(sums: dict, key: str | int, value: mx.array, reference: mx.array) -> None:
+def add(sums: dict, key: str | int, value: mx.array, reference: mx.array) -> None:
+    """Adds the squared differences and the squares of the reference to the pair `sums[key]`; evaluates both."""
     reference = reference.astype(mx.float32)
     pair = mx.stack([mx.square(value.astype(mx.float32) - reference).sum(), mx.square(reference).sum()])
     wrong, size = np.array(pair).tolist()
@@ -110,6 +111,7 @@ def _add(sums: dict, key: str | int, value: mx.array, reference: mx.array) -> No
     sums[key] = before[0] + wrong, before[1] + size
 
 
-def _relative(sums: Sums) -> float:
+def relative(sums: Sums) -> float:
+    """|difference| / |reference| of a pair; |difference| itself where the reference is zero."""
     wrong, size = sums
     return float(np.sqrt(wrong / size)) if size > 0 else float(np.sqrt(wrong))

@@ -107,6 +107,12 @@ class EvalReport:
         own = self.reference.scores[metric]
         return [np.inf if value >= best else value for value, best in zip(scores, own, strict=True)]
 
+    def median(self, name: str, metric: str) -> float:
+        """The median of a variant's `shown_scores`: infinite where most pictures are identical to the reference's."""
+        shown = self.shown_scores(name, metric)
+        # the mean of the two in the middle is not taken where one may be infinite
+        return float(np.quantile(shown, 0.5, method="lower") if np.isinf(shown).any() else np.median(shown))
+
     def as_json(self) -> dict[str, Any]:
         """The report with its summaries, as JSON holds it."""
         value = {"kind": KIND, "version": VERSION, **asdict(self)}

@@ -17,7 +17,9 @@ from ditq.core import packing, plan
 from ditq.core.activation_grid import GridRows, TimestepGrid
 from ditq.core.affine import code_dtype
 from ditq.core.quantized import QuantizedWeight
+from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
+from ditq.evaluation.rounding_baseline import layer_specs
 from ditq.models.base import TextToImage
 
 Opener = Callable[[TextToImage], AbstractContextManager[TextToImage]]
@@ -93,11 +95,11 @@ def lazy_variant(
     return Variant(name, opened, own, size)
 
 
-def size_on(model: TextToImage, spec: Spec, table: ActivationTable | None = None) -> Size:
-    """The size of the network with every layer of its blocks on this grid; nothing is quantized."""
+def size_on(model: TextToImage, grids: Spec | Recipe, table: ActivationTable | None = None) -> Size:
+    """The size of the network with its layers on these grids (see `layer_specs`); nothing is quantized."""
     network, weights = model.skeleton(), {}
     modules = network.anatomy.modules(network)
-    for path in network.anatomy.paths("block"):
+    for path, spec in layer_specs(network, grids).items():
         rows, columns = capture.matrix(modules[path]).shape
         groups = spec.groups(columns, path, capture.channels(modules[path]))
         scale = mx.broadcast_to(mx.ones((1,)), (rows, groups))  # takes no memory, like the network's weights

@@ -51,6 +51,12 @@ def _sd1(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: st
     return SD1(name, path, dtype)
 
 
+def _pixart_model(name: str, path: Path | None, dtype: mx.Dtype | None, text_encoders: str) -> TextToImage:
+    from ditq.models.diffusionkit import PixArtModel
+
+    return PixArtModel(name, path, dtype)
+
+
 def _mmdit() -> tuple[type, Callable[[Any], Network]]:
     from ditq.models.mmdit import MMDiT, MMDiTConfig
 
@@ -63,6 +69,12 @@ def _unet() -> tuple[type, Callable[[Any], Network]]:
     return UNetConfig, UNet
 
 
+def _pixart() -> tuple[type, Callable[[Any], Network]]:
+    from ditq.models.pixart import PixArt, PixArtConfig
+
+    return PixArtConfig, PixArt
+
+
 WITH_T5 = ("sd3-medium", "sd3.5-medium", "sd3.5-large")
 """The models whose T5 can be left out: `text_encoders` changes nothing for the others."""
 
@@ -71,12 +83,14 @@ MODELS: dict[str, Loader] = {
     **{name: partial(_sd3, name) for name in WITH_T5},
     "sd1.5": partial(_sd1, "sd1.5"),
     "sd1.4": partial(_sd1, "sd1.4"),
+    **{name: partial(_pixart_model, name) for name in ("pixart-alpha", "pixart-alpha-512", "pixart-sigma")},
 }
 """Each name's loader; a loader imports what it needs when called, so that `mini` never needs DiffusionKit."""
 
 FAMILIES: dict[str, Callable[[], tuple[type, Callable[[Any], Network]]]] = {
     "mmdit": _mmdit,
     "unet": _unet,
+    "pixart": _pixart,
 }
 """Each family's config and network class: what a checkpoint's config.json names as its `model_type`."""
 

@@ -31,7 +31,7 @@ _NO_MODELS: tuple[tuple[str, str], ...] = (
         "fuse_lora, save_pretrained) and give the merged checkpoint",
     ),
     (
-        r"^(controlnet_|control_model\.|input_hint_block\.|control_)",
+        r"^(controlnet[_.]|control_model\.|input_hint_block\.|control_)",
         "a ControlNet: an addition to a model, not a model",
     ),
     (r"^image_proj(_model)?\.|^ip_adapter\.", "an IP-Adapter: an addition to a model, not a model"),

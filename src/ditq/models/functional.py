@@ -5,14 +5,24 @@ from jaxtyping import Float
 
 Tokens = Float[mx.array, "batch tokens hidden"]
 ContextTokens = Float[mx.array, "batch context_tokens hidden"]
+TextMask = Float[mx.array, "batch context_tokens"]
+"""1 where a token counts, 0 where it pads."""
+MASKED = -1e4
+"""What is added to the scores of padding: as good as minus infinity, and within float16."""
 
 
-def attention(q: Tokens, k: ContextTokens, v: ContextTokens, num_heads: int) -> Tokens:
-    """Softmax attention of the queries' tokens over all keys, heads split and merged again."""
+def attention(
+    q: Tokens, k: ContextTokens, v: ContextTokens, num_heads: int, mask: TextMask | None = None
+) -> Tokens:
+    """Softmax attention of the queries' tokens over the keys, heads split and merged again.
+
+    Keys where the `mask` is 0 are not seen; without a mask all are.
+    """
     batch, tokens, hidden = q.shape
     q, k, v = (x.reshape(batch, x.shape[1], num_heads, -1).swapaxes(1, 2) for x in (q, k, v))
     scale = (hidden // num_heads) ** -0.5
-    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
+    bias = None if mask is None else ((1 - mask) * MASKED)[:, None, None].astype(q.dtype)
+    out = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=bias)
     return out.swapaxes(1, 2).reshape(batch, tokens, hidden)
 
 

@@ -43,22 +43,25 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def load_weights_into(
-    module: nn.Module, weights: Mapping[str, mx.array], source: str, dtype: mx.Dtype | None = None
+    module: nn.Module, weights: Weights, source: str, dtype: mx.Dtype | None = None, emptied: bool = False
 ) -> None:
     """Loads `weights` into `module`, in `dtype` or as they are, and evaluates them; nothing is loaded unless all fit.
 
+    With `emptied` each leaves `weights` as it is cast: otherwise both dtypes lie in memory at once.
     Raises UserError that names, together, each key that is missing, extra, misshapen, of integers, or holds NaN or
     infinity; and that says what the file is when its keys are those of something else.
     """
     wanted = dict(tree_flatten(module.parameters()))
     problems = _misfits(wanted, weights)
     if not any(problems.values()):
-        cast = {key: array if dtype is None else array.astype(dtype) for key, array in weights.items()}
-        unusable = _not_finite(cast)
-        damaged = _not_finite({key: weights[key] for key in unusable})
-        problems["not finite"] = damaged
-        problems[f"too large for {dtype_name(dtype)}"] = [key for key in unusable if key not in damaged]
-        weights = cast
+        given, weights = weights, {}
+        damaged, large = problems["not finite"], problems[f"too large for {dtype_name(dtype)}"] = [], []
+        for key in _in_order(given):
+            array = given.pop(key) if emptied else given[key]
+            weights[key] = array if dtype is None else array.astype(dtype)
+            if not _finite(weights[key]):
+                (large if _finite(array) else damaged).append(key)
+            del array
     got = [f"{len(keys)} {kind}: {some(keys)}" for kind, keys in problems.items() if keys]
     if got:
         foreign = no_model(weights) or (None if wanted.keys() & weights.keys() else what_it_is(weights))
@@ -108,14 +111,13 @@ def dtype_name(dtype: mx.Dtype | None) -> str:
     return str(dtype).removeprefix("mlx.core.")
 
 
-def _not_finite(weights: Mapping[str, mx.array]) -> list[str]:
-    """Keys with NaN or infinity; evaluates one array after the other, so that memory holds the checkpoint only once.
+def _finite(array: mx.array) -> bool:
+    """Whether an array has neither NaN nor infinity; it is evaluated.
 
     A sum tells at the speed of memory whether all may be well; only where it is not finite (or overflows in 16 bit)
     the elements are looked at.
     """
-    suspects = [key for key in _in_order(weights) if not math.isfinite(float(mx.sum(weights[key])))]
-    return [key for key in suspects if not mx.isfinite(weights[key]).all().item()]
+    return math.isfinite(float(mx.sum(array))) or bool(mx.isfinite(array).all().item())
 
 
 def _in_order(keys: Iterable[str]) -> list[str]:

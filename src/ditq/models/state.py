@@ -13,6 +13,7 @@ modulation, text tokens that stay as they are, masks. A block says what it reads
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
@@ -22,6 +23,26 @@ from jaxtyping import Int
 BlockState = dict[str, mx.array]
 """Arrays by name, each with one row per sample."""
 SomeRows = Int[np.ndarray, "some"]
+BATCH, BATCH_VALUES = 16, 1 << 21
+"""Rows that run through a block at once, and the values of its state that these have at most."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """An array that is not in memory: its rows are read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+        ...
+
+    def rows(self, rows: SomeRows) -> mx.array:
+        """Some of its rows, in their own order."""
+        ...
+
+
+Stream = mx.array | Rows
+"""One row per sample, in memory or elsewhere."""
 
 
 @runtime_checkable
@@ -105,18 +126,20 @@ class Flow:
         return tuple(name for name in self.reads[block] if name in carried)
 
 
-def take_rows(state: Mapping[str, mx.array], rows: SomeRows) -> BlockState:
-    """Some rows of every array, in float32."""
+def take_rows(state: Mapping[str, Stream], rows: SomeRows) -> BlockState:
+    """Some rows of every array, in float32; those that are elsewhere are read."""
     at = mx.array(rows)
-    return {name: array[at].astype(mx.float32) for name, array in state.items()}
+    taken = {name: one[at] if isinstance(one, mx.array) else one.rows(rows) for name, one in state.items()}
+    return {name: array.astype(mx.float32) for name, array in taken.items()}
 
 
-def joined(parts: Sequence[Mapping[str, mx.array]]) -> BlockState:
-    """One state of the rows of all parts."""
-    return {name: mx.concatenate([part[name] for part in parts]) for name in parts[0]}
+def rows_at_once(state: Mapping[str, Stream]) -> int:
+    """How many rows of such a state run through a block at once: `BATCH`, fewer where pictures are large."""
+    values = sum(prod(array.shape[1:]) for array in state.values())
+    return max(1, min(BATCH, BATCH_VALUES // max(1, values)))
 
 
-def row_batches(rows: SomeRows, size: int = 16) -> Iterator[SomeRows]:
+def row_batches(rows: SomeRows, size: int = BATCH) -> Iterator[SomeRows]:
     """The rows, `size` at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]

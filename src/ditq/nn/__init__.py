@@ -2,6 +2,7 @@
 
 from ditq.nn.clock import StepClock, clock_of
 from ditq.nn.each_alone import alone
+from ditq.nn.on_grid import OnGrid, on_grids
 from ditq.nn.quantized_conv import QuantizedConv2d
 from ditq.nn.quantized_layer import Backend, usual_backend
 from ditq.nn.quantized_linear import QuantizedLinear
@@ -9,6 +10,7 @@ from ditq.nn.weight_only import WeightOnlyConv2d, WeightOnlyLinear
 
 __all__ = [
     "Backend",
+    "OnGrid",
     "QuantizedConv2d",
     "QuantizedLinear",
     "StepClock",
@@ -16,5 +18,6 @@ __all__ = [
     "WeightOnlyLinear",
     "alone",
     "clock_of",
+    "on_grids",
     "usual_backend",
 ]

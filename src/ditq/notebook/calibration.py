@@ -9,7 +9,6 @@ from tempfile import mkdtemp
 import numpy as np
 
 from ditq.calibration import ImageRecipe, ImageSet, collect_images, default_prompts, read_images
-from ditq.cli.amounts import amounts_for
 from ditq.cli.progress import Progress
 from ditq.core.files import read_image
 from ditq.models.base import TextToImage
@@ -17,6 +16,7 @@ from ditq.notebook.arguments import checked_arguments
 from ditq.notebook.folders import check_own
 from ditq.notebook.model import Model, float_model, inner_of, listed, settings_from
 from ditq.notebook.pictures import Pictures
+from ditq.quantization.amounts import amounts_for
 
 SHOWN = 8
 """Pictures that a notebook shows."""
@@ -81,7 +81,7 @@ def calibrate(
     """
     check_own("folder", folder, "ditq.calibrate", "manifest.json")
     inner = inner_of(model)
-    amounts = amounts_for(inner.name, quick=False)
+    amounts = amounts_for(inner.name)
     wanted = amounts.cfg_weight if guidance is None else guidance
     settings = settings_from(inner, amounts.steps if steps is None else steps, wanted, size)
     recipe = ImageRecipe(

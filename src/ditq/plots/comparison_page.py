@@ -18,7 +18,7 @@ LARGEST = 384
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <style>
@@ -30,7 +30,7 @@ body {{ font: 15px/1.55 system-ui, sans-serif; max-width: 1080px; margin: 2.2rem
   color: var(--ink); background: var(--paper) }}
 h1 {{ font-size: 1.75rem; line-height: 1.25; margin: 0 0 .4rem }}
 h2 {{ font-size: 1.2rem; margin: 2.6rem 0 .3rem }}
-p {{ margin: .4rem 0 1rem; max-width: 46rem }}
+p {{ margin: .4rem 0 1rem; max-width: 46rem; overflow-wrap: anywhere }}
 .soft, figcaption, .score {{ color: var(--soft) }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.4rem 0 }}
 .tile {{ background: var(--card); border-radius: 10px; padding: .8rem 1.1rem; flex: 1 1 11rem }}
@@ -48,6 +48,12 @@ td:first-child, th:first-child {{ text-align: left; padding-left: 0 }}
 .pictures th:first-child, .pictures td:first-child {{ text-align: left; width: 8.5rem; padding-left: 0 }}
 .pictures img {{ width: {shown}px; max-width: none; display: block; border-radius: 4px; margin: 0 auto }}
 .score {{ font-size: 12.5px; display: block; padding-top: .15rem }}
+.sliders {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 16rem), 1fr)); gap: 1rem }}
+.slider {{ margin: 0; background: var(--card); border: 0 }}
+.slider div {{ position: relative; line-height: 0 }}
+.slider img + img {{ position: absolute; inset: 0; clip-path: inset(0 0 0 var(--at, 50%)) }}
+.slider input {{ width: 100%; margin: .5rem 0 0; accent-color: var(--mark) }}
+:focus-visible {{ outline: 3px solid var(--mark); outline-offset: 2px }}
 figure {{ margin: 1rem 0; background: #fff; border-radius: 10px; border: 1px solid var(--line); padding: .6rem }}
 figure img {{ width: 100%; display: block }}
 code {{ background: var(--card); padding: .1rem .35rem; border-radius: 4px; font-size: 13px }}
@@ -56,8 +62,13 @@ code {{ background: var(--card); padding: .1rem .35rem; border-radius: 4px; font
 <p class="soft">{lead}</p>
 <div class="tiles">{tiles}</div>
 {sections}
+{script}
 </html>
 """
+_SCRIPT = """<script>
+for (const input of document.querySelectorAll(".slider input"))
+  input.addEventListener("input", () => input.closest(".slider").style.setProperty("--at", input.value + "%"));
+</script>"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ def comparison_page(
             for meaning, number in tiles.items()
         ),
         sections="\n".join(_section(section) for section in sections),
+        script=_SCRIPT if any('class="slider"' in section.body for section in sections) else "",
     )
 
 
@@ -111,6 +123,28 @@ def pictures(
         body.append(f"<tr>{''.join(cells)}</tr>")
     rows = "\n".join(body)
     return f'<div class="wide"><table class="pictures"><tr><th></th>{heading}</tr>\n{rows}</table></div>'
+
+
+def sliders(
+    names: tuple[str, str], pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], captions: Mapping[str, str]
+) -> str:
+    """For each prompt of `pairs` two pictures over each other, and a slider that uncovers one or the other.
+
+    `names` are those of the left and of the right picture. Arrow keys move a slider that has the focus.
+    """
+    made = []
+    for prompt, both in pairs.items():
+        images = "".join(
+            f'<img alt="{html.escape(f"{prompt}, {name}", quote=True)}" src="{_source(_png(picture))}">'
+            for name, picture in zip(names, both, strict=True)
+        )
+        label = html.escape(f"{prompt}: {names[0]} on the left, {names[1]} on the right", quote=True)
+        made.append(
+            f'<figure class="slider"><div>{images}</div><input type="range" min="0" max="100" value="50" '
+            f'aria-label="{label}"><figcaption>{html.escape(prompt)}<span class="score">'
+            f"{html.escape(captions[prompt])}</span></figcaption></figure>"
+        )
+    return f'<div class="sliders">{"".join(made)}</div>'
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

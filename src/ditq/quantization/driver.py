@@ -15,7 +15,7 @@ Every finished part is kept in the run's folder: a run that was interrupted pass
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,11 @@ from ditq.checkpoint.npz_run.block_file import block_file, read_block, write_blo
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.models.base import Network
-from ditq.models.state import BlockState, joined, row_batches, run_block, take_rows
+from ditq.models.state import BlockState, Stream, row_batches, rows_at_once, take_rows
 from ditq.quantization.assignment import Assigned
+from ditq.quantization.handed_on import handed_on, spooled
 from ditq.quantization.kept_parts import outside_part, whole_part
 from ditq.weights import BlockProblem, BlockResult, embedders
-from ditq.weights.block_error import quantized_output
-from ditq.weights.input_grids import inputs_of_result
 from ditq.weights.mixed import dequantized
 from ditq.weights.problem import NO_BITS
 
@@ -59,6 +58,16 @@ class Calibration:
     """Grids and smoothing factors of the activations; None: activations stay as they are."""
     table_digest: str = ""
     """Stands for the table in the plan."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts of the recorded pictures, or of the cache where there are none; each once."""
+        found = (
+            self.cache.meta.get("prompts", {}).values()
+            if self.images is None
+            else self.images.manifest["prompts"]
+        )
+        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,13 @@ def quantize_network(
     float_given = cache.given(network)
     with swapped(network, dequantized(network, outside)):
         quantized_given = cache.given(network) if outside else float_given
-        floats = cache.state(0)
-        quantized = {**floats, **_first_state(network, todo, calibration)} if outside else floats
+        floats = cache.stream(0)
+        quantized = {**floats, **_first_state(network, todo, calibration, folder)} if outside else floats
     found = Quantized({**outside}, outside=dict(told))
-    for number in range(_last_block(todo)):
+    last = _last_block(todo)
+    for number in range(last):
         block: Any = network.blocks[number]
-        following = cache.state(number + 1)
+        following = cache.stream(number + 1)
         problem = BlockProblem(
             block=block,
             path=todo.anatomy.blocks[number],
@@ -125,7 +135,9 @@ def quantize_network(
             found.activations.update(result.activations or {})
             found.blocks.append({"block": number, "path": problem.path, **result.report})
             on_block(number, found.blocks[-1])
-        quantized = {**quantized, **_handed_on(problem, result)}
+        if number + 1 < last or todo.phase("finish"):
+            made = {**quantized, **spooled(handed_on(problem, result), folder)}
+            quantized = _read(made, list(following))
         floats = following
     if todo.phase("finish"):
         ends = {**floats, **float_given}, {**quantized, **quantized_given}
@@ -144,7 +156,7 @@ def _last_block(todo: Assigned) -> int:
     return max((number + 1 for number, block in enumerate(blocks) if todo.specs(block)), default=0)
 
 
-def _read(state: Mapping[str, mx.array], names: Sequence[str]) -> BlockState:
+def _read(state: Mapping[str, Stream], names: Sequence[str]) -> dict[str, Stream]:
     return {name: state[name] for name in names}
 
 
@@ -190,19 +202,24 @@ def _of_prompts_alone(todo: Assigned) -> bool:
     return all(todo.anatomy.site(path).rows == "prompt_tokens" for path in todo.phase("begin"))
 
 
-def _first_state(network: Network, todo: Assigned, calibration: Calibration) -> BlockState:
+def _first_state(
+    network: Network, todo: Assigned, calibration: Calibration, folder: Path
+) -> Mapping[str, Stream]:
     """What quantized layers make of the first state, for every row; `network` has them in their places."""
     streams = {todo.anatomy.site(path).stream for path in todo.phase("begin")}
     if not streams:
         return {}
-    images, made = _images(calibration), dict[tuple[int, int], BlockState]()
+    images = _images(calibration)
     alone, samples = _of_prompts_alone(todo), calibration.cache.samples
-    keys = [(image, samples[0][1] if alone else step) for image, step in samples]
-    for image, step in dict.fromkeys(keys):
+
+    @lru_cache(1)  # the steps of an image follow one another
+    def made(image: int, step: int) -> BlockState:
         state = _begun(network, images, [image], step)
-        made[image, step] = {name: state[name].astype(mx.float32) for name in state if name in streams}
-        mx.eval(made[image, step])
-    return joined([made[key] for key in keys])
+        found = {name: state[name].astype(mx.float32) for name in state if name in streams}
+        mx.eval(found)
+        return found
+
+    return spooled((made(image, samples[0][1] if alone else step) for image, step in samples), folder)
 
 
 def _images(calibration: Calibration) -> ImageSet:
@@ -239,33 +256,20 @@ def _solved(
     return BlockResult(result.weights, result.activations, report)
 
 
-def _handed_on(problem: BlockProblem, result: BlockResult | None) -> BlockState:
-    """What the block, quantized as in `result` or float, writes for its quantized inputs."""
-    parts = []
-    for rows in row_batches(np.arange(problem.rows)):
-        if result is None:
-            block: Any = problem.block
-            outputs = _read(run_block(block, take_rows(problem.quantized_inputs, rows)), block.writes)
-        else:
-            outputs = quantized_output(problem, result.weights, inputs_of_result(problem, result), rows)
-        mx.eval(outputs)
-        parts.append(outputs)
-    return joined(parts)
-
-
 def _after(
     network: Network,
     todo: Assigned,
     cache: BlockCache,
     before: Weights,
-    floats: Mapping[str, mx.array],
-    quantized: Mapping[str, mx.array],
+    floats: Mapping[str, Stream],
+    quantized: Mapping[str, Stream],
 ) -> Callable[[], tuple[Weights, dict[str, Any]]]:
     """Solves the layers behind the last block, from the states there of both networks."""
     height, width = cache.meta["latents"]
 
-    def runs(state: Mapping[str, mx.array]) -> Iterator[embedders.Run]:
-        for rows in row_batches(np.arange(len(cache))):
+    def runs(state: Mapping[str, Stream]) -> Iterator[embedders.Run]:
+        results = {name: state[name] for name in network.results}
+        for rows in row_batches(np.arange(len(cache)), rows_at_once(results)):
             some = take_rows(state, rows)
             yield partial(network.finish, some, height, width)
 

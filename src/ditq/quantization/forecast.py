@@ -22,12 +22,16 @@ from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
 from ditq.models.base import Network, TextToImage
 from ditq.models.cost import block_shares, layer_inputs
+from ditq.models.state import BATCH, BATCH_VALUES
 from ditq.quantization.assignment import Assigned, assigned
 from ditq.quantization.tuning import tuning_cost, tuning_of
 from ditq.weights.cost import Work, block_work
 
-STREAMS = 4
-"""Float32 states of all rows at once: both models' before a block, the float one behind it, the one handed on."""
+READ = 4
+"""Float32 states of the rows that run through a block at once: both models' before it, the float one behind it, its
+own."""
+HANDED_ON = 2
+"""States of all rows on disk, in float32: what the quantized blocks before handed on, and what this one does."""
 META = 16_000
 """Bytes of a part's report: its losses and errors."""
 
@@ -43,6 +47,8 @@ class Forecast:
     rows: int
     cache: int
     """Of the block cache on disk, removed at the end."""
+    streams: int
+    """Of the nameless files between blocks, while the run goes on."""
     codes: int
     """Of the npz files that a run keeps of its blocks."""
     checkpoint: int
@@ -78,7 +84,10 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_s
     specs = {path: rule.spec for path, rule in todo.rules.items() if rule.spec is not None}
     codes = npz_size(_codes({path: layers[path] for path in specs}, specs)) + META * len(works)
     state = max(sum(prod(shape) for shape in new.values()) for new in meta["states"])
-    cost += Cost(bytes=codes, files=2 + len(works), memory=cost.memory + STREAMS * 4 * rows * state)
+    at_once = min(rows, max(1, min(BATCH, BATCH_VALUES // state)))
+    streams = HANDED_ON * 4 * rows * state
+    held = cost.memory + READ * 4 * at_once * state
+    cost += Cost(bytes=codes, files=2 + len(works), values=4 * rows * state * len(works), memory=held)
     if tuning := tuning_of(recipe.tuning, f"recipe {recipe.name}"):
         cost += tuning_cost(tuning, meta, sum(capture.matrix(one).size for one in layers.values()))
     names = [rule.method for rule in todo.rules.values()]
@@ -87,6 +96,7 @@ def forecast(model: TextToImage, recipe: Recipe, meta: Mapping[str, Any], grid_s
         blocks=len(works),
         rows=rows,
         cache=len(meta["samples"]) * sample_bytes(meta),
+        streams=streams,
         codes=codes,
         checkpoint=folder_of(model, network, specs, grid_steps),
         cost=cost,

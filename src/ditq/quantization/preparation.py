@@ -10,6 +10,7 @@ from ditq import capture
 from ditq.activations import (
     ActivationMethod,
     ActivationTable,
+    SearchedGrids,
     method_for,
     read_quant_config,
     write_quant_config,
@@ -23,9 +24,17 @@ from ditq.core.errors import UserError
 from ditq.core.files import read_text
 from ditq.core.recipe import Recipe
 from ditq.core.spec import Spec
-from ditq.diagnostics import InputRecipe, collect_forecast, collect_inputs, read_layer_statistics
+from ditq.diagnostics import (
+    InputRecipe,
+    collect_forecast,
+    collect_inputs,
+    damage_cost,
+    measure_damage,
+    read_layer_statistics,
+)
 from ditq.diagnostics.layer_files import MANIFEST
 from ditq.models.base import TextToImage
+from ditq.quantization.amounts import amounts_for
 from ditq.quantization.driver import Calibration
 
 CACHE, ACTIVATIONS = "cache", "activations"
@@ -39,11 +48,15 @@ class CalibrationAmounts:
     """How much of the recorded pictures is used."""
 
     num_images: int = 5
+    """For the blocks' cache."""
     stride: int = 5
-    """Every so many steps, from the first on."""
+    """Every so many steps of those, from the first on."""
     batch_size: int = 1
     storage_dtype: str = "float16"
     """Of the cached streams on disk."""
+    statistics_images: int = 5
+    """For the statistics of the activations."""
+    statistics_stride: int = 2
 
     def as_json(self) -> dict[str, Any]:
         """As plans keep them."""
@@ -56,18 +69,19 @@ class CalibrationAmounts:
 
     @property
     def inputs(self) -> InputRecipe:
-        """For the statistics of the activations: twice the steps, since each has grids of its own."""
-        return InputRecipe(self.num_images, max(1, self.stride // 2), self.batch_size)
-
-
-BY_MODEL = {"mini": CalibrationAmounts(16, 4, 8, "float32")}
+        """For the statistics of the activations: more steps of fewer pictures, since each step has grids of its own."""
+        return InputRecipe(self.statistics_images, self.statistics_stride, self.batch_size)
 
 
 def calibration_amounts(model: str, available: int) -> CalibrationAmounts:
     """The amounts for a model of which so many pictures are recorded."""
-    usual = BY_MODEL.get(model, CalibrationAmounts())
+    usual = amounts_for(model)
     return CalibrationAmounts(
-        min(usual.num_images, available), usual.stride, usual.batch_size, usual.storage_dtype
+        min(usual.cache_images, available),
+        usual.cache_stride,
+        usual.batch_size,
+        statistics_images=min(usual.statistics_images, available),
+        statistics_stride=usual.statistics_stride,
     )
 
 
@@ -120,6 +134,8 @@ def calibration_cost(
     if method is None:
         return total
     told = collect_forecast(model, images, amounts.inputs)
+    if isinstance(method, SearchedGrids) and method.measure is not None:
+        total += damage_cost(model, images, method.measure)
     return total + told.cost + method.cost(told.inputs, told.steps)
 
 
@@ -149,6 +165,17 @@ def _decide(
         model, images, wanted, config.parent, True, lambda count: on_unit("activations", count, forwards)
     )
     statistics = read_layer_statistics(config.parent / MANIFEST)
+    if isinstance(method, SearchedGrids) and method.measure is not None:
+        passes = method.measure.passes(images)
+        damage = measure_damage(
+            model,
+            images,
+            method.measure,
+            config.parent / "damage.npz",
+            True,
+            lambda count: on_unit("damage", count, passes),
+        )
+        method = method.by_damage(damage)
     network = model.network()
     layers = network.anatomy.modules(network)
     decision = method.decide(

@@ -63,6 +63,7 @@ def quantize(
         "recipe": recipe.name,
         "about": recipe.about,
         "producer": f"ditq {ditq.__version__}",
+        "calibration_prompts": calibration.prompts,
         **summary_of(report),
         **told,
     }

@@ -54,7 +54,9 @@ class WeightTrack:
         chosen = tuple(range(count)) if self.blocks is None else self.blocks
         wrong = [number for number in chosen if not 0 <= number < count]
         if wrong or not chosen:
-            raise UserError("--blocks", got=wrong[0] if wrong else "none", expected=f"from 0 to {count - 1}")
+            raise UserError(
+                "--block-numbers", got=wrong[0] if wrong else "none", expected=f"from 0 to {count - 1}"
+            )
         return tuple(sorted(set(chosen)))
 
     @property
@@ -127,6 +129,7 @@ def _config(
     return {
         **begun,
         "producer": f"ditq {ditq.__version__}",
+        "calibration_prompts": Calibration(None, cache).prompts,
         "bits_w": track.spec.bits,
         "bits_a": track.activation_bits,
         "iterations": getattr(track.method, "iterations", 0),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from ditq.core.quantized import QuantizedWeight
-from ditq.models.state import BlockState, SomeRows, row_batches, take_rows
+from ditq.models.state import BlockState, SomeRows, take_rows
 from ditq.weights.input_grids import InputGrids
 from ditq.weights.problem import BlockProblem
 from ditq.weights.quantized_block import GridLayer, run_on_grids
@@ -56,7 +56,7 @@ def quantized_output(
 def stream_powers(problem: BlockProblem) -> dict[str, float]:
     """The mean square of each array of the targets."""
     sums = dict.fromkeys(problem.targets, 0.0)
-    for rows in row_batches(np.arange(problem.rows)):
+    for rows in problem.batches(np.arange(problem.rows)):
         for name, target in take_rows(problem.targets, rows).items():
             sums[name] += float(np.array(mx.square(target).mean())) * len(rows)
     return {name: max(total / problem.rows, 1e-30) for name, total in sums.items()}
@@ -79,7 +79,7 @@ def block_error(
 ) -> float:
     """`squared_error` of the quantized block on its quantized inputs against the float block on the float ones."""
     total = 0.0
-    for some in row_batches(rows):
+    for some in problem.batches(rows):
         output = quantized_output(problem, weights, inputs, some)
         error = squared_error(output, take_rows(problem.targets, some), powers)
         total += float(np.array(error)) * len(some)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ditq import capture
 from ditq.core.errors import UserError
-from ditq.models.state import run_block, take_rows
+from ditq.models.state import Stream, run_block, take_rows
 from ditq.weights.problem import BlockProblem
 
 APART = 0.1
@@ -31,7 +31,7 @@ def check_problem(problem: BlockProblem) -> None:
         ("quantized inputs", problem.quantized_inputs),
         ("cached outputs", problem.targets),
     ):
-        _check_rows(arrays, f"{problem.path}: {what}")
+        _check_rows(problem, arrays, f"{problem.path}: {what}")
     _check_block(problem)
 
 
@@ -51,15 +51,22 @@ def finite(error: float, where: str, what: str, remedy: str = REMEDY) -> float:
     return error
 
 
-def _check_rows(arrays: Mapping[str, mx.array], where: str) -> None:
-    for name, array in arrays.items():
-        if _sound(array.astype(mx.float32)):
+def _check_rows(problem: BlockProblem, arrays: Mapping[str, Stream], where: str) -> None:
+    found = (
+        (name, array, rows)
+        for name in arrays
+        for rows in problem.batches(np.arange(problem.rows))
+        for array in take_rows({name: arrays[name]}, rows).values()
+    )
+    for name, array, rows in found:
+        if _sound(array):
             continue
-        squares = mx.square(array.astype(mx.float32)).reshape(len(array), -1).sum(axis=1)
+        squares = mx.square(array).reshape(len(array), -1).sum(axis=1)
         row = int(np.argmin(np.isfinite(np.array(squares))))
         bad = int(np.array((~mx.isfinite(array[row])).sum()))
         got = f"{bad:,} values that are not finite" if bad else "values whose squares overflow float32"
-        raise UserError(f"{where} {name!r}, row {row}", got=got, expected="finite numbers", remedy=REMEDY)
+        what = f"{where} {name!r}, row {rows[row]}"
+        raise UserError(what, got=got, expected="finite numbers", remedy=REMEDY)
 
 
 def _sound(array: mx.array) -> bool:

@@ -73,13 +73,14 @@ def solve_phase(
         for group in _groups(network, stage, asked):
             first, method = group[0], asked[group[0]][0]
             assert isinstance(method, LayerSolver), f"{first}: `check` refuses it"
-            weights = {path: np.array(capture.matrix(layers[path]).astype(mx.float32)) for path in group}
             moments = None
             if method.streams != "none":
                 batches = _batches(network, method, first, {**before, **solved}, run_float, run_quantized)
-                moments = _moments(method, first, weights, batches)
-            for path in group:
-                solved[path], reports[path] = method.solve(weights[path], moments, asked[path][1], path)
+                weights = {path: _matrix(layers[path]) for path in group if method.streams == "both"}
+                moments = _moments(capture.matrix(layers[first]).shape[1], first, weights, batches)
+            for path in group:  # in float32 one at a time: all adaLN layers are a third of a model
+                weight = _matrix(layers[path])
+                solved[path], reports[path] = method.solve(weight, moments, asked[path][1], path)
     return solved, reports
 
 
@@ -91,14 +92,18 @@ def _groups(network: Network, stage: Iterable[str], asked: Asked) -> list[list[s
     return list(found.values())
 
 
+def _matrix(layer: capture.Layer) -> Float32[np.ndarray, "out columns"]:
+    return np.array(capture.matrix(layer).astype(mx.float32))
+
+
 def _moments(
-    method: Method,
+    columns: int,
     name: str,
     weights: Mapping[str, Float32[np.ndarray, "_ columns"]],
     batches: Iterable[tuple[InputBatch, InputBatch | None]],
 ) -> Moments:
-    """The finished moments of the input that these layers share."""
-    moments = Moments(weights[name].shape[1], name, weights if method.streams == "both" else None)
+    """The finished moments of the input that these layers share; `weights` where both streams are looked at."""
+    moments = Moments(columns, name, weights or None)
     for inputs, quantized in batches:
         moments.add(inputs, quantized)
     return moments.finish()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 
 from ditq.capture import patches
 from ditq.core.quantized import QuantizedWeight
-from ditq.models.state import BlockState, SomeRows, row_batches, take_rows
+from ditq.models.state import BlockState, SomeRows, take_rows
 from ditq.weights.block_error import block_error, squared_error
 from ditq.weights.checks import finite
 from ditq.weights.flip_search import Quadratic, best_flips
@@ -113,7 +113,7 @@ def expansion(
     """
     gradient, second = mx.array(0.0), mx.array(0.0)
     curvature, total, count = mx.array(0.0), mx.array(0.0), 0
-    for some in row_batches(rows):
+    for some in problem.batches(rows):
         layer = _Nudged(problem, weights, inputs, path, some)
         targets = take_rows(problem.targets, some)
         share = len(some) / len(rows)

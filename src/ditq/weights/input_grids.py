@@ -13,7 +13,7 @@ from ditq.capture import traced
 from ditq.core import affine
 from ditq.core.activation_grid import PARTS, GridRows, TimestepGrid
 from ditq.core.spec import Spec
-from ditq.models.state import row_batches, run_block, take_rows
+from ditq.models.state import run_block, take_rows
 from ditq.weights.problem import NO_BITS, BlockProblem, BlockResult
 from ditq.weights.quantized_block import InputGrid
 
@@ -139,17 +139,17 @@ def sampled_inputs(problem: BlockProblem) -> dict[str, Float[mx.array, "values"]
     kept: dict[str, list[mx.array]] = {}
     seen_at = {problem.input(path): problem.inside(path) for path in problem.specs}
     names = {inside: name for name, inside in seen_at.items()}
-    parts = -(-problem.rows // 16)
+    batches = list(problem.batches(np.arange(problem.rows)))
 
     def observe(inside: str, x: Float[mx.array, "*rows channels"]) -> None:
         flat = x.astype(mx.float32).reshape(-1)
         ends = mx.stack([flat.min(), flat.max()])
-        spread = flat[:: max(1, flat.size * parts // SAMPLE) | 1]  # an odd stride visits every channel
+        spread = flat[:: max(1, flat.size * len(batches) // SAMPLE) | 1]  # an odd stride visits every channel
         kept.setdefault(names[inside], []).append(mx.concatenate([spread, ends]))
         mx.eval(kept[names[inside]][-1])
 
     with traced(problem.block, list(names), observe):
-        for rows in row_batches(np.arange(problem.rows), 16):
+        for rows in batches:
             run_block(problem.block, take_rows(problem.quantized_inputs, rows))
     return {name: mx.concatenate(values) for name, values in kept.items()}
 

@@ -17,7 +17,7 @@ from ditq.core import affine
 from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
-from ditq.models.state import SomeRows, row_batches, run_block, take_rows
+from ditq.models.state import SomeRows, run_block, take_rows
 from ditq.weights.block_error import HELD_OUT, block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
 from ditq.weights.columns.gptq import GPTQ
@@ -174,9 +174,9 @@ def parts_of(problem: BlockProblem) -> Iterator[tuple[SomeRows, bool | None]]:
     """
     used, held_out = held_out_rows(problem)
     whole = len(used) == problem.rows
-    for some in row_batches(used):
+    for some in problem.batches(used):
         yield some, None if whole else False
-    for some in row_batches(held_out[:0] if whole else held_out):
+    for some in problem.batches(held_out[:0] if whole else held_out):
         yield some, True
 
 

@@ -1,6 +1,6 @@
 """What a weight method is given, one block at a time, and what it gives back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.anatomy import Anatomy
-from ditq.models.state import BlockState
+from ditq.models.state import SomeRows, Stream, row_batches, rows_at_once
 from ditq.weights.columns.hessian import Moments
 from ditq.weights.cost import Work
 
@@ -44,11 +44,11 @@ class BlockProblem:
     path: str
     """The block's module path; paths of its layers begin with it."""
     anatomy: Anatomy
-    inputs: BlockState
+    inputs: Mapping[str, Stream]
     """All arrays that the block reads, in the float model: carried ones, and given ones such as its modulation."""
-    quantized_inputs: BlockState
+    quantized_inputs: Mapping[str, Stream]
     """The same in the quantized model, where all blocks and embedders before it are quantized."""
-    targets: BlockState
+    targets: Mapping[str, Stream]
     """Of what the float block returns for `inputs`, the arrays that something behind it reads: these alone count in
     errors."""
     carried: tuple[str, ...]
@@ -69,6 +69,10 @@ class BlockProblem:
     def rows(self) -> int:
         """Calibration samples."""
         return self.timesteps.shape[0]
+
+    def batches(self, rows: SomeRows) -> Iterator[SomeRows]:
+        """These rows, as many at a time as run through the block at once."""
+        return row_batches(rows, rows_at_once({name: self.inputs[name] for name in self.carried}))
 
     def layer(self, path: str) -> capture.Layer:
         """The float layer at the full `path`."""

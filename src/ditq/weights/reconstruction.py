@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 from jaxtyping import Float, UInt32
+from mlx.utils import tree_map
 
 from ditq.models.state import BlockState, SomeRows, take_rows
 from ditq.weights.block_error import squared_error
@@ -96,10 +97,16 @@ class Reconstruction:
             batch = rng.choice(rows, min(settings.batch_size, len(rows)), replace=False)
             key = mx.array(rng.integers(0, 1 << 32, 2, dtype=np.uint32))
             pull = [mx.array(number) for number in self.pull(iteration)]
-            learned, error = step(learned, *self.batch(batch), key, *pull)
+            parts_of_batch = list(self.problem.batches(batch))
+            if len(parts_of_batch) == 1:
+                learned, error = step(learned, *self.batch(batch), key, *pull)
+            else:
+                learned, error = self.step_in_parts(optimisers, learned, parts_of_batch, key, pull)
             mx.eval(learned, error, [optimiser.state for optimiser in optimisers])
             losses.append(
-                finite(float(error.item()), f"{self.problem.path}: iteration {iteration + 1}", "a loss", LESS)
+                finite(
+                    float(np.array(error)), f"{self.problem.path}: iteration {iteration + 1}", "a loss", LESS
+                )
             )
             if iteration + 1 in looks:
                 found = error_of(learned)
@@ -198,23 +205,50 @@ class Reconstruction:
 
     def update(self, optimisers: list[optim.Optimizer]) -> Callable:
         """One update: gradients, Adam on both kinds of parameters, and the parts put back into [0, 1]."""
-        gradient = mx.value_and_grad(self.loss)
 
-        def step(learned, rows, carried, quantized, targets, key, *pull):
-            mixing, dropping = mx.random.split(key)
-            mixed = _mixed(carried, quantized, mixing, float(self.settings.drop))
-            (_, error), grads = gradient(learned, rows, mixed, targets, dropping, *pull)
-            fast, slow = (
-                optimiser.apply_gradients(some, now)
-                for optimiser, some, now in zip(optimisers, _split(grads), _split(learned), strict=True)
-            )
-            parts = {path: mx.clip(part, 0, 1) for path, part in fast["parts"].items()}
-            return {"parts": parts, **slow}, error
+        def step(learned, *given):
+            error, grads = self._gradients(learned, *given)
+            return _moved(optimisers, learned, grads), error
 
         if not self.compiled:
             return step
         states = [optimiser.state for optimiser in optimisers]
         return mx.compile(step, inputs=states, outputs=states)
+
+    def step_in_parts(
+        self,
+        optimisers: list[optim.Optimizer],
+        learned: Learned,
+        parts: list[np.ndarray],
+        key: Key,
+        pull: list[mx.array],
+    ) -> tuple[Learned, mx.array]:
+        """One update whose batch is too large for memory: gradients of a few rows at a time, averaged."""
+        total, grads, rows = mx.array(0.0), None, sum(map(len, parts))
+        for some, own in zip(parts, mx.random.split(key, len(parts)), strict=True):
+            error, found = self._gradients(learned, *self.batch(some), own, *pull)
+            found = tree_map(lambda one: one * (len(some) / rows), found)  # noqa: B023 (used at once)
+            grads = found if grads is None else tree_map(mx.add, grads, found)
+            total = total + error * (len(some) / rows)
+            mx.eval(total, grads)
+        assert grads is not None, "a batch has rows"
+        return _moved(optimisers, learned, grads), total
+
+    def _gradients(self, learned, rows, carried, quantized, targets, key, *pull) -> tuple[mx.array, Learned]:
+        mixing, dropping = mx.random.split(key)
+        mixed = _mixed(carried, quantized, mixing, float(self.settings.drop))
+        (_, error), grads = mx.value_and_grad(self.loss)(learned, rows, mixed, targets, dropping, *pull)
+        return error, grads
+
+
+def _moved(optimisers: list[optim.Optimizer], learned: Learned, grads: Learned) -> Learned:
+    """What Adam makes of it on both kinds of parameters, the parts put back into [0, 1]."""
+    fast, slow = (
+        optimiser.apply_gradients(some, now)
+        for optimiser, some, now in zip(optimisers, _split(grads), _split(learned), strict=True)
+    )
+    parts = {path: mx.clip(part, 0, 1) for path, part in fast["parts"].items()}
+    return {"parts": parts, **slow}
 
 
 def _split(learned: Learned) -> tuple[Learned, Learned]:

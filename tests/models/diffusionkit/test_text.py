@@ -65,6 +65,21 @@ def test_t5_equals_transformers(small):
     assert np.abs(np.array(got) - wanted).max() <= 1e-4
 
 
+@pytest.mark.parametrize("tokens", [40, 120])
+def test_t5_with_its_filling_hidden_equals_transformers(small, tokens):
+    ids = text.t5_ids(small.files, PROMPTS, tokens)
+    assert (
+        ids.shape == (3, tokens) and (ids[1] != text.T5_PAD).sum() == 1
+    )  # an empty prompt has its end alone
+    with torch.no_grad():
+        mask = torch.from_numpy((ids != text.T5_PAD).astype(np.int64))
+        wanted = small.t5(torch.from_numpy(ids), attention_mask=mask).last_hidden_state.numpy()
+    got = np.array(text.run_t5(t5_encoder(small.files), ids, masked=True))
+    assert np.abs(got - wanted).max() <= 1e-4
+    seen = np.array(text.run_t5(t5_encoder(small.files), ids))
+    assert np.abs(got - seen)[1, 0].max() > 1e-3
+
+
 def test_t5_far_positions_equal_transformers(small):
     ids = np.random.default_rng(0).integers(3, 128, (1, 300))
     got = text.run_t5(t5_encoder(small.files), ids)

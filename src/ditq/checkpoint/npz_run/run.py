@@ -46,6 +46,7 @@ class WholeConfig(Config, total=False):
     """The same with what runs of earlier versions do not say."""
 
     made_from: Origin | None
+    calibration_prompts: list[str]
     per_block: list[Report]
 
 
@@ -69,7 +70,9 @@ def read_adaround(folder: Path, quant_config: Path | None = None) -> QuantizedCh
         layers, grids, _ = read_block(folder, number, config["bits_a"] if config["bits_a"] <= 8 else None)
         weights |= layers
         static |= grids
-    meta = {"adaround": config["recipe"]}
+    meta: dict[str, Any] = {"adaround": config["recipe"]}
+    if "calibration_prompts" in config:
+        meta["calibration_prompts"] = config["calibration_prompts"]
     checkpoint = QuantizedCheckpoint(
         config["model"], weights, static_table(static), meta, config.get("made_from")
     )

@@ -201,12 +201,16 @@ BYTES = _printable_bytes()
 
 
 class CorrectedT5(DK.t5.SD3T5Encoder):
-    """DiffusionKit's T5 encoder with the two corrections below."""
+    """DiffusionKit's T5 encoder with the two corrections below, and a mask."""
 
     def __init__(self, config: Any):
         super().__init__(config, low_memory_mode=False)
         self.encoder = CorrectedT5Stack(config, low_memory_mode=False)
         with_t5_tanh_gelu(self.encoder)
+
+    def __call__(self, inputs: mx.array, mask: mx.array | None = None) -> mx.array:
+        """The encoded tokens; none attends to those where the mask (prompts, tokens) is 0. Without a mask all do."""
+        return self.encoder(self.wte(inputs), mask)
 
 
 class CorrectedT5Stack(DK.t5.TransformerEncoder):
@@ -216,11 +220,13 @@ class CorrectedT5Stack(DK.t5.TransformerEncoder):
     its low-memory mode throws its layers away after the first call, so that a second one returns nonsense.
     """
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | None = None) -> mx.array:
         """The encoded tokens, in the dtype of `x`; in between float32, since T5 overflows float16."""
         with mx.stream(mx.cpu):
             # Which bucket a distance falls into hangs on the last bit of a logarithm: the same on every device.
             bias = self.relative_attention_bias(x.shape[1], x.shape[1])
+        if mask is not None:
+            bias = mx.where(mask[:, None, None] > 0, bias, mx.finfo(mx.float32).min)
         y = x.astype(mx.float32)
         for layer in self.layers:
             y = layer(y, mask=bias)

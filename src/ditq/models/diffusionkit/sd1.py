@@ -86,13 +86,9 @@ class SD1:
     def _check(self) -> None:
         """Raises UserError for the UNet of another model, and for one that does not predict the noise."""
         check_unet_file(self.files.transformer(), self.config)
-        if (found := self.files.prediction_type()) != "epsilon":
-            raise UserError(
-                f"{self.files.path}: scheduler",
-                got=f"prediction_type {found}",
-                expected=f"epsilon, as {self.name} has",
-                remedy="Stable Diffusion 2 and what is made from it predict velocity; they are not supported",
-            )
+        self.files.check_prediction(
+            "Stable Diffusion 2 and what is made from it predict velocity; they are not supported"
+        )
 
     def _text_encoder(self) -> Any:
         """CLIP-L with its weights in float32."""

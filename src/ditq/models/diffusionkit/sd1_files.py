@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ditq.core.errors import UserError
-from ditq.core.files import read_json
-from ditq.core.schema import checked
-from ditq.models.diffusionkit.hub import Files, Source, snapshot
+from ditq.models.diffusionkit.diffusers_files import DiffusersFiles
+from ditq.models.diffusionkit.hub import Source, snapshot
 from ditq.models.folders import headers
 
 REPOSITORIES = {
@@ -31,7 +29,6 @@ _PARTS = {
     "clip_l_config": ("text_encoder", "config.json"),
     "vocab_l": ("tokenizer", "vocab.json"),
     "merges_l": ("tokenizer", "merges.txt"),
-    "scheduler": ("scheduler", "scheduler_config.json"),
 }
 """Folder and file of each part in a diffusers folder."""
 CLIP = "cond_stage_model.transformer."
@@ -44,7 +41,7 @@ _LAYOUT = (
 
 
 @dataclass(frozen=True)
-class SD1Files(Files):
+class SD1Files(DiffusersFiles):
     """Finds the files of the model `name`, of Stable Diffusion 1, locally or on the Hub."""
 
     def transformer(self) -> Path:
@@ -73,7 +70,7 @@ class SD1Files(Files):
         except UserError as error:
             if single is not None and folder == "tokenizer":
                 return self.download(REPOSITORIES[self.name], f"{folder}/{file}", self.name)
-            raise self._another_pipeline() or error from error
+            raise self.another_pipeline("StableDiffusionPipeline") or error from error
 
     def single(self) -> Path | None:
         """The original file: `path` itself, or one of its usual names in the folder; None where there is none."""
@@ -82,29 +79,11 @@ class SD1Files(Files):
         folder = snapshot(self.path)
         return next((one for name in SINGLE[self.name] if (one := folder / name).is_file()), None)
 
-    def prediction_type(self) -> str:
-        """What the scheduler's config of a local folder says that the network predicts; "epsilon" without one."""
-        folder, file = _PARTS["scheduler"]
-        if self.path is None or not (config := snapshot(self.path) / folder / file).is_file():
-            return "epsilon"
-        found = checked(read_json(config), dict[str, Any], str(config))
-        return str(found.get("prediction_type", "epsilon"))
-
     def _holds(self, single: Path, part: str) -> bool:
         """Whether an original file has the part; a file of nothing that is known counts as a UNet's, to be told of."""
         if part == "unet":
             return True
         return part in _INSIDE and any(key.startswith(_INSIDE[part]) for key in headers(single))
-
-    def _another_pipeline(self) -> UserError | None:
-        """What to raise where the folder is a diffusers folder of another model."""
-        if self.path is None or not (index := snapshot(self.path) / "model_index.json").is_file():
-            return None
-        found = checked(read_json(index), dict[str, Any], str(index)).get("_class_name")
-        if found == "StableDiffusionPipeline":
-            return None
-        expected = f"StableDiffusionPipeline, as {self.name} has"
-        return UserError(str(index), got=f"a folder of {found}", expected=expected)
 
     @property
     def _layout(self) -> str:

@@ -17,6 +17,7 @@ from ditq.models.prompts import checked_prompts
 
 CLIP_TOKENS = T5_TOKENS = 77
 """Tokens per prompt and encoder. SD3 was trained with 77 of each (arXiv 2403.03206, section 4)."""
+T5_PAD = 0
 _BATCH = 16
 """Prompts encoded at once."""
 
@@ -104,14 +105,15 @@ def clip_ids(files: Files, which: str, prompts: Sequence[str]) -> Ids:
     return np.array(rows)
 
 
-def t5_ids(files: Files, prompts: Sequence[str]) -> Ids:
-    """The prompt, end; filled up with 0. T5 sees the filling, as in SD3's training."""
+def t5_ids(files: Files, prompts: Sequence[str], tokens: int = T5_TOKENS) -> Ids:
+    """The prompt, end; filled up with T5_PAD to so many tokens. Without a mask T5 sees the filling, as in SD3's
+    training."""
     tokenizer = SentencePieces(files.text("spiece"))
-    room = T5_TOKENS - 1
+    room = tokens - 1
     rows = []
     for prompt in prompts:
         ids = truncated(tokenizer.split(prompt), room, prompt, "T5", tokenizer.spell)
-        rows.append([*ids, tokenizer.eos_token, *[0] * (room - len(ids))])
+        rows.append([*ids, tokenizer.eos_token, *[T5_PAD] * (room - len(ids))])
     return np.array(rows)
 
 
@@ -135,11 +137,11 @@ def run_clip_last(encoder: Any, ids: Ids) -> States:
     return mx.concatenate(states)
 
 
-def run_t5(encoder: Any, ids: Ids) -> States:
-    """T5's last states after its final norm."""
+def run_t5(encoder: Any, ids: Ids, masked: bool = False) -> States:
+    """T5's last states after its final norm; `masked` hides the filling from it."""
     states = []
     for rows in _batches(ids):
-        states.append(encoder(rows).astype(mx.float32))
+        states.append(encoder(rows, rows != T5_PAD if masked else None).astype(mx.float32))
         mx.eval(states[-1])
     return mx.concatenate(states)
 

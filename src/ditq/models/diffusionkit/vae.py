@@ -74,6 +74,13 @@ class VAEShape:
 SD_VAE = VAEShape(
     latent_channels=4, scale=0.18215, shift=0.0, quant_convs=True, model="Stable Diffusion 1 and 2"
 )
+_OF_SCALE = {
+    0.18215: SD_VAE.model,
+    0.13025: "Stable Diffusion XL and PixArt-Sigma",
+    1.5305: VAEShape.model,
+    0.3611: "FLUX",
+}
+"""Whose latents are scaled by these numbers."""
 
 
 class VAE:
@@ -83,6 +90,11 @@ class VAE:
         self.path, self.shape = path, shape
         self._encoder: Any = None
         self._decoder: Any = None
+
+    def check(self) -> None:
+        """Raises UserError where the config beside the weights is that of another VAE's latents."""
+        wanted = {"scaling_factor": self.shape.scale, "shift_factor": self.shape.shift}
+        check_folder_config(self.path, wanted, self.shape.model, _whose)
 
     def decode(self, latents: Latents) -> Pictures:
         """The pictures of the transformer's latents, one by one: at 1024 pixels the attention scores take 1 GB."""
@@ -133,8 +145,7 @@ class VAE:
     def _filled(self, kind: Any, part: str, into: int, out: int, layers: int) -> Any:
         from ditq.models.diffusionkit.corrections import with_group_norm_eps
 
-        wanted = {"scaling_factor": self.shape.scale, "shift_factor": self.shape.shift}
-        check_folder_config(self.path, wanted, self.shape.model)
+        self.check()
         weights = vae_weights(read_weights(self.path), part, str(self.path))
         if not weights:
             expected = f"keys of a VAE (first_stage_model.{part}.* or {part}.*)"
@@ -149,6 +160,13 @@ class VAE:
         layer, source = nn.Linear(channels, channels), f"{self.path} (VAE {name})"
         load_weights_into(layer, vae_weights(read_weights(self.path), name, source), source, mx.float32)
         return layer
+
+
+def _whose(config: Mapping[str, Any]) -> str | None:
+    scale = config.get("scaling_factor")
+    if not isinstance(scale, float) or scale not in _OF_SCALE:
+        return None
+    return f"the VAE of {_OF_SCALE[scale]}"
 
 
 def vae_weights(weights: Mapping[str, mx.array], part: str, source: str = "checkpoint") -> Weights:

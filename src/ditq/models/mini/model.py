@@ -15,6 +15,7 @@ from ditq.core.schema import FILLED, checked, within
 from ditq.models.base import Conditioning, Defaults, Prediction
 from ditq.models.folders import weight_files
 from ditq.models.loading import Weights, load_weights_into, read_weights
+from ditq.models.mini.classifier import Classifier, Judge, Labels
 from ditq.models.mini.keys import check_keys
 from ditq.models.mini.networks import Decoder, TextEncoder
 from ditq.models.mini.words import Words
@@ -22,6 +23,7 @@ from ditq.models.mmdit import MMDiT, MMDiTConfig
 from ditq.models.prompts import checked_prompts
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 MINI = MMDiTConfig(
     num_heads=6,
     depth_multimodal=5,
@@ -90,16 +92,27 @@ class Mini:
     @cached_property
     def words(self) -> Words:
         """The vocabulary of the weights' file."""
+        vocabulary = self._metadata("words", Vocabulary, "vocabulary")
+        return Words(tuple(vocabulary["known"]), vocabulary["aliases"], vocabulary["length"])
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The classifier of the weights' file, which says what a picture shows."""
+        labels = self._metadata("labels", Labels, "names of the classifier's classes")
+        classes = (labels["objects"], labels["backgrounds"], labels["colours"], labels["positions"])
+        network = Classifier(*(len(names) for names in classes))
+        return Judge(self._filled(network, "classifier", mx.float32), labels, self.words.aliases)
+
+    def _metadata(self, key: str, shape: type[T], what: str) -> T:
+        """The JSON under `key` in the file's metadata."""
         _ = self._weights  # a file of something else is told of as what it is
         metadata = read_safetensors(self._file)[1]
         try:
-            words = parsed(metadata["words"])
+            value = parsed(metadata[key])
         except (KeyError, ValueError, RecursionError) as error:
-            raise UserError(
-                str(self._file), got="no vocabulary", expected="a file that train_mini.py exported"
-            ) from error
-        vocabulary = checked(words, Vocabulary, f"{self._file}: words")
-        return Words(tuple(vocabulary["known"]), vocabulary["aliases"], vocabulary["length"])
+            expected = "a file that train_mini.py exported"
+            raise UserError(str(self._file), got=f"no {what}", expected=expected) from error
+        return checked(value, shape, f"{self._file}: {key}")
 
     @cached_property
     def _weights(self) -> Weights:

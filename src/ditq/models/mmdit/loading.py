@@ -28,7 +28,7 @@ def load_mmdit(path: str | Path, config: MMDiTConfig, dtype: mx.Dtype | None = N
     weights = mmdit_weights(path)
     check_variant(weights, config, str(path))
     mmdit = MMDiT(config)
-    load_weights_into(mmdit, weights, str(path), dtype)
+    load_weights_into(mmdit, weights, str(path), dtype, emptied=True)
     return mmdit
 
 

@@ -37,7 +37,7 @@ def load_unet(path: str | Path, config: UNetConfig, dtype: mx.Dtype | None = Non
     _check_kind(stored, config, path)
     check_folder_config(path, diffusers_fields(config), "Stable Diffusion 1")
     unet = UNet(config)
-    load_weights_into(unet, to_unet(stored, config, str(path)) or {}, str(path), dtype)
+    load_weights_into(unet, to_unet(stored, config, str(path)) or {}, str(path), dtype, emptied=True)
     return unet
 
 
