@@ -5,6 +5,7 @@ import pytest
 from ditq.cli import collect_calibration_data
 
 QUICK = ["--num-images", "2", "--stride", "9", "--batch-size", "2"]
+QUICK += ["--statistics-images", "2", "--statistics-stride", "9"]
 """Two pictures at two steps of the shared calibration data."""
 
 

@@ -87,7 +87,7 @@ def test_damage_is_measured_and_decides(calibration, capsys, fails, tmp_path):
     argv = ["--calibration", str(calibration), "--out", str(out), "--num-images", "1", "--stride", "5"]
     argv += ["--noise-steps", "2"]
     main([*argv, "--dry-run"])
-    assert "37 inputs on 1 pictures: gradients at 2 steps, noise at 2" in capsys.readouterr().out
+    assert "every input on 1 pictures: gradients at 2 steps, noise at 2" in capsys.readouterr().out
     assert not out.exists()
     main(argv)
     assert "37 inputs x 2 steps; of an error of the prediction, " in capsys.readouterr().out
