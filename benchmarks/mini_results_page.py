@@ -5,8 +5,8 @@ from dataclasses import asdict
 from itertools import product
 from math import comb
 
-from ditq.cli.amounts import Amounts
 from ditq.evaluation import EvalReport, comparison_sentence, floor_sentence, markdown, rows, size_sentence
+from ditq.quantization.amounts import Amounts
 
 RANGES = ("A8", "A6", "A4", "tiers", "budget of 6 bits")
 """Choices of activation bits that are drawn with learned 4-bit weights."""
