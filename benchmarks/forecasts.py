@@ -3,8 +3,9 @@
     python benchmarks/forecasts.py --work /tmp/forecasts --out benchmarks/results/forecasts.md
 
 Each command is first asked with `--dry-run --json` and then run, each in a process of its own. Peak memory is the whole
-process's (the system's account of it), disk what its folder has grown by; where a run removes files at its end, the
-most that its folder held, looked at ten times a second. Other work on the machine changes both the forecast, which
+process's (the system's account of it), disk what its folder has grown by, and on Linux the nameless files that the
+process holds open; where a run removes files at its end, the most that there was, looked at ten times a second. Other
+work on the machine changes both the forecast, which
 measures the machine as it is, and the run: CPU seconds show how much.
 """
 
@@ -95,9 +96,7 @@ def commands(work: Path) -> list[tuple[str, list[str], Path]]:
     found = []
     for name, (words, folder) in listed.items():
         given = words.split() if isinstance(words, str) else words
-        place = {"cache_adaround_data": ["--output-dir"], "adaround_optimize": ["--output-dir"]}
-        own = name in ("generate_calibration_data", "analyze_activations")
-        out = [] if own else [*place.get(name, ["--out"]), str(folder)]
+        out = [] if name in ("generate_calibration_data", "analyze_activations") else ["--out", str(folder)]
         found.append((name, [sys.executable, "-m", f"src.{name}", *given, *out], folder))
     return found
 
@@ -111,7 +110,7 @@ def measured(command: list[str], folder: Path) -> Taken:
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while True:
         number, status, usage = os.wait4(process.pid, os.WNOHANG)
-        most = max(most, _bytes(folder))
+        most = max(most, _bytes(folder) + _nameless(process.pid))
         if number:
             break
         time.sleep(EVERY)
@@ -135,6 +134,19 @@ def _run(command: list[str]) -> str:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stderr}")
     return done.stdout
+
+
+def _nameless(process: int) -> int:
+    """Bytes of the files that a process holds open and no folder names, beside those of memory; 0 where that cannot be
+    read."""
+    total = 0
+    for link in Path(f"/proc/{process}/fd").glob("*"):
+        try:
+            target, held = os.readlink(link), link.stat()
+        except OSError:  # closed between the listing and the look
+            continue
+        total += held.st_size if target.endswith("(deleted)") and not held.st_nlink else 0
+    return total
 
 
 def _bytes(folder: Path) -> int:

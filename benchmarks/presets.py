@@ -16,6 +16,8 @@ from pathlib import Path
 import ditq  # before mlx: loads a fast BLAS on Linux
 
 # isort: split
+import numpy as np
+
 from ditq.calibration import ImageRecipe, collect_images, default_prompts, read_images
 from ditq.checkpoint import QuantizedCheckpoint, write_folder
 from ditq.cli.progress import Bars, Progress
@@ -104,8 +106,10 @@ def main() -> None:
     ran = f"{versions}, {platform.machine()}, {prepare().device}, {prepare().blas}"
     about = ABOUT.format(prompts=len(prompts), images=args.images, ran=ran)
     table = [row[:-2] for row in rows(report)]
+    squares = {one.name: float(np.mean(np.square(one.scores["latent_error"]))) for one in report.variants}
     gains = [
-        f"- {comparison_sentence(report, name, BASELINE, name, BASELINE)}"
+        f"- {comparison_sentence(report, name, BASELINE, name, BASELINE)} The mean squared error of its "
+        f"latents is {squares[name] / squares[BASELINE]:.2f} of {BASELINE}'s."
         for name in named
         if name in presets() and name != BASELINE
     ]
