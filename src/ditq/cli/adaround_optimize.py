@@ -130,8 +130,10 @@ def write_figures(folder: Path, config: dict[str, Any]) -> None:
 
 def told_for(model: TextToImage, cache: BlockCache, recipe: Recipe) -> Told:
     """What the run takes on this machine."""
-    cost = forecast(model, recipe, cache.meta).cost + figures_cost(2)
-    return told_of(machine_for(model, min(SOLVER_ROWS, len(cache)), *cache.meta["latents"]), cost)
+    expected = forecast(model, recipe, cache.meta)
+    cost = expected.cost + figures_cost(2)
+    machine = machine_for(model, min(SOLVER_ROWS, len(cache)), *cache.meta["latents"])
+    return told_of(machine, cost, cost.bytes + expected.streams)
 
 
 def print_forecast(args: argparse.Namespace, expected: Forecast, told: Told) -> None:

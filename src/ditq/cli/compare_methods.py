@@ -221,11 +221,14 @@ def _print_forecast(
     pictures = (len(contenders) * len(args.bits) + 2) * args.num_prompts
     cost = cache_cost(meta, len(batches(meta)), len(meta["samples"]))
     errors = Cost(rows=2 * HELD_OUT_STEPS * args.num_held_out * meta["rows_per_sample"])
+    streams = 0
     for contender in contenders:
         recipe = plain_recipe(contender.name, contender.method, Spec(args.bits[0]), dict(contender.fields))
-        cost += (forecast(model, recipe, meta).cost + errors).times(len(args.bits))
+        expected = forecast(model, recipe, meta)
+        cost += (expected.cost + errors).times(len(args.bits))
+        streams = max(streams, expected.streams)
     cost += kept_pictures_cost(model, settings, pictures, args.batch_size) + figures_cost(1)
-    told = told_of(machine_for_pictures(model, settings, args.batch_size), cost)
+    told = told_of(machine_for_pictures(model, settings, args.batch_size), cost, cost.bytes + streams)
     facts = {"rows": len(contenders) * len(args.bits), "pictures": pictures, **told.facts}
     tell(
         args,
