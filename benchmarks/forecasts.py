@@ -53,6 +53,7 @@ def main() -> None:
     for name, command, folder in commands(args.work):
         if args.only and name not in args.only:
             continue
+        shutil.rmtree(folder, ignore_errors=True)
         told = json.loads(_run([*command, "--dry-run", "--json"]))
         taken = measured(command, folder)
         lines.append(row(name, told, taken))
@@ -67,7 +68,7 @@ def commands(work: Path) -> list[tuple[str, list[str], Path]]:
     """Name, command and folder of each step, in an order in which each finds what it needs."""
     calibration, cache, adaround = work / "calibration", work / "cache", work / "adaround"
     statistics = calibration / "activations"
-    config = statistics / "quant_config.json"
+    config = work / "decision" / "quant_config.json"
     listed = {
         "generate": (["a fox in the snow", "a red car"], work / "pictures"),
         "generate_calibration_data": (
@@ -75,7 +76,10 @@ def commands(work: Path) -> list[tuple[str, list[str], Path]]:
             calibration,
         ),
         "collect_layer_activations": (f"--calib-dir {calibration} --num-images 4 --stride 4", statistics),
-        "analyze_activations": (f"--stats {statistics / 'layer_statistics.json'}", statistics),
+        "analyze_activations": (
+            f"--stats {statistics / 'layer_statistics.json'} --out {config}",
+            config.parent,
+        ),
         "cache_adaround_data": (
             f"--calib-dir {calibration} --num-images 8 --stride 6 --batch-size 4",
             cache,
@@ -102,9 +106,7 @@ def commands(work: Path) -> list[tuple[str, list[str], Path]]:
 
 
 def measured(command: list[str], folder: Path) -> Taken:
-    """What a command takes; its folder is removed before, where it is the command's own."""
-    if "analyze_activations" not in command[2]:
-        shutil.rmtree(folder, ignore_errors=True)
+    """What a command takes."""
     before = most = _bytes(folder)
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

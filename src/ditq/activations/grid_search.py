@@ -34,7 +34,7 @@ CANDIDATES: dict[Kind, int] = {"none": 45, "tensor": 103, "channels": 103, "dual
 """Grids that are tried for each kind of shift, as `symmetric`, `asymmetric` and `two_halves` do."""
 PER_CANDIDATE = 40
 """Element-wise operations for each bin of a candidate; most of them are its power."""
-LARGEST, FREED = 32, 100
+LARGEST, FREED = 32, 20
 """Candidates at once, and arrays of their size that MLX holds, or keeps for later ones."""
 ON_GRID, TALLIED = 10, 12
 """Operations for each value of the sample: for the error of the grid that is found, and for its place in the tally."""

@@ -162,6 +162,7 @@ class SearchedGrids:
         else:
             weighed = _by_damage(statistics, step, at, self.damage)
         for source, found in at.items():
+            mx.clear_cache()  # samples differ in size: buffers of earlier ones serve nothing, and would add up
             inputs = weighed.pop(source)
             yield source, found, inputs.smoothed(smooth[source]) if source in smooth else inputs
 

@@ -28,7 +28,7 @@ SOLVER_ROWS = 16
 """Rows that weight methods run through a block at once."""
 CONFIG, ANALYSED = 213, 63
 """Bytes of a layer in quant_config.json, and of an input in the temporal analysis, at a timestep."""
-FIGURE, FIGURE_SECONDS, FIGURE_MEMORY = 90_000, 0.8, 6e7
+FIGURE, FIGURE_SECONDS, FIGURE_MEMORY = 90_000, 0.8, 3e7
 """Bytes, seconds and memory of matplotlib's figures."""
 
 

@@ -133,10 +133,7 @@ def carry_out(args: argparse.Namespace, recipe: Recipe) -> None:
     needed = told.cache + told.codes + told.checkpoint - there
     check_space(args.out, needed, "use a greater --stride or another --out")
     if args.dry_run:
-        calibration = calibration_cost(model, images, recipe, amounts)
-        cost = told.cost + calibration
-        # one process runs both, and MLX keeps what the calibration freed
-        cost = replace(cost, memory=told.cost.memory + calibration.memory)
+        cost = told.cost + calibration_cost(model, images, recipe, amounts)
         machine = machine_for(model, SOLVER_ROWS, *cache_meta(model, images, amounts.cache)["latents"])
         disk = cost.bytes + told.streams + told.checkpoint
         _print_forecast(args, recipe, told, told_of(machine, cost, disk))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from ditq.core.files import read_json, write_json
 
 
@@ -30,6 +32,7 @@ def finish(folder: Path, steps: list[tuple[str, Callable[[], str]]]) -> Iterator
             continue
         started = time.perf_counter()
         line = step()
+        mx.clear_cache()  # of sizes that the next step does not use
         seconds = round(time.perf_counter() - started, 1)
         write_json(marker, {"line": line, "seconds": seconds})
         yield Finished(name, line, seconds, True)
