@@ -44,30 +44,35 @@ def cache(tmp_path_factory) -> BlockCache:
     return read_block_cache(folder / "adaround_cache")
 
 
-def test_a_run_is_complete_and_true_to_its_config(cache, tmp_path):
-    told = []
-    track = WeightTrack(QUICK, Spec(4, group_size=64))
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """A whole run: its folder, its config, and the iterations that it told."""
+    folder, told = tmp_path_factory.mktemp("finished"), []
     config = quantize_weights(
-        load("mini").network(), cache, track, tmp_path, on_iteration=lambda *args: told.append(args[:2])
+        load("mini").network(),
+        cache,
+        WeightTrack(QUICK, Spec(4, group_size=64)),
+        folder,
+        on_iteration=lambda *args: told.append(args[:2]),
     )
-    assert read_json(tmp_path / "config.json") == config
+    return folder, config, told
+
+
+def test_a_run_is_complete_and_true_to_its_config(finished):
+    folder, config, told = finished
+    assert read_json(folder / "config.json") == config
     assert told == [(block, i) for block in range(5) for i in range(1, 7)]
     assert config["blocks"] == 5 and [told["block"] for told in config["per_block"]] == [0, 1, 2, 3, 4]
     for number, report in enumerate(config["per_block"]):
-        weights, activations, meta = read_block(tmp_path, number, 8)
+        weights, activations, meta = read_block(folder, number, 8)
         assert len(weights) == (12 if number < 4 else 9)
         assert set(activations) == set(weights)
         assert report["error"] <= report["error_rounding"]
         assert meta["report"]["error"] == report["error"]
 
 
-def test_every_block_of_mini_beats_rounding(cache, tmp_path):
-    config = quantize_weights(
-        load("mini").network(),
-        cache,
-        WeightTrack(AdaRound(iterations=30, batch_size=6), Spec(4)),
-        tmp_path,
-    )
+def test_every_block_of_mini_beats_rounding(finished):
+    _, config, _ = finished
     assert not config["kept_rounding"]
     for report in config["per_block"]:
         assert report["error"] < 0.85 * report["error_rounding"], report["block"]
