@@ -13,7 +13,7 @@ from ditq.diagnostics import ObservedInput
 from ditq.diagnostics.collect import observed_inputs
 from ditq.models import TextToImage
 from ditq.models import probe as probing
-from ditq.models.cost import layer_inputs
+from ditq.models.cost import layer_inputs, parameter_count
 from ditq.models.probe import Machine
 from ditq.sampling.generate import Settings
 from ditq.weights.cost import ON_GRID
@@ -99,10 +99,16 @@ def picture_memory(settings: Settings, batch_size: int) -> int:
 
 
 def kept_pictures_cost(model: TextToImage, settings: Settings, pictures: int, batch_size: int) -> Cost:
-    """What drawing pictures and keeping them for an evaluation takes."""
+    """What drawing pictures and keeping them for an evaluation takes, with a variant's weights beside the float ones."""
     pixels, latents = 3 * settings.width * settings.height, prod(settings.latent_shape(model.geometry))
     drawn = drawing_cost(settings, pictures, batch_size)
-    return replace(drawn, bytes=pictures * (pixels + 4 * latents), files=pictures / batch_size)
+    weights = parameter_count(model.skeleton()) * model.dtype.size
+    return replace(
+        drawn,
+        bytes=pictures * (pixels + 4 * latents),
+        files=pictures / batch_size,
+        memory=drawn.memory + weights,
+    )
 
 
 def on_grid_cost(model: TextToImage, settings: Settings, pictures: int) -> Cost:

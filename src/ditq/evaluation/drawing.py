@@ -105,6 +105,7 @@ def draw(
                 rows = slice(start, start + batch_size)
                 _draw_batch(opened, prompts[rows], seeds[rows], settings, own, start)
                 on_picture(len(prompts[rows]))
+        mx.clear_cache()
     return Drawn(own, list(prompts), batch_size)
 
 

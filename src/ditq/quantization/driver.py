@@ -130,6 +130,7 @@ def quantize_network(
             pictures=np.repeat([image for image, _ in cache.samples], cache.rows_per_sample),
         )
         result = _solved(problem, todo, folder, number, on_iteration, calibration.table)
+        mx.clear_cache()  # a solver's buffers fit the layers of its block alone
         if result is not None:
             found.weights.update(result.weights)
             found.activations.update(result.activations or {})
