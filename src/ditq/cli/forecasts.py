@@ -99,7 +99,7 @@ def picture_memory(settings: Settings, batch_size: int) -> int:
 
 
 def kept_pictures_cost(model: TextToImage, settings: Settings, pictures: int, batch_size: int) -> Cost:
-    """What drawing pictures and keeping them for an evaluation takes, with a variant's weights beside the float ones."""
+    """What drawing pictures and keeping them for an evaluation takes; a variant is held beside the float model."""
     pixels, latents = 3 * settings.width * settings.height, prod(settings.latent_shape(model.geometry))
     drawn = drawing_cost(settings, pictures, batch_size)
     weights = parameter_count(model.skeleton()) * model.dtype.size
