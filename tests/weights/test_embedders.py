@@ -12,7 +12,9 @@ from ditq.core.errors import DitqError, UserError
 from ditq.core.spec import Spec
 from ditq.weights import METHODS, RTN, AdaRound
 from ditq.weights.arrays import solve
-from ditq.weights.embedders import check, solve_phase
+from ditq.weights.columns.hessian import Moments
+from ditq.weights.columns.layer import solve_layer
+from ditq.weights.embedders import Batch, check, solve_phase
 from ditq.weights.mixed import dequantized
 from tests.models.families import FAMILIES, stability_weights, to_mlx
 from tests.models.mmdit.test_model import loaded
@@ -48,7 +50,7 @@ def codes(weight, x, xq, method, bits):
 
 
 def prepared(network, conditions):
-    return lambda: [partial(network.given, *conditions)]
+    return lambda: [Batch(partial(network.given, *conditions))]
 
 
 def test_all_adaln_layers_get_the_codes_of_their_common_input(network, conditions):
@@ -71,7 +73,7 @@ def test_layers_that_share_an_input_and_a_method_share_one_pass(network, conditi
 
     def counted():
         runs.append(1)
-        return [partial(network.given, *conditions)]
+        return [Batch(partial(network.given, *conditions))]
 
     solve_phase(network, "prepare", asked, {}, counted)
     assert len(runs) == 2  # one for each method: nothing was quantized before the first of them
@@ -100,7 +102,7 @@ def test_text_comes_as_it_is_in_either_model(network, conditions):
     before, _ = solve_phase(network, "prepare", {EMBEDDERS[0]: (RTN(), Spec(2))}, {}, lambda: [])
     for name in ("gptq", "gptq-sequential"):
         asked = {TEXT: (METHODS[name](damping=0.1), Spec(4))}
-        solved, _ = solve_phase(network, "begin", asked, before, lambda: [run])
+        solved, _ = solve_phase(network, "begin", asked, before, lambda: [Batch(run)])
         assert (np.array(solved[TEXT].codes) != expected).mean() < 1e-3
 
 
@@ -117,7 +119,9 @@ def test_last_layer_sees_what_left_the_blocks_in_each_model(network, conditions,
         for some in (slice(0, 20), slice(20, ROWS)):
             state = {"image": streams[quantized][some]}
             given = [array[some] for array in conditions]
-            yield lambda state=state, given=given: network.finish({**state, **network.given(*given)}, 8, 8)
+            yield Batch(
+                lambda state=state, given=given: network.finish({**state, **network.given(*given)}, 8, 8)
+            )
 
     method = "qronos" if name == "qronos" else "gptq"
     asked = {LAST: (METHODS[name](damping=0.1), Spec(4))}
@@ -139,7 +143,9 @@ def test_convolutions_outside_the_blocks_are_solved_as_their_matrices():
     network, rng = toy_network(), np.random.default_rng(2)
     latents = rng.standard_normal((12, 8, 8, 4)).astype(np.float32)
     asked = {path: (METHODS["gptq"](damping=0.1), Spec(3)) for path in ("first", "last", "clock")}
-    solved, _ = solve_phase(network, "begin", asked, {}, lambda: [partial(network.begin, mx.array(latents))])
+    solved, _ = solve_phase(
+        network, "begin", asked, {}, lambda: [Batch(partial(network.begin, mx.array(latents)))]
+    )
     weight = np.array(network.first.weight).reshape(32, -1)
     expected = codes(weight, unfolded(network.first, latents), None, "gptq", 3)
     assert list(solved) == ["first"] and (np.array(solved["first"].codes) != expected).mean() < 1e-3
@@ -162,4 +168,47 @@ def test_rounding_needs_no_data_and_block_methods_are_refused(network):
 def test_a_layer_that_its_phase_does_not_call_is_named(network):
     asked = {EMBEDDERS[0]: (METHODS["gptq"](), Spec(4))}
     with pytest.raises(DitqError, match="t_embedder.mlp.layers.0: not called in its phase 'prepare'"):
-        solve_phase(network, "prepare", asked, {}, lambda: [lambda: None])
+        solve_phase(network, "prepare", asked, {}, lambda: [Batch(lambda: None)])
+
+
+def test_rows_that_are_held_out_judge_and_are_not_solved_with(network, conditions):
+    """GPTQ of the rows that are left gives the same codes; the error is that of the held-out rows alone."""
+    method, path, used = METHODS["gptq"](damping=0.1), EMBEDDERS[0], 160
+    times = mx.array(np.linspace(1000, 20, 200).astype(np.float32))
+    pooled = mx.zeros((200, CONFIG.pooled_text_embed_dim))
+    asked, layer = {path: (method, Spec(3))}, capture.layers(network)[path]
+
+    def run(rows):
+        return partial(network.given, times[rows], pooled[rows])
+
+    def batches():
+        return [Batch(run(slice(0, used)), False), Batch(run(slice(used, 200)), True)]
+
+    solved, reports = solve_phase(network, "prepare", asked, {}, batches)
+    seen = []
+    with capture.traced(network, [path], lambda _, x: seen.append(x)):
+        network.given(times, pooled)
+    x, moments = np.array(seen[0]), Moments(seen[0].shape[1])
+    moments.add(x[:used], held_out=False)
+    moments.add(x[used:], held_out=True)
+    np.testing.assert_allclose(moments.finish().hessian.whole(), x[:used].T @ x[:used], rtol=1e-3, atol=1e-2)
+    expected, _ = solve_layer(np.array(layer.weight), moments, Spec(3), method)
+    assert (np.array(solved[path].codes) != np.array(expected.codes)).mean() < 1e-3
+    weight, values = np.array(layer.weight), np.array(solved[path].values())
+    error = np.linalg.norm(x[used:] @ (values - weight).T) / np.linalg.norm(x[used:] @ weight.T)
+    assert reports[path]["error"] == pytest.approx(error, rel=1e-3)
+    assert (reports[path]["rows"], reports[path]["judged_rows"]) == (used, 200 - used)
+
+
+def test_rows_that_do_not_count_are_left_out(network, conditions):
+    method, asked = METHODS["gptq"](damping=0.1), {}
+    path = EMBEDDERS[0]
+    asked[path] = (method, Spec(3))
+    counting = np.arange(0, ROWS, 2)
+    solved, reports = solve_phase(
+        network, "prepare", asked, {}, lambda: [Batch(partial(network.given, *conditions), None, counting)]
+    )
+    few = [mx.array(np.array(one)[counting]) for one in conditions]
+    alone, told = solve_phase(network, "prepare", asked, {}, prepared(network, few))
+    assert mx.array_equal(solved[path].codes, alone[path].codes)
+    assert reports[path]["rows"] == told[path]["rows"] == len(counting)

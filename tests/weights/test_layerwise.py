@@ -164,4 +164,4 @@ def test_whole_pictures_are_held_out_and_kept_out_of_the_sums():
     moments.finish()
     assert moments.rows == 1000
     np.testing.assert_allclose(moments.hessian.whole(), x[:1000].T @ x[:1000], rtol=1e-4, atol=1e-2)
-    np.testing.assert_array_equal(moments.held_out()[0], x[1000:])
+    np.testing.assert_array_equal(moments.held_out()[0], x[1000::3])  # one of three, of many

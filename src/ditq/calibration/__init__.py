@@ -2,7 +2,7 @@
 
 from ditq.calibration import defaults
 from ditq.calibration.block_cache import BlockCache, read_block_cache
-from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized
+from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized, first_of_prompt
 from ditq.calibration.image_set import (
     ImageSet,
     check_model,
@@ -35,6 +35,7 @@ __all__ = [
     "collect_points",
     "default_prompts",
     "defaults",
+    "first_of_prompt",
     "parts_of",
     "prompt_lines",
     "read_block_cache",

@@ -69,6 +69,12 @@ class CacheRecipe:
         return [(image, step) for image in chosen for step in steps]
 
 
+def first_of_prompt(prompts: Mapping[int, str]) -> dict[int, int]:
+    """For each picture, by its prompt: the first picture with the same prompt."""
+    firsts: dict[str, int] = {}
+    return {image: firsts.setdefault(prompt, image) for image, prompt in prompts.items()}
+
+
 def spread_images(prompts: Sequence[str], count: int) -> list[int]:
     """`count` pictures, evenly spread; one whose prompt was taken before gives way to the next with a new prompt.
 

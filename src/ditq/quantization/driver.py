@@ -13,9 +13,9 @@ Every finished part is kept in the run's folder: a run that was interrupted pass
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,18 @@ import mlx.core as mx
 import numpy as np
 
 from ditq.activations import ActivationTable
-from ditq.calibration import BlockCache, ImageSet, replay_inputs
 from ditq.capture import swapped
 from ditq.checkpoint.npz_run.block_file import block_file, read_block, write_block
 from ditq.core.activation_grid import TimestepGrid
 from ditq.core.quantized import QuantizedWeight
 from ditq.models.base import Network
-from ditq.models.state import BlockState, Stream, row_batches, rows_at_once, take_rows
+from ditq.models.state import Stream
 from ditq.quantization.assignment import Assigned
+from ditq.quantization.calibration import Calibration
 from ditq.quantization.handed_on import handed_on, spooled
 from ditq.quantization.kept_parts import outside_part, whole_part
-from ditq.weights import BlockProblem, BlockResult, embedders
+from ditq.quantization.outside_blocks import after, before, first_state, pictures_of
+from ditq.weights import BlockProblem, BlockResult
 from ditq.weights.mixed import dequantized
 from ditq.weights.problem import NO_BITS
 
@@ -44,30 +45,6 @@ OnBlock = Callable[[int, dict[str, Any]], None]
 """Receives the number of a finished block and its report."""
 OnIteration = Callable[[int, int, float], None]
 """Receives the block, the iteration (or, layer by layer, the layer) that is over, and its loss."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a run knows of the model's data."""
-
-    images: ImageSet | None
-    """Recorded pictures, for the layers before the blocks; None where these stay float."""
-    cache: BlockCache
-    """The blocks' inputs and outputs at some of their steps."""
-    table: ActivationTable | None = None
-    """Grids and smoothing factors of the activations; None: activations stay as they are."""
-    table_digest: str = ""
-    """Stands for the table in the plan."""
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts of the recorded pictures, or of the cache where there are none; each once."""
-        found = (
-            self.cache.meta.get("prompts", {}).values()
-            if self.images is None
-            else self.images.manifest["prompts"]
-        )
-        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -101,14 +78,12 @@ def quantize_network(
     cache = calibration.cache
     cache.check_model(network)
     first = todo.phase("prepare", "begin")
-    outside, told = outside_part(
-        folder / "weights" / "before.npz", first, _before(network, todo, calibration)
-    )
+    outside, told = outside_part(folder / "weights" / "before.npz", first, before(network, todo, calibration))
     float_given = cache.given(network)
     with swapped(network, dequantized(network, outside)):
         quantized_given = cache.given(network) if outside else float_given
         floats = cache.stream(0)
-        quantized = {**floats, **_first_state(network, todo, calibration, folder)} if outside else floats
+        quantized = {**floats, **first_state(network, todo, calibration, folder)} if outside else floats
     found = Quantized({**outside}, outside=dict(told))
     last = _last_block(todo)
     for number in range(last):
@@ -127,7 +102,7 @@ def quantize_network(
             activation_bits=activation_bits,
             table=None if calibration.table is None else calibration.table.grids,
             seed=seed + number,
-            pictures=np.repeat([image for image, _ in cache.samples], cache.rows_per_sample),
+            pictures=pictures_of(cache),
         )
         result = _solved(problem, todo, folder, number, on_iteration, calibration.table)
         mx.clear_cache()  # a solver's buffers fit the layers of its block alone
@@ -142,9 +117,9 @@ def quantize_network(
         floats = following
     if todo.phase("finish"):
         ends = {**floats, **float_given}, {**quantized, **quantized_given}
-        solve = _after(network, todo, cache, outside, *ends)
-        after, told = outside_part(folder / "weights" / "after.npz", todo.phase("finish"), solve)
-        found.weights.update(after)
+        solve = after(network, todo, cache, outside, *ends)
+        weights, told = outside_part(folder / "weights" / "after.npz", todo.phase("finish"), solve)
+        found.weights.update(weights)
         found.outside.update(told)
     return found
 
@@ -159,75 +134,6 @@ def _last_block(todo: Assigned) -> int:
 
 def _read(state: Mapping[str, Stream], names: Sequence[str]) -> dict[str, Stream]:
     return {name: state[name] for name in names}
-
-
-def _before(
-    network: Network, todo: Assigned, calibration: Calibration
-) -> Callable[[], tuple[Weights, dict[str, Any]]] | None:
-    """Solves the layers in front of the blocks; None where all of them stay float."""
-    asked = todo.phase("prepare", "begin")
-    if not asked:
-        return None
-
-    def solve() -> tuple[Weights, dict[str, Any]]:
-        cache = calibration.cache
-        rows = {name: mx.array(array) for name, array in cache.conditioning.items()}
-        timesteps = mx.array(cache.timesteps)
-        prepare = partial(network.given, timesteps, **rows)
-        weights, told = embedders.solve_phase(network, "prepare", asked, {}, lambda: [prepare])
-        begin = partial(_begins, network, todo, calibration)
-        changed = {} if _of_prompts_alone(todo) else weights
-        own, told_begin = embedders.solve_phase(network, "begin", asked, changed, begin)
-        return {**weights, **own}, {**told, **told_begin}
-
-    return solve
-
-
-def _begins(network: Network, todo: Assigned, calibration: Calibration) -> Iterator[embedders.Run]:
-    """Runs of a network's beginning on the calibration's pictures: at every step, or where the timestep changes
-    nothing, at one."""
-    images = _images(calibration)
-    chosen = list(dict.fromkeys(image for image, _ in calibration.cache.samples))
-    steps = list(dict.fromkeys(step for _, step in calibration.cache.samples))
-    for step in steps[:1] if _of_prompts_alone(todo) else steps:
-        yield partial(_begun, network, images, chosen, step)
-
-
-def _begun(network: Network, images: ImageSet, chosen: Sequence[int], step: int) -> BlockState:
-    latents, inputs = replay_inputs(network, images, chosen, step)
-    return network.begin(latents, **inputs)
-
-
-def _of_prompts_alone(todo: Assigned) -> bool:
-    """Whether the quantized layers that make the first state read nothing but the prompts."""
-    return all(todo.anatomy.site(path).rows == "prompt_tokens" for path in todo.phase("begin"))
-
-
-def _first_state(
-    network: Network, todo: Assigned, calibration: Calibration, folder: Path
-) -> Mapping[str, Stream]:
-    """What quantized layers make of the first state, for every row; `network` has them in their places."""
-    streams = {todo.anatomy.site(path).stream for path in todo.phase("begin")}
-    if not streams:
-        return {}
-    images = _images(calibration)
-    alone, samples = _of_prompts_alone(todo), calibration.cache.samples
-
-    @lru_cache(1)  # the steps of an image follow one another
-    def made(image: int, step: int) -> BlockState:
-        state = _begun(network, images, [image], step)
-        found = {name: state[name].astype(mx.float32) for name in state if name in streams}
-        mx.eval(found)
-        return found
-
-    return spooled((made(image, samples[0][1] if alone else step) for image, step in samples), folder)
-
-
-def _images(calibration: Calibration) -> ImageSet:
-    assert calibration.images is not None, (
-        "layers in front of the blocks are quantized from recorded pictures"
-    )
-    return calibration.images
 
 
 def _solved(
@@ -255,34 +161,6 @@ def _solved(
     write_block(folder, number, result.weights, result.activations or {}, {"report": report}, steps)
     report["seconds"] = round(time.perf_counter() - started, 2)
     return BlockResult(result.weights, result.activations, report)
-
-
-def _after(
-    network: Network,
-    todo: Assigned,
-    cache: BlockCache,
-    before: Weights,
-    floats: Mapping[str, Stream],
-    quantized: Mapping[str, Stream],
-) -> Callable[[], tuple[Weights, dict[str, Any]]]:
-    """Solves the layers behind the last block, from the states there of both networks."""
-    height, width = cache.meta["latents"]
-
-    def runs(state: Mapping[str, Stream]) -> Iterator[embedders.Run]:
-        results = {name: state[name] for name in network.results}
-        for rows in row_batches(np.arange(len(cache)), rows_at_once(results)):
-            some = take_rows(state, rows)
-            yield partial(network.finish, some, height, width)
-
-    return partial(
-        embedders.solve_phase,
-        network,
-        "finish",
-        todo.phase("finish"),
-        before,
-        partial(runs, floats),
-        partial(runs, quantized),
-    )
 
 
 def thinned(losses: Sequence[float]) -> list[float]:

@@ -35,7 +35,7 @@ from ditq.diagnostics import (
 from ditq.diagnostics.layer_files import MANIFEST
 from ditq.models.base import TextToImage
 from ditq.quantization.amounts import amounts_for
-from ditq.quantization.driver import Calibration
+from ditq.quantization.calibration import Calibration
 
 CACHE, ACTIVATIONS = "cache", "activations"
 """Folders of the two, in the folder of a run."""

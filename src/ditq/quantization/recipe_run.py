@@ -11,7 +11,8 @@ from ditq.core.files import write_json
 from ditq.core.recipe import Recipe
 from ditq.models.base import TextToImage
 from ditq.quantization.assignment import assigned
-from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
+from ditq.quantization.calibration import Calibration
+from ditq.quantization.driver import OnBlock, OnIteration, quantize_network
 from ditq.quantization.report import report_of, summary_of
 from ditq.quantization.run_plan import begin_run
 from ditq.quantization.tuning import OnStep, Tuner, tuning_of

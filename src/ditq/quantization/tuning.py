@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from ditq import capture
 from ditq.activations import ActivationTable
-from ditq.calibration import ImageSet
+from ditq.calibration import ImageSet, first_of_prompt
 from ditq.core import affine
 from ditq.core.cost import Cost
 from ditq.core.errors import UserError
@@ -106,7 +106,9 @@ class Tuner:
         self.method, self.seed = method, seed
         self.guidance = images.manifest["cfg_weight"] if images.guided else 1.0
         self.layers = capture.layers(network)
-        self.held_out = held_out_pictures(chosen) or list(chosen)
+        first = first_of_prompt(dict(enumerate(images.manifest["prompts"])))
+        held_out = held_out_pictures(first[image] for image in chosen)
+        self.held_out = [image for image in chosen if first[image] in held_out] or list(chosen)
         self.used = [image for image in chosen if image not in self.held_out] or list(chosen)
 
     def run(

@@ -18,7 +18,8 @@ from ditq.core.spec import Spec
 from ditq.models.anatomy import Anatomy
 from ditq.models.base import Network
 from ditq.quantization.assignment import assigned
-from ditq.quantization.driver import Calibration, OnBlock, OnIteration, quantize_network
+from ditq.quantization.calibration import Calibration
+from ditq.quantization.driver import OnBlock, OnIteration, quantize_network
 from ditq.quantization.run_plan import begin_run, cache_digest
 from ditq.weights import METHODS, Method
 from ditq.weights.problem import NO_BITS

@@ -26,10 +26,15 @@ def held_out_rows(
     Other timesteps of a picture that was optimised on would not reveal overfitting. The pictures are the same whatever
     the block, the method and the seed. Of fewer than `ENOUGH` rows or `SOME` pictures all rows serve for both.
     """
-    rows = np.arange(problem.rows)
-    of = rows if problem.pictures is None else problem.pictures
-    held_out = np.isin(of, held_out_pictures(of.tolist()))
-    if problem.rows < ENOUGH or not held_out.any():
+    return split_rows(np.arange(problem.rows) if problem.pictures is None else problem.pictures)
+
+
+def split_rows(
+    pictures: Int64[np.ndarray, "rows"],
+) -> tuple[Int64[np.ndarray, "optimised"], Int64[np.ndarray, "held_out"]]:
+    """The same for rows of these pictures."""
+    rows, held_out = np.arange(len(pictures)), np.isin(pictures, held_out_pictures(pictures.tolist()))
+    if len(rows) < ENOUGH or not held_out.any():
         return rows, rows
     return rows[~held_out], rows[held_out]
 

@@ -6,7 +6,7 @@ MMDiT do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +19,7 @@ from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.anatomy import Phase
 from ditq.models.base import Network
+from ditq.models.state import SomeRows
 from ditq.weights.columns.hessian import Moments
 from ditq.weights.mixed import dequantized
 from ditq.weights.problem import LayerSolver, Method
@@ -28,7 +29,19 @@ Asked = Mapping[str, tuple[Method, Spec]]
 """Method and grid of each layer."""
 Run = Callable[[], Any]
 """Runs a phase of the network, as it then is, on one batch; its result is lazy and never evaluated as a whole."""
-Runs = Callable[[], Iterable[Run]]
+
+
+class Batch(NamedTuple):
+    """A run of a phase on some rows."""
+
+    run: Run
+    held_out: bool | None = None
+    """Whether its rows judge, or are solved with; None: some of them judge, evenly spread."""
+    rows: SomeRows | None = None
+    """Those that count; None: all."""
+
+
+Runs = Callable[[], Iterable[Batch]]
 """The batches of a phase, anew at each call."""
 InputBatch = Float[mx.array, "*rows columns"]
 
@@ -54,8 +67,8 @@ def solve_phase(
 ) -> tuple[Solved, dict[str, Any]]:
     """Those layers of `asked` that run in this phase on their grids, and a report of each; both by path.
 
-    `before` are the layers outside the blocks that earlier phases have solved. `run_float()` yields, batch after batch,
-    a closure that runs this phase of `network` on what enters it in the float model:
+    `before` are the layers outside the blocks that earlier phases have solved. `run_float()` yields batch after batch,
+    each with a closure that runs this phase of `network` on what enters it in the float model:
 
         prepare  lambda: network.given(conditioning, timesteps)
         begin    lambda: network.begin(latents, **inputs)
@@ -100,12 +113,12 @@ def _moments(
     columns: int,
     name: str,
     weights: Mapping[str, Float32[np.ndarray, "_ columns"]],
-    batches: Iterable[tuple[InputBatch, InputBatch | None]],
+    batches: Iterable[tuple[InputBatch, InputBatch | None, bool | None]],
 ) -> Moments:
     """The finished moments of the input that these layers share; `weights` where both streams are looked at."""
     moments = Moments(columns, name, weights or None)
-    for inputs, quantized in batches:
-        moments.add(inputs, quantized)
+    for batch in batches:
+        moments.add(*batch)
     return moments.finish()
 
 
@@ -116,24 +129,26 @@ def _batches(
     quantized: Mapping[str, QuantizedWeight],
     run_float: Runs,
     run_quantized: Runs | None,
-) -> Iterator[tuple[InputBatch, InputBatch | None]]:
-    """What the layer's matrix multiplies, batch by batch, in those models that the method looks at."""
+) -> Iterator[tuple[InputBatch, InputBatch | None, bool | None]]:
+    """What the layer's matrix multiplies, batch by batch, in those models that the method looks at, and whether it is
+    held out."""
     made = dequantized(network, quantized)
     if method.streams == "float" or not (made or run_quantized):
-        for run in run_float():
-            yield _received(network, path, run, {}), None
+        for batch in run_float():
+            yield _received(network, path, batch, {}), None, batch.held_out
     elif method.streams == "quantized":
-        for run in (run_quantized or run_float)():
-            yield _received(network, path, run, made), None
+        for batch in (run_quantized or run_float)():
+            yield _received(network, path, batch, made), None, batch.held_out
     else:
-        for run, other in zip(run_float(), (run_quantized or run_float)(), strict=True):
-            yield _received(network, path, run, {}), _received(network, path, other, made)
+        for batch, other in zip(run_float(), (run_quantized or run_float)(), strict=True):
+            inputs = _received(network, path, batch, {}), _received(network, path, other, made)
+            yield *inputs, batch.held_out
 
 
 def _received(
-    network: Network, path: str, run: Run, quantized: Mapping[str, nn.Module]
+    network: Network, path: str, batch: Batch, quantized: Mapping[str, nn.Module]
 ) -> Float[mx.array, "*rows columns"]:
-    """What the layer's matrix multiplies when `run` runs, with these layers in the network; float32, evaluated."""
+    """What the layer's matrix multiplies for a batch, with these layers in the network; float32, evaluated."""
     seen: list[mx.array] = []
 
     def observe(path: str, x: mx.array) -> None:
@@ -142,8 +157,10 @@ def _received(
     with capture.swapped(network, quantized):
         layer = capture.layers(network)[path]
         with capture.traced(network, [path], observe):
-            run()
+            batch.run()
     if not seen:
         raise DitqError(f"{path}: not called in its phase {network.anatomy.site(path).phase!r}")
+    if batch.rows is not None:
+        seen = [x[mx.array(batch.rows)] for x in seen]
     mx.eval(seen)
     return seen[0] if len(seen) == 1 else mx.concatenate([x.reshape(-1, x.shape[-1]) for x in seen])

@@ -18,7 +18,7 @@ from ditq.core.cost import Cost
 from ditq.core.quantized import QuantizedWeight
 from ditq.core.spec import Spec
 from ditq.models.state import SomeRows, run_block, take_rows
-from ditq.weights.block_error import HELD_OUT, block_error, held_out_rows, stream_powers
+from ditq.weights.block_error import block_error, held_out_rows, stream_powers
 from ditq.weights.checks import check_problem, finite
 from ditq.weights.columns.gptq import GPTQ
 from ditq.weights.columns.hessian import Moments
@@ -30,8 +30,6 @@ from ditq.weights.input_grids import InputGrids, inputs_of, static_grids
 from ditq.weights.problem import BlockProblem, BlockResult, InputsUsed, OnIteration, silent
 from ditq.weights.quantized_block import GridLayer, Quantize, run_on_grids
 
-JUDGING_TOKENS = 1024
-"""Held-out tokens that judge a layer, over all held-out rows."""
 RUNGS = 4
 """Of the damping's ladder that are usually tried; each factors the Hessian."""
 Weights = dict[str, QuantizedWeight]
@@ -162,8 +160,6 @@ def _gather(
             quantized = quantized_inputs(problem, inputs, done, list(moments), rows)
         for first, gathered in moments.items():
             one, other = (x[first], quantized.get(first)) if x else (quantized[first], None)
-            if held_out:
-                one, other = (None if part is None else _some(part, problem.rows) for part in (one, other))
             gathered.add(one, other, held_out)
 
 
@@ -178,12 +174,6 @@ def parts_of(problem: BlockProblem) -> Iterator[tuple[SomeRows, bool | None]]:
         yield some, None if whole else False
     for some in problem.batches(held_out[:0] if whole else held_out):
         yield some, True
-
-
-def _some(x: Float[mx.array, "batch tokens columns"], rows: int) -> mx.array:
-    """Tokens of a held-out batch, so many that those of all held-out rows stay below `JUDGING_TOKENS`."""
-    tokens = x.shape[1] * (rows // HELD_OUT)
-    return x[:, :: max(1, -(-tokens // JUDGING_TOKENS))]
 
 
 def as_json(report: LayerReport) -> dict[str, Any]:

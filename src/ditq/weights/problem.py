@@ -61,7 +61,7 @@ class BlockProblem:
     """Given grids of the layers' inputs, by layer path, in place of learned ones."""
     seed: int = 0
     pictures: Int64[np.ndarray, "rows"] | None = None
-    """Which calibration picture each row is of; None: each of its own."""
+    """Which calibration picture each row is of, the first of those with its prompt; None: each of its own."""
     float_block: BlockModule | None = None
     """The block as `inputs` went through it, where another method has put layers of `block` on their grids before."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ditq.weights.columns.held_out import EVERY, MOST, HeldOut
+from ditq.weights.columns.held_out import EVERY, MOST, MOST_OF_BATCHES, HeldOut
 
 
 def numbered(start, rows):
@@ -41,6 +41,20 @@ def test_whole_batches_are_held_out_where_asked():
         rest, back = held.take((numbered(1000 * number, 1000)[0], None), whole)
         assert not back and (~rest).all() == whole and rest.all() != whole
     assert held.rows()[0][:, 0].tolist() == list(range(1000, 2000))
+
+
+def test_whole_batches_are_thinned_evenly_and_what_is_dropped_joins_nothing():
+    held, handed_on = HeldOut(), 0
+    for number in range(40):
+        rest, back = held.take((numbered(100 * number, 100)[0], None), number % 4 == 3)
+        handed_on += int(rest.sum())
+        assert not back
+    of = [row for number in range(3, 40, 4) for row in range(100 * number, 100 * number + 100)]
+    assert held.rows()[0][:, 0].tolist() == of and handed_on == 3000
+    for number in range(40, 50):
+        held.take((numbered(100 * number, 100)[0], None), True)
+    of += list(range(4000, 5000))
+    assert held.rows()[0][:, 0].tolist() == of[::3] and len(of) > MOST_OF_BATCHES
 
 
 def test_what_is_kept_is_a_copy():

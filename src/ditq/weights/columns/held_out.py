@@ -9,6 +9,8 @@ FEW = 8 * EVERY
 """Rows from which on the held-out ones judge alone; of fewer, all are kept, for cross-validation."""
 MOST = 64
 """Rows that are kept; when there are more, every second one joins the rest."""
+MOST_OF_BATCHES = 1024
+"""Of batches that are held out as a whole, rows that are kept; when there are more, two of three are dropped."""
 
 InputRows = Float32[np.ndarray, "rows in"]
 Which = Bool[np.ndarray, "rows"]
@@ -29,6 +31,8 @@ class HeldOut:
         self.seen = 0
         """Rows of all batches so far."""
         self._stride, self._by_batch = EVERY, False
+        self._aside, self._aside_stride = 0, 1
+        """Rows of the batches held out as a whole, and of how many one is kept."""
 
     def take(self, batch: Batch, held_out: bool | None = None) -> tuple[Which, list[Kept]]:
         """Which rows of a batch are not held out, and earlier ones that are no longer.
@@ -37,16 +41,13 @@ class HeldOut:
         """
         rows, back = len(batch[0]), []
         self._by_batch = self._by_batch or held_out is not None
+        if held_out is not None:
+            return self._take_whole(batch, held_out), []
         while not self._by_batch and (self.seen + rows) // self._stride > MOST:
             back += self._thinned()
         held = np.arange(self.seen, self.seen + rows) % self._stride == self._stride - 1
-        held = held if held_out is None else np.full(rows, held_out)
-        self.seen += rows
         self._kept.append(_some(batch, held))
-        if self.seen < FEW:
-            self._all.append(_some(batch, np.ones(rows, bool)))
-        else:
-            self._all.clear()
+        self._count(batch)
         return ~held, back
 
     def rows(self) -> tuple[InputRows, InputRows]:
@@ -60,6 +61,28 @@ class HeldOut:
     def few(self) -> Kept | None:
         """All rows, where they are so few that those held out cannot judge alone; else None."""
         return _joined(self._all) if self.seen < FEW else None
+
+    def _take_whole(self, batch: Batch, held_out: bool) -> Which:
+        """Which rows of a batch that is held out, or not, as a whole are not: all or none."""
+        rows = len(batch[0])
+        if held_out:
+            numbers = np.arange(self._aside, self._aside + rows)
+            self._aside += rows
+            self._kept.append(_some(batch, numbers % self._aside_stride == 0))
+            while sum(len(x) for x, _ in self._kept) > MOST_OF_BATCHES:
+                kept = _joined(self._kept)
+                # a third, not half: pictures have even numbers of tokens, and each token shall have its turn
+                self._kept = [_some(kept, np.arange(len(kept[0])) % 3 == 0)]
+                self._aside_stride *= 3
+        self._count(batch)
+        return np.full(rows, not held_out)
+
+    def _count(self, batch: Batch) -> None:
+        self.seen += len(batch[0])
+        if self.seen < FEW:
+            self._all.append(_some(batch, np.ones(len(batch[0]), bool)))
+        else:
+            self._all.clear()
 
     def _thinned(self) -> list[Kept]:
         """Every second row, no longer kept."""
