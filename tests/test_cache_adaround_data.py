@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ditq.calibration.block_caching import CacheRecipe, batches, sample_bytes, spread_images, unfinished
+from ditq.calibration.block_caching import CacheRecipe, batches, sample_bytes, unfinished
+from ditq.calibration.prompt_choice import spread_images
 from ditq.core.errors import UserError
 from ditq.core.files import write_npz
 

@@ -18,7 +18,8 @@ from ditq.calibration import (
     replay,
 )
 from ditq.calibration.block_cache import array_key
-from ditq.calibration.block_caching import batches, cache_meta, sample_bytes, spread_images
+from ditq.calibration.block_caching import batches, cache_meta, sample_bytes
+from ditq.calibration.prompt_choice import spread_images
 from ditq.core import files
 from ditq.core.errors import DitqError, UserError
 from ditq.models.mmdit import MMDiT

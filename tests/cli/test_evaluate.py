@@ -53,6 +53,8 @@ def test_everything_is_written(finished):
     assert [one["steps"] for one in report["flat_field"]] == [[1, 2, 4]] * 4
     assert [one["variant"] for one in report["cost"]] == ["float", *names]
     assert all(one["alone"] for one in report["cost"]) and report["machine"]["mlx"]
+    asked = [one["asked"] for one in report["attributes"] if one["attribute"] == "everything asked"]
+    assert asked == [2] * 6  # the float model, four variants, and the float model from other seeds
     files = report["checkpoints"][0]["files"]
     assert {"config.json", "model.safetensors", "activations.npz"} <= set(files)
     assert "report.json" not in files
@@ -62,6 +64,7 @@ def test_everything_is_written(finished):
     for wanted in (
         "## Teacher-forced error",
         "## Flat field",
+        "## What prompts ask for",
         "## Cost",
         "another seed is",
         "bits per parameter",

@@ -2,7 +2,7 @@
 
 from ditq.calibration import defaults
 from ditq.calibration.block_cache import BlockCache, read_block_cache
-from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized, first_of_prompt
+from ditq.calibration.block_caching import CacheRecipe, cache_blocks, cache_quantized
 from ditq.calibration.image_set import (
     ImageSet,
     check_model,
@@ -15,6 +15,7 @@ from ditq.calibration.images import CONTENTS, ImageRecipe, collect_images
 from ditq.calibration.manifest import read_manifest
 from ditq.calibration.point_collection import PointRecipe, collect_points, parts_of
 from ditq.calibration.points import PointSet, read_points
+from ditq.calibration.prompt_choice import first_of_prompt
 from ditq.calibration.prompts import default_prompts, prompt_lines
 from ditq.calibration.trajectories import Trajectories, record, selected_steps
 

@@ -23,6 +23,7 @@ from ditq.calibration.block_cache import (
     read_facts,
 )
 from ditq.calibration.image_set import ImageSet, check_model, check_network, replay_inputs
+from ditq.calibration.prompt_choice import spread_images
 from ditq.calibration.samples import missing_samples, sample_file
 from ditq.core import plan
 from ditq.core.errors import UserError
@@ -67,30 +68,6 @@ class CacheRecipe:
         steps = range(0, len(images.sigmas), self.stride)
         chosen = spread_images(images.manifest["prompts"], self.num_images)
         return [(image, step) for image in chosen for step in steps]
-
-
-def first_of_prompt(prompts: Mapping[int, str]) -> dict[int, int]:
-    """For each picture, by its prompt: the first picture with the same prompt."""
-    firsts: dict[str, int] = {}
-    return {image: firsts.setdefault(prompt, image) for image, prompt in prompts.items()}
-
-
-def spread_images(prompts: Sequence[str], count: int) -> list[int]:
-    """`count` pictures, evenly spread; one whose prompt was taken before gives way to the next with a new prompt.
-
-    Raises UserError when there are not that many.
-    """
-    total, chosen = len(prompts), []
-    if count > total:
-        raise UserError(
-            "--num-images", got=count, expected=f"at most {total}, the pictures of the calibration data"
-        )
-    for i in range(count):
-        start = i * total // count
-        free = [j % total for j in range(start, start + total) if j % total not in chosen]
-        taken = {prompts[j] for j in chosen}
-        chosen.append(next((j for j in free if prompts[j] not in taken), free[0]))
-    return sorted(chosen)
 
 
 def cache_meta(model: TextToImage, images: ImageSet, recipe: CacheRecipe) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ditq.core.cost import Cost
 from ditq.core.errors import DitqError, UserError
 from ditq.core.files import lock, remove
 from ditq.evaluation import (
+    FLOOR,
     EvalReport,
     Variant,
     evaluate,
@@ -33,6 +34,7 @@ from ditq.evaluation import (
     rows,
     units,
 )
+from ditq.evaluation.attributes import AttributeScore, attribute_scores, judge_of
 from ditq.evaluation.cost import DrawingCost, Machine, measured_cost, store_cost, stored_cost
 from ditq.evaluation.flat_field import FlatField, flat_field, step_counts
 from ditq.evaluation.full_report import Evaluation, verdict
@@ -142,7 +144,16 @@ def _measured(args: argparse.Namespace, job: Job) -> Evaluation:
         curves = _curves(args, job, bars)
         flat = _flat(args, job, bars)
     parameters = parameter_count(job.model.skeleton())
-    return Evaluation(report, job.subjects, parameters, curves, flat, costs, Machine.here())
+    attributes = _attributes(args, job)
+    return Evaluation(report, job.subjects, parameters, curves, flat, costs, Machine.here(), attributes)
+
+
+def _attributes(args: argparse.Namespace, job: Job) -> list[AttributeScore]:
+    judge = judge_of(job.model, job.settings)
+    if judge is None:
+        return []
+    names = [*(variant.name for variant in job.variants), FLOOR]
+    return attribute_scores(judge, job.prompts, args.out / "pictures", names[0], names)
 
 
 def _costs(args: argparse.Namespace, job: Job, bars: Bars) -> list[DrawingCost]:

@@ -1,11 +1,12 @@
 """Everything that an evaluation of checkpoints found, as JSON, Markdown and a verdict."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ditq.evaluation.attributes import AttributeScore, attribute_sentence, attribute_table
 from ditq.evaluation.cost import DrawingCost, Machine
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.flat_field import FlatField
@@ -29,6 +30,8 @@ class Evaluation:
     flat: list[FlatField]
     costs: list[DrawingCost]
     machine: Machine
+    attributes: list[AttributeScore] = field(default_factory=list)
+    """Of the float model, every variant and the float model from other seeds; none without a classifier."""
 
     def as_json(self) -> dict[str, Any]:
         """The report's JSON (`EvalReport.as_json`) with everything else under keys of its own."""
@@ -37,6 +40,7 @@ class Evaluation:
             "teacher_forced": [asdict(one) for one in self.curves],
             "flat_field": [{**asdict(one), "added": one.added, "growth": one.growth} for one in self.flat],
             "cost": [asdict(one) for one in self.costs],
+            "attributes": [asdict(one) for one in self.attributes],
             "machine": asdict(self.machine),
             "parameters": self.parameters,
             "checkpoints": [
@@ -70,6 +74,8 @@ def verdict(found: Evaluation, subject: Subject) -> str:
         floor = report.floor.spread("psnr").median
         told += f"; its pictures are {_psnr(report, name)} the float model's, where another seed is {floor:.1f} dB away"
     parts = [f"{told}."]
+    if found.attributes:
+        parts.append(attribute_sentence(found.attributes, name, report.reference.name))
     curve = found.curve(name)
     if curve is not None:
         at = int(np.argmax(curve.prediction))
@@ -93,6 +99,17 @@ def _psnr(report: EvalReport, name: str) -> str:
     if 2 * identical > count:
         return f"in {identical} of {count} cases identical to"
     return f"{report.variant(name).spread('psnr').median:.1f} dB (median of {count}) from"
+
+
+def attributes_told(found: Evaluation) -> str:
+    """What the table of attributes holds."""
+    asked = max(one.asked for one in found.attributes)
+    return (
+        f"How often what {asked} prompts ask for is there in the pictures, as the classifier that comes with "
+        f"{found.report.model} sees it, with 95 % Wilson intervals; a colour is asked for only of objects that come in "
+        "several. Lost: pictures in which something is missing that the float model's picture of the same seed has; "
+        "gained: the other way round."
+    )
 
 
 def trajectory_table(curves: Sequence[Curves]) -> Table:
@@ -184,6 +201,12 @@ def as_markdown(found: Evaluation) -> str:
     parts += [size_sentence(report, variant.name) for variant in report.variants]
     if "psnr" in report.units:
         parts.append(floor_sentence(report))
+    if found.attributes:
+        parts += [
+            "## What prompts ask for",
+            attributes_told(found),
+            markdown(attribute_table(found.attributes)),
+        ]
     if found.curves:
         told = f"Both models given the float model's latents, along {found.curves[0].trajectories} of its trajectories."
         parts += ["## Teacher-forced error", told, markdown(trajectory_table(found.curves))]

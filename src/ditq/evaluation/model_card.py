@@ -2,7 +2,15 @@
 
 import json
 
-from ditq.evaluation.full_report import Evaluation, cost_table, settings_line, trajectory_table, verdict
+from ditq.evaluation.attributes import attribute_table
+from ditq.evaluation.full_report import (
+    Evaluation,
+    attributes_told,
+    cost_table,
+    settings_line,
+    trajectory_table,
+    verdict,
+)
 from ditq.evaluation.report_table import markdown, rows
 from ditq.evaluation.subjects import Subject
 
@@ -38,6 +46,10 @@ def model_card(found: Evaluation, subject: Subject) -> str:
     parts.append(
         "PSNR, SSIM and latent error compare each picture with the float model's of the same prompt and seed."
     )
+    if found.attributes:
+        wanted = (report.reference.name, *names)
+        own_scores = [one for one in found.attributes if one.variant in wanted]
+        parts += [attributes_told(found), markdown(attribute_table(own_scores))]
     if curves := [one for one in found.curves if one.variant in names]:
         parts += ["Both models given the same latents:", markdown(trajectory_table(curves))]
     if found.costs:

@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
+from ditq.evaluation.attributes import attribute_table
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.full_report import (
     Evaluation,
+    attributes_told,
     cost_table,
     flat_table,
     settings_line,
@@ -37,6 +39,7 @@ def evaluation_page(found: Evaluation, shown: Shown, figures: Mapping[str, Figur
         *(_sliders(found, subject, shown) for subject in found.subjects),
         _grid(found, shown),
         _scores(found, figures),
+        *_attributes(found),
         *_trajectories(found, figures),
         *_flat(found),
         *_cost(found),
@@ -135,6 +138,13 @@ def _trajectories(found: Evaluation, figures: Mapping[str, Figure]) -> list[Sect
             png(figures[f"layer_errors/{slug_of(one.variant)}.png"]),
         )
     return [Section("Where errors arise", text, body)]
+
+
+def _attributes(found: Evaluation) -> list[Section]:
+    if not found.attributes:
+        return []
+    shown = table(attribute_table(found.attributes))
+    return [Section("Is it there, what the prompt asks for?", [attributes_told(found)], shown)]
 
 
 def _flat(found: Evaluation) -> list[Section]:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated, ClassVar, TypedDict
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -79,6 +79,8 @@ class Judge:
     network: Classifier
     labels: Labels
     aliases: dict[str, str]
+    attributes: ClassVar[tuple[str, ...]] = ATTRIBUTES
+    side: ClassVar[int] = SIDE
 
     def see(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> Seen:
         """Features and classes of a batch. Raises UserError for pictures that are not 128 x 128."""
