@@ -144,7 +144,7 @@ def _attributes(found: Evaluation) -> list[Section]:
     if not found.attributes:
         return []
     shown = table(attribute_table(found.attributes))
-    return [Section("Is it there, what the prompt asks for?", [attributes_told(found)], shown)]
+    return [Section("Is what the prompt asks for still there?", [attributes_told(found)], shown)]
 
 
 def _flat(found: Evaluation) -> list[Section]:
