@@ -46,6 +46,7 @@ def main() -> None:
     lines = [
         "# Dry runs, and what the runs then take\n",
         f"`python benchmarks/forecasts.py`: {platform.system()} {platform.machine()}, {os.cpu_count()} cores. "
+        f"{f'{threads} BLAS thread. ' if (threads := os.environ.get('OPENBLAS_NUM_THREADS')) else ''}"
         f"Load of the machine at the beginning {os.getloadavg()[0]:.1f}.\n",
         "| command | seconds told | taken | of it CPU | memory told, MB | taken | disk told, MB | taken |",
         "|---|---|---|---|---|---|---|---|",
