@@ -30,7 +30,7 @@ class Machine:
     start: float
     """Seconds until a command begins to compute."""
     process: float
-    """Bytes of the program itself."""
+    """Bytes of the program itself when it runs."""
     weights: float
     """Bytes of the network's weights as they are computed with."""
     batch: float
@@ -43,7 +43,7 @@ class Machine:
 
     def memory(self, cost: Cost) -> int:
         """Bytes of the whole process at its peak."""
-        return round(self.process + RUNNING + self.weights + self.batch + cost.memory)
+        return round(self.process + self.weights + self.batch + cost.memory)
 
 
 def probe(model: TextToImage, rows: int, height: int, width: int) -> Machine:
@@ -52,11 +52,11 @@ def probe(model: TextToImage, rows: int, height: int, width: int) -> Machine:
     network = model.skeleton()
     weights = parameter_count(network) * model.dtype.size
     seconds, held = row_cost(network, model, rows, height, width)
-    return Machine(machine_speed(seconds), start, process, weights, held)
+    return Machine(machine_speed(seconds), start, process + RUNNING, weights, held)
 
 
 def probe_alone() -> Machine:
-    """The machine for a command that loads no model."""
+    """The machine for a command that loads no model, and has read what it works on."""
     return Machine(machine_speed(0.0), time.process_time(), process_memory(), 0.0, 0.0)
 
 
