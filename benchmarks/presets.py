@@ -108,8 +108,11 @@ def main() -> None:
     table = [row[:-2] for row in rows(report)]
     squares = {one.name: float(np.mean(np.square(one.scores["latent_error"]))) for one in report.variants}
     gains = [
-        f"- {comparison_sentence(report, name, BASELINE, name, BASELINE)} The mean squared error of its "
-        f"latents is {squares[name] / squares[BASELINE]:.2f} of {BASELINE}'s."
+        wrapped(
+            f"- {comparison_sentence(report, name, BASELINE, name, BASELINE)} The mean squared error of its "
+            f"latents is {squares[name] / squares[BASELINE]:.2f} of {BASELINE}'s.",
+            "  ",
+        )
         for name in named
         if name in presets() and name != BASELINE
     ]
@@ -147,9 +150,9 @@ def slug(name: str) -> str:
     return Path(name).stem.replace(", ", "-").replace(" ", "-").lower()
 
 
-def wrapped(text: str) -> str:
-    """Lines of the length of the other documents."""
-    return textwrap.fill(" ".join(text.split()), 118, break_on_hyphens=False)
+def wrapped(text: str, indent: str = "") -> str:
+    """Lines of the length of the other documents, those behind the first indented."""
+    return textwrap.fill(" ".join(text.split()), 118, subsequent_indent=indent, break_on_hyphens=False)
 
 
 if __name__ == "__main__":
