@@ -49,7 +49,7 @@ from ditq.evaluation import (
 from ditq.models import load
 from ditq.plots.comparison import picture_grid, scores_by_variant
 from ditq.quantization import WeightTrack, quantize_weights
-from ditq.quantization.amounts import Amounts, amounts_for
+from ditq.quantization.amounts import Amounts
 from ditq.sampling.generate import settings_for
 from ditq.weights import AdaRound
 
@@ -167,9 +167,8 @@ def main() -> None:
     flags.add_argument("--work", type=Path, default=Path("demo/mini_results"), help="finished parts")
     flags.add_argument("--out", type=Path, default=Path("docs/results/mini.md"), help="the page to write")
     flags.add_argument("--prompts", type=int, help="fewer than all 64")
-    usual = amounts_for("mini").iterations
     flags.add_argument(
-        "--iters", type=int, default=usual, help=f"AdaRound's iterations per block (default: {usual})"
+        "--iters", type=int, default=200, help="AdaRound's iterations per block (default: 200)"
     )
     flags.add_argument("--images", type=int, default=64, help="calibration pictures (default: 64)")
     args = flags.parse_args()

@@ -50,7 +50,7 @@ def test_dry_run_tells_blocks_time_memory_and_the_disk_that_codes_take(calibrati
     capsys.readouterr()
     main(argv)
     told = capsys.readouterr().out
-    assert told.startswith("blocks to quantize: 5, 200 iterations each; about ") and "memory: " in told
+    assert told.startswith("blocks to quantize: 5, 80 iterations each; about ") and "memory: " in told
     main([*argv, "--block-numbers", "0", "2", "--iters", "7", "--json"])
     facts = json.loads(capsys.readouterr().out)
     assert facts["blocks"] == 2 and facts["iterations"] == 7
