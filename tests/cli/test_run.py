@@ -39,12 +39,14 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(capsys, number, status):
         finally:
             cleaned.append(True)
 
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    # a background shell ignores the one, nohup the other
+    before = {one: signal.signal(one, handler) for one, handler in usual.items()}
     try:
         assert ends(capsys, body, status).startswith("interrupted: ")
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert cleaned and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

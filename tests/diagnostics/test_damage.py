@@ -10,7 +10,7 @@ from ditq.calibration import ImageRecipe, collect_images, parts_of, read_images,
 from ditq.capture import swapped
 from ditq.core.errors import UserError
 from ditq.core.files import read_npz, write_npz
-from ditq.diagnostics import DamageRecipe, damage_forecast, measure_damage, read_damage, write_damage
+from ditq.diagnostics import DamageRecipe, damage_cost, measure_damage, read_damage, write_damage
 from ditq.diagnostics.collect import observed_inputs
 from ditq.diagnostics.remaining import NoiseRuns
 from ditq.diagnostics.sensitivity import Shifted, squared_gradients
@@ -106,7 +106,9 @@ def test_an_interrupted_measurement_goes_on_to_the_same_file(pictures, tmp_path)
     read = read_damage(whole)
     assert read.digest == damage.digest and read.steps.tolist() == [0, 2]
     assert measure_damage(Toy(), pictures, RECIPE, whole, resume=True).digest == damage.digest
-    assert "gradients at 2 steps, noise at 2" in damage_forecast(Toy(), pictures, RECIPE)
+    cost = damage_cost(Toy(), pictures, RECIPE)
+    assert cost.rows == (2 if pictures.guided else 1) * RECIPE.passes(pictures)
+    assert cost.bytes > sum(array.nbytes for array in damage.squares.values())
 
 
 def test_importance_is_gradient_times_what_is_left_times_steps(pictures, tmp_path):
