@@ -4,9 +4,10 @@ import pytest
 
 from ditq.cli import collect_calibration_data
 
-QUICK = ["--num-images", "2", "--stride", "9", "--batch-size", "2"]
-QUICK += ["--statistics-images", "2", "--statistics-stride", "9"]
+FEW = ["--num-images", "2", "--stride", "9", "--batch-size", "2"]
 """Two pictures at two steps of the shared calibration data."""
+QUICK = [*FEW, "--statistics-images", "2", "--statistics-stride", "9"]
+"""The same for commands that also make activation grids."""
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from ditq.core.files import read_image, read_json
 from ditq.models import load
 from ditq.sampling.generate import generate as generate_pictures
 from ditq.sampling.generate import settings_for
-from tests.cli.conftest import QUICK
+from tests.cli.conftest import FEW, QUICK
 from tests.house.checker import ROOT
 
 
@@ -200,7 +200,7 @@ def test_samples_side_by_side(capsys, fails, quantized, tmp_path):
 
 @pytest.mark.slow
 def test_methods_are_compared_on_the_same_grids(capsys, fails, calibration, tmp_path):
-    argv = ["--calib", str(calibration), "--out", str(tmp_path / "methods"), *QUICK, "--bits", "3", "8"]
+    argv = ["--calib", str(calibration), "--out", str(tmp_path / "methods"), *FEW, "--bits", "3", "8"]
     argv += ["--num-prompts", "2", "--steps", "2", "--iters", "3"]
     argv += ["--num-held-out", "1", "--methods", "rounding-mse", "gptq-sequential"]
     compare_methods.main([*argv, "--dry-run"])
