@@ -22,7 +22,7 @@ class Amounts:
     batch_size: int = 1
 
 
-AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 80, 100, 12, 10)}
+AMOUNTS = {"mini": Amounts(40, 28, 3.0, 40, 7, 10, 2, 80, 0, 12, 10)}
 """Other amounts than the defaults, by model."""
 QUICK = {"images": 4, "cache_images": 4, "cache_stride": 7, "statistics_images": 4, "statistics_stride": 7}
 """In place of these, for a look at the whole in a minute."""
