@@ -42,7 +42,7 @@ def test_wilson_covers_as_often_as_it_says():
 class Colours:
     """Two attributes of the toy's pictures: the parity of the sums of two channels."""
 
-    attributes, side = ("red", "green"), 16
+    attributes, side, fingerprint = ("red", "green"), 16, "1"
 
     def asked(self, prompts):
         if any(prompt == "nothing" for prompt in prompts):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ditq.cli.evaluation_flags import PICTURES, evaluate_flags
 from ditq.cli.evaluation_outputs import CONTENTS, write_outputs
+from ditq.cli.evaluation_sets import SetJob, set_job
 from ditq.cli.forecasts import (
     figures_cost,
     kept_pictures_cost,
@@ -62,6 +63,7 @@ class Job:
     settings: Settings
     metrics: list[str]
     limits: dict[str, float]
+    sets: SetJob
 
     @property
     def variants(self) -> list[Variant]:
@@ -121,13 +123,16 @@ def _job(args: argparse.Namespace) -> Job:
     metrics_named(metrics)
     subjects = read_subjects(args.checkpoint, model)
     check_disjoint(prompts, subjects)
-    return Job(model, subjects, prompts, [args.seed + i for i in range(count)], settings, metrics, limits)
+    sets = set_job(args.reference, model, settings, count)
+    seeds = [args.seed + i for i in range(count)]
+    return Job(model, subjects, prompts, seeds, settings, metrics, limits, sets)
 
 
 def _measured(args: argparse.Namespace, job: Job) -> Evaluation:
     """Everything, part after part, each kept in the folder as it is finished."""
     pictures, variants = len(job.prompts), job.variants
     with Bars() as bars:
+        reference = job.sets.reference(args.out)  # refused before anything is drawn
         costs = _costs(args, job, bars)
         total = (len(variants) + 1) * pictures
         report: EvalReport = evaluate(
@@ -143,9 +148,22 @@ def _measured(args: argparse.Namespace, job: Job) -> Evaluation:
         )
         curves = _curves(args, job, bars)
         flat = _flat(args, job, bars)
-    parameters = parameter_count(job.model.skeleton())
-    attributes = _attributes(args, job)
-    return Evaluation(report, job.subjects, parameters, curves, flat, costs, Machine.here(), attributes)
+        names = [variant.name for variant in variants]
+        sets = job.sets.scores(
+            args.out, names, reference, lambda count: bars.advance("features", count, total)
+        )
+    return Evaluation(
+        report,
+        job.subjects,
+        parameter_count(job.model.skeleton()),
+        curves,
+        flat,
+        costs,
+        Machine.here(),
+        _attributes(args, job),
+        sets,
+        None if args.reference is None else str(args.reference),
+    )
 
 
 def _attributes(args: argparse.Namespace, job: Job) -> list[AttributeScore]:

@@ -15,6 +15,7 @@ from ditq.cli.flags import (
 from ditq.cli.parsing import parser
 from ditq.evaluation import DEFAULT_METRICS, FIRST_SEED, METRICS
 from ditq.evaluation.gate import LIMITS
+from ditq.evaluation.metrics.sets import FEWEST
 
 PICTURES = 32
 """Drawn unless the user says otherwise."""
@@ -64,6 +65,13 @@ def evaluate_flags(example: str, pictures: str) -> argparse.ArgumentParser:
         choices=list(METRICS),
         metavar="NAME",
         help=f"of {', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})",
+    )
+    group.add_argument(
+        "--reference",
+        type=values.folder,
+        metavar="DIR",
+        help=f"{FEWEST} pictures or more that those of each variant are compared with as a set (default: the float "
+        "model's from other seeds, where the model brings a classifier and as many are drawn)",
     )
     for flag, (count, meaning) in AMOUNTS.items():
         text = f"{meaning}; 0 leaves this out (default: {count})"

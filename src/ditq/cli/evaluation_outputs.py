@@ -11,7 +11,7 @@ from ditq.evaluation.variants import slug_of
 SHOWN = 6
 """Prompts whose pictures are on the page."""
 CONTENTS = (
-    *("pictures", "trajectories", "flat_field", "cost", "cards"),
+    *("pictures", "trajectories", "flat_field", "cost", "features", "cards"),
     *("report.json", "report.md", "index.html", "psnr.png", "trajectory_errors.png", "layer_errors"),
 )
 """What the folder holds: what a forced run removes, and nothing else that may lie there."""

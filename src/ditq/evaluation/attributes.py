@@ -34,13 +34,15 @@ class PictureJudge(Protocol):
     """What it tells of a picture."""
     side: int
     """Height and width of the pictures that it reads."""
+    fingerprint: str
+    """Changes when what it sees does."""
 
     def asked(self, prompts: list[str]) -> Int64[np.ndarray, "prompts attributes"]:
         """The class of each attribute that each prompt asks for; below 0: none."""
         ...
 
     def see(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> Any:
-        """`labels`, the class of each attribute of each picture, and whatever else it sees."""
+        """Of each picture `labels`, the class of each attribute; `features`; and `objects`, the logits of objects."""
         ...
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ditq.evaluation.attributes import AttributeScore, attribute_sentence, attribute_table
 from ditq.evaluation.cost import DrawingCost, Machine
+from ditq.evaluation.distribution import SetScore, as_facts, set_tables, sets_told
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.flat_field import FlatField
 from ditq.evaluation.report import EvalReport
@@ -32,6 +33,10 @@ class Evaluation:
     machine: Machine
     attributes: list[AttributeScore] = field(default_factory=list)
     """Of the float model, every variant and the float model from other seeds; none without a classifier."""
+    sets: list[SetScore] = field(default_factory=list)
+    """Distances of whole sets of pictures; none of fewer than 20, and none without a network of features."""
+    reference: str | None = None
+    """The folder of pictures that sets are compared with; None: the float model's from other seeds."""
 
     def as_json(self) -> dict[str, Any]:
         """The report's JSON (`EvalReport.as_json`) with everything else under keys of its own."""
@@ -41,6 +46,8 @@ class Evaluation:
             "flat_field": [{**asdict(one), "added": one.added, "growth": one.growth} for one in self.flat],
             "cost": [asdict(one) for one in self.costs],
             "attributes": [asdict(one) for one in self.attributes],
+            "sets": [as_facts(one) for one in self.sets],
+            "reference_pictures": self.reference,
             "machine": asdict(self.machine),
             "parameters": self.parameters,
             "checkpoints": [
@@ -110,6 +117,11 @@ def attributes_told(found: Evaluation) -> str:
         "several. Lost: pictures in which something is missing that the float model's picture of the same seed has; "
         "gained: the other way round."
     )
+
+
+def distributions_told(found: Evaluation) -> list[str]:
+    """What the tables of distributions hold, and what their figures do not say."""
+    return sets_told(found.sets, found.report.reference.name, found.reference is not None)
 
 
 def trajectory_table(curves: Sequence[Curves]) -> Table:
@@ -207,6 +219,10 @@ def as_markdown(found: Evaluation) -> str:
             attributes_told(found),
             markdown(attribute_table(found.attributes)),
         ]
+    if found.sets:
+        parts += ["## Sets of pictures", *distributions_told(found)]
+        for network, table in set_tables(found.sets).items():
+            parts += [f"Features of {network}:", markdown(table)]
     if found.curves:
         told = f"Both models given the float model's latents, along {found.curves[0].trajectories} of its trajectories."
         parts += ["## Teacher-forced error", told, markdown(trajectory_table(found.curves))]

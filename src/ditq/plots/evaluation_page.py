@@ -7,11 +7,13 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from ditq.evaluation.attributes import attribute_table
+from ditq.evaluation.distribution import set_tables
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.full_report import (
     Evaluation,
     attributes_told,
     cost_table,
+    distributions_told,
     flat_table,
     settings_line,
     trajectory_table,
@@ -40,6 +42,7 @@ def evaluation_page(found: Evaluation, shown: Shown, figures: Mapping[str, Figur
         _grid(found, shown),
         _scores(found, figures),
         *_attributes(found),
+        *_sets(found),
         *_trajectories(found, figures),
         *_flat(found),
         *_cost(found),
@@ -145,6 +148,16 @@ def _attributes(found: Evaluation) -> list[Section]:
         return []
     shown = table(attribute_table(found.attributes))
     return [Section("Is what the prompt asks for still there?", [attributes_told(found)], shown)]
+
+
+def _sets(found: Evaluation) -> list[Section]:
+    if not found.sets:
+        return []
+    tables = set_tables(found.sets)
+    return [
+        Section(f"Taken as a set, seen by {network}", distributions_told(found), table(shown))
+        for network, shown in tables.items()
+    ]
 
 
 def _flat(found: Evaluation) -> list[Section]:

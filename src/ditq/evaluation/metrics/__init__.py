@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 
 from ditq.core.errors import UserError
 from ditq.evaluation.metrics.base import Better, Metric, PairMetric, Picture, Samples, Values
+from ditq.evaluation.metrics.class_score import ClassScore
 from ditq.evaluation.metrics.flip import FLIP
 from ditq.evaluation.metrics.frechet import Frechet
 from ditq.evaluation.metrics.kernel_distances import Cubic, Gaussian
 from ditq.evaluation.metrics.latent_error import LatentError, relative_error
 from ditq.evaluation.metrics.peak_signal_to_noise import PSNR, psnr
+from ditq.evaluation.metrics.precision_recall import Precision, Recall
 from ditq.evaluation.metrics.sets import Features, SetMetric, SetResult
 from ditq.evaluation.metrics.structural_similarity import SSIM, ssim
 
@@ -47,8 +49,11 @@ SET_METRICS: dict[str, Callable[[], SetMetric]] = {
     "frechet": Frechet,
     "cubic_mmd": Cubic,
     "gaussian_mmd": Gaussian,
+    "precision": Precision,
+    "recall": Recall,
+    "class_score": ClassScore,
 }
-"""The same for metrics of two whole sets of pictures, given as features: `compare(reference, candidate, other)`."""
+"""The same for metrics of two whole sets of pictures, given as features: `compare(reference, candidate, baseline)`."""
 
 DEFAULT_METRICS = ("psnr", "latent_error", "ssim")
 """What an evaluation computes unless it is told otherwise."""

@@ -8,14 +8,14 @@ from ditq.evaluation.metrics.sets import Features, SetMetric
 class Frechet(SetMetric):
     """Distance of the Gaussians with the sets' means and covariances; biased upwards, the more the fewer pictures."""
 
-    name, title = "frechet", "Frechet distance"
+    name = "frechet"
 
     def few(self, count: int, dims: int) -> str | None:
         """Fewer pictures than dimensions leave a covariance without full rank."""
         if count > dims:
             return None
         return (
-            f"{count} pictures do not determine a covariance of {dims} features: {self.title} is mostly bias"
+            f"{count} pictures do not determine a covariance of {dims} features: the distance is mostly bias"
         )
 
     def distance(self, reference: Features, candidate: Features) -> float:

@@ -28,17 +28,18 @@ class KernelDistance(SetMetric):
 class Cubic(KernelDistance):
     """(x.y / dims + 1)^3 (Binkowski et al. 2018, arXiv 1801.01401)."""
 
-    name, title = "cubic_mmd", "Cubic MMD"
+    name = "cubic_mmd"
 
     def kernel(self, x: Features, y: Features) -> np.ndarray:
         """Its value for every pair."""
-        return (x @ y.T / x.shape[1] + 1) ** 3
+        base = x @ y.T / x.shape[1] + 1
+        return base * base * base  # NumPy takes 20 times as long for base**3
 
 
 class Gaussian(KernelDistance):
     """exp(-|x - y|^2 / (2 * 10^2)), times 1000, of features of length 1 (Jayasumana et al. 2024, arXiv 2401.09603)."""
 
-    name, title, scale = "gaussian_mmd", "Gaussian MMD", 1000.0
+    name, scale = "gaussian_mmd", 1000.0
 
     def distance(self, reference: Features, candidate: Features) -> float:
         """Of the features divided by their lengths."""

@@ -1,7 +1,10 @@
 """What a metric of two whole sets is: features of each, one value, its interval and its noise floor."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -10,39 +13,52 @@ from ditq.core.errors import UserError
 from ditq.evaluation.metrics.base import Better
 
 Features = Float[np.ndarray, "_ _"]
-"""A row per picture; sets differ in their number, and `compare` says when they differ in length."""
+"""A row per picture; sets may differ in their number of rows."""
 GROUPS, T = 10, 2.101
 """Groups that are left out in turn of each set, and Student's t of 95 % at 2 * 10 - 2 degrees of freedom."""
 SPLITS = 40
 """Random divisions that make the noise floor."""
 FEWEST = 2 * GROUPS
+"""Pictures in a set, at least."""
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """How far the candidate's set is from the reference's, and what that says."""
+    """How far the candidate's set is from the reference's, and how much farther than the baseline's."""
 
     value: float
     low: float
     high: float
     """Ends of the 95 % interval for the value expected at this number of pictures."""
-    floor: float
-    """Median value between two sets of the float model's own pictures."""
-    floor_worst: float
-    """What 95 % of such values stay within: a candidate beyond it is told from the float model."""
-    floor_pictures: int
-    """Pictures in each set of the floor, at most."""
-    pictures: tuple[int, int]
-    """Of the reference and of the candidate."""
-    warnings: tuple[str, ...]
+    change: float
+    """The value minus the baseline's."""
+    change_low: float
+    change_high: float
+    """Ends of its 95 % interval, pictures of the same row compared: much narrower than the value's."""
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether candidate and baseline differ by more than chance at this number of pictures."""
+        return self.change_low > 0 or self.change_high < 0
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What the metric says of two sets that one model drew."""
+
+    median: float
+    worst: float
+    """What 95 % of such values stay within."""
+    pictures: int
+    """In each of the two sets."""
 
 
 class SetMetric(ABC):
-    """Base class: `distance` is the mathematics, `compare` adds interval, floor and warnings."""
+    """Base class: `distance` is the mathematics, `compare` adds intervals, `floor` what chance makes."""
 
     name: str
-    title: str
     better: Better = "lower"
+    reads: Literal["features", "probabilities"] = "features"
 
     @abstractmethod
     def distance(self, reference: Features, candidate: Features) -> float:
@@ -52,46 +68,45 @@ class SetMetric(ABC):
         """Why the value says little at this number of pictures, or None."""
         return None
 
-    def compare(self, reference: Features, candidate: Features, other: Features | None = None) -> SetResult:
-        """The value with interval and floor.
+    def compare(self, reference: Features, candidate: Features, baseline: Features) -> SetResult:
+        """The candidate's value, and what it is above the baseline's.
 
-        `other` are the float model's pictures from other seeds; the floor then compares sets of full size. Without it
-        the reference is halved, and a value that depends on the number of pictures has a floor of half as many.
-        Raises UserError for fewer than 20 pictures, features of different lengths, or features that are not finite.
+        `baseline` are the float model's pictures of the candidate's prompts and seeds, row by row, so that what both
+        share leaves the change. Raises UserError for fewer than 20 pictures, features of different lengths, or
+        features that are not finite.
         """
-        sets = [one.astype(np.float64) for one in (reference, candidate, other) if one is not None]
-        for one in sets:
-            if len(one) < FEWEST or one.shape[1] != sets[0].shape[1] or not np.isfinite(one).all():
-                raise UserError(
-                    self.title,
-                    got=f"a set of {len(one)} pictures with {one.shape[1]} features each",
-                    expected=f"{FEWEST} or more, {sets[0].shape[1]} finite features each",
-                )
-        a, b = sets[:2]
-        value = self.distance(a, b)
-        error = np.sqrt(
-            _jackknife([self.distance(part, b) for part in _without(a)])
-            + _jackknife([self.distance(a, part) for part in _without(b)])
+        a, b, c = (_checked(one, reference.shape[1]) for one in (reference, candidate, baseline))
+        values = [
+            np.array([self.distance(a, b), self.distance(a, c)]),
+            np.array([(self.distance(part, b), self.distance(part, c)) for part in _without(a)]),
+            np.array([(self.distance(a, x), self.distance(a, y)) for x, y in _both_without(b, c)]),
+        ]
+        (value, change), *parts = (
+            np.stack([one[..., 0], one[..., 0] - one[..., 1]]).tolist() for one in values
         )
-        floors, size = self._floors(np.concatenate([a, *sets[2:]]))
-        worst = float(np.quantile(floors, 0.95 if self.better == "lower" else 0.05))
-        inside = value <= worst if self.better == "lower" else value >= worst
-        warnings = [self.few(min(len(a), len(b)), a.shape[1])]
-        if inside:
-            warnings.append(f"{self.title} does not tell these {len(b)} pictures from the float model's own")
-        if size < min(len(a), len(b)):
-            warnings.append(
-                f"the floor has {size} pictures a set: {self.title} may be worse there for that alone"
-            )
-        return SetResult(
-            value, value - T * error, value + T * error, float(np.median(floors)), worst, size,
-            (len(a), len(b)), tuple(one for one in warnings if one),
-        )  # fmt: skip
+        error, spread = (T * sqrt(sum(_jackknife(part[row]) for part in parts)) for row in (0, 1))
+        return SetResult(value, value - error, value + error, change, change - spread, change + spread)
 
-    def _floors(self, pool: Features) -> tuple[list[float], int]:
+    def floor(self, own: Features, other: Features) -> Floor:
+        """Of two sets of the float model's pictures, from different seeds: both together halved at random.
+
+        Raises UserError as `compare` does.
+        """
+        pool = np.concatenate([_checked(one, own.shape[1]) for one in (own, other)])
         rng, half = np.random.default_rng(0), len(pool) // 2
         orders = [rng.permutation(len(pool)) for _ in range(SPLITS)]
-        return [self.distance(pool[order[:half]], pool[order[half:]]) for order in orders], len(pool) - half
+        values = [self.distance(pool[order[:half]], pool[order[half:]]) for order in orders]
+        worst = float(np.quantile(values, 0.95 if self.better == "lower" else 0.05))
+        return Floor(float(np.median(values)), worst, half)
+
+
+def _checked(features: Features, dims: int) -> Features:
+    if len(features) < FEWEST or features.shape[1] != dims or not np.isfinite(features).all():
+        got = f"a set of {len(features)} pictures with {features.shape[1]} features each"
+        raise UserError(
+            "a set of pictures", got=got, expected=f"{FEWEST} or more, {dims} finite features each"
+        )
+    return features.astype(np.float64)
 
 
 def _without(features: Features) -> list[Features]:
@@ -99,6 +114,11 @@ def _without(features: Features) -> list[Features]:
     return [features[np.arange(len(features)) % GROUPS != group] for group in range(GROUPS)]
 
 
-def _jackknife(values: list[float]) -> float:
+def _both_without(one: Features, other: Features) -> list[tuple[Features, Features]]:
+    """Two sets of the same prompts and seeds without each group in turn."""
+    return list(zip(_without(one), _without(other), strict=True))
+
+
+def _jackknife(values: Sequence[float]) -> float:
     """Variance of a statistic from its values without each group (Efron and Stein 1981)."""
     return (GROUPS - 1) / GROUPS * float(np.square(np.array(values) - np.mean(values)).sum())

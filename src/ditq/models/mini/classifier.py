@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar, TypedDict
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 
 from ditq.core.errors import UserError
 from ditq.core.schema import FILLED
+from ditq.models.digest import weights_digest
 from ditq.models.prompts import short
 
 ATTRIBUTES = ("object", "background", "colour", "position")
@@ -81,6 +83,11 @@ class Judge:
     aliases: dict[str, str]
     attributes: ClassVar[tuple[str, ...]] = ATTRIBUTES
     side: ClassVar[int] = SIDE
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of its weights."""
+        return weights_digest(self.network)
 
     def see(self, pictures: UInt8[np.ndarray, "pictures height width 3"]) -> Seen:
         """Features and classes of a batch. Raises UserError for pictures that are not 128 x 128."""
