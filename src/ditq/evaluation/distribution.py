@@ -86,12 +86,11 @@ def sets_told(scores: Sequence[SetScore], baseline: str, from_folder: bool) -> l
         "a median, and what 95 % of them stay within."
     ]
     lines += dict.fromkeys(f"{one.metric} ({one.network}): {one.few}." for one in scores if one.few)
-    blind = [one for one in scores if one.variant != baseline and not one.found.told_apart]
-    for metric, network in dict.fromkeys((one.metric, one.network) for one in blind):
-        names = [one.variant for one in blind if (one.metric, one.network) == (metric, network)]
-        lines.append(
-            f"{metric} ({network}) does not tell from the float model at this number of pictures: {', '.join(names)}."
-        )
+    for variant in dict.fromkeys(one.variant for one in scores if one.variant != baseline):
+        blind = [one for one in scores if one.variant == variant and not one.found.told_apart]
+        if blind:
+            names = ", ".join(f"{one.metric} ({one.network})" for one in blind)
+            lines.append(f"{variant}: not told from {baseline} at this number of pictures by {names}.")
     return lines
 
 
