@@ -3,7 +3,6 @@
 from typing import Literal
 
 import numpy as np
-from scipy.special import xlogy
 
 from ditq.evaluation.metrics.base import Better
 from ditq.evaluation.metrics.sets import Features, SetMetric
@@ -32,6 +31,7 @@ def scores(probabilities: Features, parts: int = PARTS) -> np.ndarray:
     found = []
     for part in range(min(parts, len(probabilities))):
         p = probabilities[part::parts]
-        information = xlogy(p, p).sum(1) - xlogy(p, p.mean(0)).sum(1)
+        ratio = np.divide(p, p.mean(0), out=np.ones_like(p), where=p > 0)  # what has no chance adds nothing
+        information = (p * np.log(ratio)).sum(1)
         found.append(np.exp(information.mean()))
     return np.array(found)
