@@ -12,7 +12,7 @@ from ditq.activations import ActivationTable
 from ditq.checkpoint import write_folder
 from ditq.cli import evaluate
 from ditq.core.activation_grid import GridRows, TimestepGrid
-from ditq.core.files import read_json, read_text, write_json
+from ditq.core.files import read_json, read_text, write_json, write_png
 from ditq.core.spec import Spec
 from ditq.evaluation import read_report, rounded
 from ditq.models import load
@@ -126,7 +126,12 @@ def test_sets_of_enough_pictures_are_compared(quantized, tmp_path, fails, capsys
     assert {one["reference"] for one in scores} == {20}
     page, told = ((out / name).read_text(encoding="utf-8") for name in ("index.html", "report.md"))
     wanted = "20 pictures do not determine a covariance of 320 features"
-    assert wanted in page and wanted in told and "Taken as a set" in page and "## Sets of pictures" in told
+    assert (
+        wanted in page
+        and wanted in told
+        and "Taken as a set" in page
+        and "## Sets of pictures, by mini's classifier" in told
+    )
     assert not any(name in told for name in ("FID", "KID", "CMMD", "Inception"))
     again = [*argv, "--out", str(out), "--resume", "--reference", str(out / "pictures" / "float")]
     evaluate.main(again)
@@ -137,6 +142,15 @@ def test_sets_of_enough_pictures_are_compared(quantized, tmp_path, fails, capsys
     assert abs(with_folder[0]["found"]["value"]) < 1e-6  # the reference are these very pictures
     assert with_folder[3]["told_apart"]
     capsys.readouterr()
+    card = read_text(out / "cards" / "quantized_model" / "README.md")
+    assert "Frechet distance (lower is better)" in card
+    small = tmp_path / "small"
+    for number in range(20):
+        write_png(small / f"{number:02d}.png", np.zeros((64, 64, 3), np.uint8), {})
+    said = fails(evaluate.main, *again[:-1], small)
+    assert "00.png to 15.png" in said and "got pictures of 64 x 64; expected 128 x 128" in said
+    (small / "00.png").write_bytes(b"")
+    assert "00.png: got" in fails(evaluate.main, *again[:-1], small)
     assert "got no such folder" in fails(evaluate.main, *again[:-1], tmp_path / "nowhere")
     assert "--reference: got --num-prompts 2" in fails(
         evaluate.main, "--checkpoint", quantized, *LEAST, "--out", tmp_path / "x", "--reference", out

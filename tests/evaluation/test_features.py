@@ -47,6 +47,22 @@ def test_features_are_those_of_each_picture_and_are_kept(folder, tmp_path):
     assert network.seen == 7
 
 
+def test_a_run_that_was_interrupted_goes_on_behind_its_last_batch(folder, tmp_path):
+    class Interrupted(Means):
+        def __call__(self, pictures):
+            if self.seen == 6:
+                raise KeyboardInterrupt
+            return super().__call__(pictures)
+
+    files, network = pictures_in(folder, 7), Means()
+    with pytest.raises(KeyboardInterrupt):
+        extract(Interrupted(), folder_batches(files, 3), tmp_path / "kept")
+    found = extract(network, folder_batches(files, 3), tmp_path / "kept")
+    whole = extract(Means(), folder_batches(files, 3), tmp_path / "unbroken")
+    np.testing.assert_array_equal(found.features, whole.features)
+    assert network.seen == 1
+
+
 def test_a_batch_is_looked_at_again_when_its_file_pictures_or_network_change(folder, tmp_path):
     files, network, kept = pictures_in(folder, 7), Means(), tmp_path / "kept"
     extract(network, folder_batches(files, 3), kept)

@@ -160,9 +160,9 @@ def _measured(args: argparse.Namespace, job: Job) -> Evaluation:
         flat,
         costs,
         Machine.here(),
-        _attributes(args, job),
-        sets,
-        None if args.reference is None else str(args.reference),
+        attributes=_attributes(args, job),
+        sets=sets,
+        reference=None if args.reference is None else str(args.reference),
     )
 
 

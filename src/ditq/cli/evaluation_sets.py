@@ -29,7 +29,7 @@ class SetJob:
 
     network: FeatureNetwork | None
     files: list[Path]
-    """None: the float model's pictures from other seeds are the reference."""
+    """Empty: the float model's pictures from other seeds are the reference."""
 
     def reference(self, out: Path) -> Extracted | None:
         """What the network sees in the reference's files. Raises UserError for pictures that do not fit it."""
@@ -65,8 +65,7 @@ def set_job(reference: Path | None, model: TextToImage, settings: Settings, pict
     """
     judge = judge_of(model, settings)
     if reference is None:
-        able = judge is not None and pictures >= FEWEST
-        return SetJob(OwnFeatures(judge, model.name) if able and judge is not None else None, [])
+        return SetJob(None if judge is None or pictures < FEWEST else OwnFeatures(judge, model.name), [])
     if pictures < FEWEST:
         raise UserError("--reference", got=f"--num-prompts {pictures}", expected=f"{FEWEST} or more")
     if judge is None:

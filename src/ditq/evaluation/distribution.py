@@ -1,6 +1,6 @@
 """Whether a variant's pictures, taken as a set, are still like a reference's: distances of distributions.
 
-The reference are pictures of one's own, such as photographs, or else the float model's from other seeds. Every variant
+The reference is a folder of pictures, such as photographs, or else what the float model draws from other seeds. Every variant
 is compared with it, and so is the float model: what counts is the change from the float model's value.
 """
 
@@ -26,7 +26,7 @@ class SetScore:
     floor: Floor
     pictures: int
     reference: int
-    """Pictures that it is."""
+    """Pictures in the reference's set."""
     few: str | None
     """Why the value says little at this number of pictures."""
 
@@ -51,46 +51,52 @@ def set_scores(
         of = {name: _read(metric, one) for name, one in sets.items()}
         whole = _read(metric, target)
         floor = metric.floor(of[baseline], of[other])
+        sampled = {name: metric.sampled(whole, of[name]) for name in names}
         for name in names:
-            found = metric.compare(whole, of[name], of[baseline])
+            found = SetResult.of(sampled[name], sampled[baseline])
             few = metric.few(min(len(target), len(of[name])), whole.shape[1])
             facts = (found, floor, len(of[name]), len(target), few)
             scores.append(SetScore(name, network.title, title, metric.better, *facts))
     return scores
 
 
-def set_tables(scores: Sequence[SetScore]) -> dict[str, list[list[str]]]:
-    """By network: a row for each variant, then the noise floor; value and change of each metric."""
-    tables: dict[str, list[list[str]]] = {}
-    for network in dict.fromkeys(one.network for one in scores):
-        own = [one for one in scores if one.network == network]
-        metrics = {one.metric: one for one in own}
-        heading = ["variant", *(f"{name} ({one.better} is better)" for name, one in metrics.items())]
-        body = [
-            [variant, *(_cell(one) for one in own if one.variant == variant)]
-            for variant in dict.fromkeys(one.variant for one in own)
-        ]
-        floor = [f"{one.floor.median:.4g} (95 %: {one.floor.worst:.4g})" for one in metrics.values()]
-        tables[network] = [heading, *body, ["chance: two float sets", *floor]]
-    return tables
+def by_network(scores: Sequence[SetScore]) -> dict[str, list[SetScore]]:
+    """The scores of each network, which a table shows."""
+    return {
+        network: [one for one in scores if one.network == network]
+        for network in dict.fromkeys(one.network for one in scores)
+    }
+
+
+def set_table(scores: Sequence[SetScore]) -> list[list[str]]:
+    """A row for each variant, then the noise floor: value and change of each metric of one network."""
+    metrics = {one.metric: one for one in scores}
+    body = [
+        [variant, *(_cell(one) for one in scores if one.variant == variant)]
+        for variant in dict.fromkeys(one.variant for one in scores)
+    ]
+    floor = [f"{one.floor.median:.4g} (95 %: {one.floor.worst:.4g})" for one in metrics.values()]
+    heading = ["variant", *(f"{name} ({one.better} is better)" for name, one in metrics.items())]
+    return [heading, *body, ["chance: two float sets", *floor]]
 
 
 def sets_told(scores: Sequence[SetScore], baseline: str, from_folder: bool) -> list[str]:
-    """What the tables hold, and what their figures do not say."""
+    """What the table of one network's scores holds, and what its figures do not say."""
     first = scores[0]
     source = "the reference folder" if from_folder else "the float model from other seeds"
     lines = [
-        f"{first.pictures} pictures of each variant against {first.reference} of {source}. In brackets: the change "
-        f"from the row {baseline}, with its 95 % interval (a jackknife over tenths of the prompts, the same pictures "
-        "left out of both). The last row is what two sets of the float model's own pictures score against each other: "
-        "a median, and what 95 % of them stay within."
+        f"{first.pictures} pictures of each variant against {first.reference} of {source}, by the features of "
+        f"{first.network}. In brackets: the change from the row {baseline}, with its 95 % interval (a jackknife over "
+        "tenths of the prompts, the same pictures left out of both). The last row is what two sets of the float "
+        "model's own pictures score against each other: a median, and what 95 % of them stay within."
     ]
-    lines += dict.fromkeys(f"{one.metric} ({one.network}): {one.few}." for one in scores if one.few)
+    lines += dict.fromkeys(f"{one.metric}: {one.few}." for one in scores if one.few)
     for variant in dict.fromkeys(one.variant for one in scores if one.variant != baseline):
-        blind = [one for one in scores if one.variant == variant and not one.found.told_apart]
+        blind = [one.metric for one in scores if one.variant == variant and not one.found.told_apart]
         if blind:
-            names = ", ".join(f"{one.metric} ({one.network})" for one in blind)
-            lines.append(f"{variant}: not told from {baseline} at this number of pictures by {names}.")
+            lines.append(
+                f"{variant}: not told from {baseline} at this number of pictures by {', '.join(blind)}."
+            )
     return lines
 
 

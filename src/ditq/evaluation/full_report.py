@@ -8,7 +8,7 @@ import numpy as np
 
 from ditq.evaluation.attributes import AttributeScore, attribute_sentence, attribute_table
 from ditq.evaluation.cost import DrawingCost, Machine
-from ditq.evaluation.distribution import SetScore, as_facts, set_tables, sets_told
+from ditq.evaluation.distribution import SetScore, as_facts, by_network, set_table, sets_told
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.flat_field import FlatField
 from ditq.evaluation.report import EvalReport
@@ -119,9 +119,14 @@ def attributes_told(found: Evaluation) -> str:
     )
 
 
-def distributions_told(found: Evaluation) -> list[str]:
-    """What the tables of distributions hold, and what their figures do not say."""
-    return sets_told(found.sets, found.report.reference.name, found.reference is not None)
+def set_parts(found: Evaluation, variants: Sequence[str] | None = None) -> dict[str, tuple[list[str], Table]]:
+    """By network: what its table of whole sets of pictures holds, and the table; of some `variants` alone or of all."""
+    scores = [one for one in found.sets if variants is None or one.variant in variants]
+    baseline, from_folder = found.report.reference.name, found.reference is not None
+    return {
+        network: (sets_told(own, baseline, from_folder), set_table(own))
+        for network, own in by_network(scores).items()
+    }
 
 
 def trajectory_table(curves: Sequence[Curves]) -> Table:
@@ -219,10 +224,8 @@ def as_markdown(found: Evaluation) -> str:
             attributes_told(found),
             markdown(attribute_table(found.attributes)),
         ]
-    if found.sets:
-        parts += ["## Sets of pictures", *distributions_told(found)]
-        for network, table in set_tables(found.sets).items():
-            parts += [f"Features of {network}:", markdown(table)]
+    for network, (told, table) in set_parts(found).items():
+        parts += [f"## Sets of pictures, by {network}", *told, markdown(table)]
     if found.curves:
         told = f"Both models given the float model's latents, along {found.curves[0].trajectories} of its trajectories."
         parts += ["## Teacher-forced error", told, markdown(trajectory_table(found.curves))]

@@ -7,6 +7,7 @@ from ditq.evaluation.full_report import (
     Evaluation,
     attributes_told,
     cost_table,
+    set_parts,
     settings_line,
     trajectory_table,
     verdict,
@@ -46,14 +47,16 @@ def model_card(found: Evaluation, subject: Subject) -> str:
     parts.append(
         "PSNR, SSIM and latent error compare each picture with the float model's of the same prompt and seed."
     )
+    wanted = (report.reference.name, *names)
     if found.attributes:
-        wanted = (report.reference.name, *names)
         own_scores = [one for one in found.attributes if one.variant in wanted]
         parts += [attributes_told(found), markdown(attribute_table(own_scores))]
+    for told, table in set_parts(found, wanted).values():
+        parts += [*told, markdown(table)]
     if curves := [one for one in found.curves if one.variant in names]:
         parts += ["Both models given the same latents:", markdown(trajectory_table(curves))]
     if found.costs:
-        table = [row for row in cost_table(found) if row[0] in ("variant", report.reference.name, *names)]
+        table = [row for row in cost_table(found) if row[0] in ("variant", *wanted)]
         parts += ["## Time and memory", f"{found.machine}.", markdown(table)]
     made = [f"- recipe: {subject.meta['recipe']}"] if "recipe" in subject.meta else []
     if subject.calibration_prompts:

@@ -7,14 +7,13 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from ditq.evaluation.attributes import attribute_table
-from ditq.evaluation.distribution import set_tables
 from ditq.evaluation.findings import floor_sentence, size_sentence
 from ditq.evaluation.full_report import (
     Evaluation,
     attributes_told,
     cost_table,
-    distributions_told,
     flat_table,
+    set_parts,
     settings_line,
     trajectory_table,
     verdict,
@@ -151,12 +150,9 @@ def _attributes(found: Evaluation) -> list[Section]:
 
 
 def _sets(found: Evaluation) -> list[Section]:
-    if not found.sets:
-        return []
-    tables = set_tables(found.sets)
     return [
-        Section(f"Taken as a set, seen by {network}", distributions_told(found), table(shown))
-        for network, shown in tables.items()
+        Section(f"Taken as a set, seen by {network}", told, table(shown))
+        for network, (told, shown) in set_parts(found).items()
     ]
 
 

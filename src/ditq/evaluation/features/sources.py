@@ -22,6 +22,8 @@ class Batch:
     count: int
     key: str
     """Changes when the pictures' files do (their names, lengths and times)."""
+    told: str
+    """What messages call these pictures."""
     read: Callable[[], Sequence[Picture]]
 
 
@@ -43,7 +45,8 @@ def folder_batches(paths: Sequence[Path], batch_size: int = 16) -> Iterator[Batc
     """Batches of picture files, in this order; sizes may differ."""
     for start in range(0, len(paths), batch_size):
         some = paths[start : start + batch_size]
-        yield Batch(len(some), _key(some), partial(_pictures, some))
+        told = f"{some[0]} to {some[-1].name}"
+        yield Batch(len(some), _key(some), told, partial(_pictures, some))
 
 
 def drawn_batches(drawn: Drawn) -> Iterator[Batch]:

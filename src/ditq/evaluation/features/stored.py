@@ -8,7 +8,7 @@ import numpy as np
 
 from ditq.calibration.stored import check_array
 from ditq.core.errors import UserError
-from ditq.core.files import lock, read_npz, remove_leftovers, stored_meta, write_npz
+from ditq.core.files import lock, read_npz, stored_meta, write_npz
 from ditq.evaluation.features.base import Extracted, FeatureNetwork
 from ditq.evaluation.features.sources import Batch
 
@@ -25,17 +25,16 @@ def extract(
 
     `folder/{first picture:06d}.npz` keeps each finished batch. A file is used again when it is whole, and of the same
     pictures and network; else it is written anew. `on_picture(n)` reports n more pictures. Raises UserError where there
-    is no picture.
+    is no picture, and for pictures that the network cannot read.
     """
     parts: list[Extracted] = []
     start = 0
     with lock(folder):
-        remove_leftovers(folder)
         for batch in batches:
             path = folder / f"{start:06d}.npz"
             part = _stored(path, network, batch)
             if part is None:
-                part = network(batch.read())
+                part = _seen(network, batch)
                 _write(path, part, network, batch)
             parts.append(part)
             start += batch.count
@@ -45,6 +44,15 @@ def extract(
     return Extracted(
         np.concatenate([one.features for one in parts]), np.concatenate([one.probabilities for one in parts])
     )
+
+
+def _seen(network: FeatureNetwork, batch: Batch) -> Extracted:
+    pictures = batch.read()
+    try:
+        return network(pictures)
+    except UserError as error:
+        what = f"{batch.told}: {error.what}"
+        raise UserError(what, got=error.got, expected=error.expected, remedy=error.remedy) from error
 
 
 def _write(path: Path, part: Extracted, network: FeatureNetwork, batch: Batch) -> None:

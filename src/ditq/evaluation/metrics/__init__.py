@@ -53,7 +53,7 @@ SET_METRICS: dict[str, Callable[[], SetMetric]] = {
     "recall": Recall,
     "class_score": ClassScore,
 }
-"""The same for metrics of two whole sets of pictures, given as features: `compare(reference, candidate, baseline)`."""
+"""The same for metrics of two whole sets of pictures, given as features: `sampled(reference, candidate)`."""
 
 DEFAULT_METRICS = ("psnr", "latent_error", "ssim")
 """What an evaluation computes unless it is told otherwise."""

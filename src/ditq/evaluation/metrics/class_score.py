@@ -21,6 +21,15 @@ class ClassScore(SetMetric):
     better: Better = "higher"
     reads: Literal["features", "probabilities"] = "probabilities"
 
+    def few(self, count: int, dims: int) -> str | None:
+        """The information of n pictures is at most log n."""
+        part = count // PARTS
+        if part >= dims:
+            return None
+        return (
+            f"{count} pictures in {PARTS} parts score {part} at most, where {dims} classes could score {dims}"
+        )
+
     def distance(self, reference: Features, candidate: Features) -> float:
         """The mean over the parts of the candidate's pictures."""
         return float(np.mean(scores(candidate)))

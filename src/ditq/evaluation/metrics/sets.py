@@ -1,7 +1,6 @@
 """What a metric of two whole sets is: features of each, one value, its interval and its noise floor."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ditq.core.errors import UserError
-from ditq.evaluation.metrics.base import Better
+from ditq.evaluation.metrics.base import Better, Values
 
 Features = Float[np.ndarray, "_ _"]
 """A row per picture; sets may differ in their number of rows."""
@@ -23,8 +22,19 @@ FEWEST = 2 * GROUPS
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """A metric's value for two sets, and for what is left of either without each of its groups in turn."""
+
+    value: float
+    without_reference: Values
+    without_candidate: Values
+    pictures: int
+    """Of the candidate."""
+
+
+@dataclass(frozen=True)
 class SetResult:
-    """How far the candidate's set is from the reference's, and how much farther than the baseline's."""
+    """How far a candidate's set is from a reference's, and how much farther than the baseline's."""
 
     value: float
     low: float
@@ -35,6 +45,24 @@ class SetResult:
     change_low: float
     change_high: float
     """Ends of its 95 % interval, pictures of the same row compared: much narrower than the value's."""
+
+    @classmethod
+    def of(cls, own: Sampled, baseline: Sampled) -> "SetResult":
+        """The candidate's value beside the baseline's, both from the same reference.
+
+        `baseline` are the float model's pictures of the candidate's prompts and seeds, row by row, so that what both
+        share leaves the change. Raises UserError for another number of them.
+        """
+        if own.pictures != baseline.pictures:
+            got = f"{own.pictures} pictures beside {baseline.pictures} of the float model"
+            raise UserError("sets of pictures", got=got, expected="as many, of the same prompts and seeds")
+        change = own.value - baseline.value
+        error = T * sqrt(_jackknife(own.without_reference) + _jackknife(own.without_candidate))
+        spread = T * sqrt(
+            _jackknife(own.without_reference - baseline.without_reference)
+            + _jackknife(own.without_candidate - baseline.without_candidate)
+        )
+        return cls(own.value, own.value - error, own.value + error, change, change - spread, change + spread)
 
     @property
     def told_apart(self) -> bool:
@@ -54,7 +82,7 @@ class Floor:
 
 
 class SetMetric(ABC):
-    """Base class: `distance` is the mathematics, `compare` adds intervals, `floor` what chance makes."""
+    """Base class: `distance` is the mathematics, `sampled` adds what intervals take, `floor` what chance makes."""
 
     name: str
     better: Better = "lower"
@@ -68,29 +96,23 @@ class SetMetric(ABC):
         """Why the value says little at this number of pictures, or None."""
         return None
 
-    def compare(self, reference: Features, candidate: Features, baseline: Features) -> SetResult:
-        """The candidate's value, and what it is above the baseline's.
+    def sampled(self, reference: Features, candidate: Features) -> Sampled:
+        """The value, and what its intervals are made from.
 
-        `baseline` are the float model's pictures of the candidate's prompts and seeds, row by row, so that what both
-        share leaves the change. Raises UserError for fewer than 20 pictures, features of different lengths, or
-        features that are not finite.
+        Raises UserError for fewer than 20 pictures, features of different lengths, or features that are not finite.
         """
-        a, b, c = (_checked(one, reference.shape[1]) for one in (reference, candidate, baseline))
-        values = [
-            np.array([self.distance(a, b), self.distance(a, c)]),
-            np.array([(self.distance(part, b), self.distance(part, c)) for part in _without(a)]),
-            np.array([(self.distance(a, x), self.distance(a, y)) for x, y in _both_without(b, c)]),
-        ]
-        (value, change), *parts = (
-            np.stack([one[..., 0], one[..., 0] - one[..., 1]]).tolist() for one in values
+        a, b = (_checked(one, reference.shape[1]) for one in (reference, candidate))
+        return Sampled(
+            self.distance(a, b),
+            np.array([self.distance(part, b) for part in _without(a)]),
+            np.array([self.distance(a, part) for part in _without(b)]),
+            len(b),
         )
-        error, spread = (T * sqrt(sum(_jackknife(part[row]) for part in parts)) for row in (0, 1))
-        return SetResult(value, value - error, value + error, change, change - spread, change + spread)
 
     def floor(self, own: Features, other: Features) -> Floor:
         """Of two sets of the float model's pictures, from different seeds: both together halved at random.
 
-        Raises UserError as `compare` does.
+        Raises UserError as `sampled` does.
         """
         pool = np.concatenate([_checked(one, own.shape[1]) for one in (own, other)])
         rng, half = np.random.default_rng(0), len(pool) // 2
@@ -114,11 +136,6 @@ def _without(features: Features) -> list[Features]:
     return [features[np.arange(len(features)) % GROUPS != group] for group in range(GROUPS)]
 
 
-def _both_without(one: Features, other: Features) -> list[tuple[Features, Features]]:
-    """Two sets of the same prompts and seeds without each group in turn."""
-    return list(zip(_without(one), _without(other), strict=True))
-
-
-def _jackknife(values: Sequence[float]) -> float:
+def _jackknife(values: Values) -> float:
     """Variance of a statistic from its values without each group (Efron and Stein 1981)."""
-    return (GROUPS - 1) / GROUPS * float(np.square(np.array(values) - np.mean(values)).sum())
+    return (GROUPS - 1) / GROUPS * float(np.square(values - values.mean()).sum())
