@@ -73,8 +73,8 @@ def test_tables_have_a_row_for_each_variant_and_one_for_chance():
 def test_sentences_name_what_is_not_told_apart_and_what_is_too_few():
     told = sets_told(scores(), "float", False)
     assert told[0].startswith("40 pictures of each variant against 40 of the float model from other seeds")
-    assert "near: not told from float at this number of pictures by toy distance, toy score." in told
-    assert not any(line.startswith("far: ") and "distance" in line for line in told)
+    assert "near cannot be told from float at this number of pictures by toy distance, toy score." in told
+    assert not any(line.startswith("far ") and "distance" in line for line in told)
     assert "the reference folder" in sets_told(scores(), "float", True)[0]
     wide = {name: Extracted(np.repeat(one.features, 20, 1), one.probabilities) for name, one in SETS.items()}
     few = sets_told(set_scores(Network(), wide, "float", "float, other seeds", None), "float", False)

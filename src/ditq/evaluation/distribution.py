@@ -1,7 +1,7 @@
 """Whether a variant's pictures, taken as a set, are still like a reference's: distances of distributions.
 
-The reference is a folder of pictures, such as photographs, or else what the float model draws from other seeds. Every variant
-is compared with it, and so is the float model: what counts is the change from the float model's value.
+The reference is a folder of pictures, such as photographs, or else what the float model draws from other seeds. Every
+variant is compared with it, and so is the float model: what counts is the change from the float model's value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -90,12 +90,14 @@ def sets_told(scores: Sequence[SetScore], baseline: str, from_folder: bool) -> l
         "tenths of the prompts, the same pictures left out of both). The last row is what two sets of the float "
         "model's own pictures score against each other: a median, and what 95 % of them stay within."
     ]
-    lines += dict.fromkeys(f"{one.metric}: {one.few}." for one in scores if one.few)
+    lines += dict.fromkeys(
+        f"{one.metric[0].upper()}{one.metric[1:]}: {one.few}." for one in scores if one.few
+    )
     for variant in dict.fromkeys(one.variant for one in scores if one.variant != baseline):
         blind = [one.metric for one in scores if one.variant == variant and not one.found.told_apart]
         if blind:
             lines.append(
-                f"{variant}: not told from {baseline} at this number of pictures by {', '.join(blind)}."
+                f"{variant} cannot be told from {baseline} at this number of pictures by {', '.join(blind)}."
             )
     return lines
 
